@@ -1,0 +1,31 @@
+//! The nouns of fvm and the rules that need no I/O.
+//!
+//! ```text
+//!   path ── HostPath, VmPath          what a byte string names
+//!   vm   ── VmId, VmName, VmRecord    what a VM is, on disk
+//!   state── VmState, VmEvent          how it lives: one total function
+//!   policy  Policy, Network           what it may use
+//!   change  Change, ChangeSet         what it did to its view of the host
+//!   plan ── Plan, PlanOp              what a commit will do to the host
+//!   exit ── exit codes                what the CLI answers
+//! ```
+//!
+//! Invariants: nothing here reads a file, an environment variable or a clock; every type that is printed by
+//! `--json` or stored on disk lives here and nowhere else.
+
+pub mod change;
+pub mod exit;
+pub mod path;
+pub mod plan;
+pub mod policy;
+pub mod state;
+pub mod time;
+pub mod vm;
+
+pub use change::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary};
+pub use path::{HostPath, VmPath};
+
+pub use policy::{Network, Policy};
+pub use state::{IllegalEvent, VmEvent, VmState};
+pub use time::Timestamp;
+pub use vm::{Layer, LayerKind, Mode, VmId, VmName, VmRecord};

@@ -1,0 +1,271 @@
+//! Paths as types: a host path, and a path as a VM sees it.
+//!
+//! ```text
+//!   HostPath  /home/u/a        on the machine
+//!   VmPath    /home/u/a        the same name inside a VM; a different file once the VM changed it
+//! ```
+//!
+//! Invariants: both are absolute byte strings without `.`/`..`/empty components and without NUL. In JSON a path that
+//! is UTF-8 is a string, any other is `{"hex":"2f61ff"}`, so no byte is ever lost.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+/// Why a byte string is not a path that fvm accepts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It does not start with `/`.
+    #[error("'{0}' is not an absolute path")]
+    NotAbsolute(String),
+    /// It has a `..` component or a NUL byte.
+    #[error("'{0}' holds '..' or a NUL byte")]
+    Unclean(String),
+}
+
+macro_rules! path_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(PathBuf);
+
+        impl $name {
+            /// Checks and normalises `path` (repeated and trailing slashes go).
+            ///
+            /// # Errors
+            /// When it is relative, or holds `..` or NUL.
+            pub fn new(path: impl AsRef<Path>) -> Result<Self, PathError> {
+                clean(path.as_ref()).map(Self)
+            }
+
+            /// `/`.
+            #[must_use]
+            pub fn root() -> Self {
+                Self(PathBuf::from("/"))
+            }
+
+            /// This path with one more component. The caller vouches that `name` is a single name.
+            #[must_use]
+            pub fn join(&self, name: impl AsRef<OsStr>) -> Self {
+                Self(self.0.join(Path::new(name.as_ref())))
+            }
+
+            /// The parent; `None` at `/`.
+            #[must_use]
+            pub fn parent(&self) -> Option<Self> {
+                self.0.parent().map(|p| Self(p.to_path_buf()))
+            }
+
+            /// The last component; empty at `/`.
+            #[must_use]
+            pub fn name(&self) -> &OsStr {
+                self.0.file_name().unwrap_or_default()
+            }
+
+            /// As a standard path.
+            #[must_use]
+            pub fn as_path(&self) -> &Path {
+                &self.0
+            }
+
+            /// The raw bytes.
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8] {
+                self.0.as_os_str().as_bytes()
+            }
+
+            /// Whether this is `other` or lies below it.
+            #[must_use]
+            pub fn is_within(&self, other: &Self) -> bool {
+                self.0.starts_with(&other.0)
+            }
+
+            /// The part below `base`, without a leading slash; `None` when not within.
+            #[must_use]
+            pub fn relative_to(&self, base: &Self) -> Option<&Path> {
+                self.0.strip_prefix(&base.0).ok()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&printable(self.as_bytes()))
+            }
+        }
+
+        impl AsRef<Path> for $name {
+            fn as_ref(&self) -> &Path {
+                &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                serialize_os(self.0.as_os_str(), s)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                Self::new(PathBuf::from(deserialize_os(d)?)).map_err(D::Error::custom)
+            }
+        }
+    };
+}
+
+path_type! {
+    /// A path on the host.
+    HostPath
+}
+path_type! {
+    /// A path as a program in a VM sees it.
+    VmPath
+}
+
+impl HostPath {
+    /// The same name, as the VM sees it: a VM's tree has the host's names.
+    #[must_use]
+    pub fn in_vm(&self) -> VmPath {
+        VmPath(self.0.clone())
+    }
+}
+
+impl VmPath {
+    /// The same name on the host.
+    #[must_use]
+    pub fn on_host(&self) -> HostPath {
+        HostPath(self.0.clone())
+    }
+}
+
+fn clean(path: &Path) -> Result<PathBuf, PathError> {
+    let bytes = path.as_os_str().as_bytes();
+    if !path.is_absolute() {
+        return Err(PathError::NotAbsolute(printable(bytes)));
+    }
+    if bytes.contains(&0) || path.components().any(|c| c == Component::ParentDir) {
+        return Err(PathError::Unclean(printable(bytes)));
+    }
+    Ok(path.components().collect())
+}
+
+/// A name as text that cannot move the cursor or hide: control characters, and bytes that are not UTF-8, are escaped.
+/// Names come from a hostile VM, so everything printed for people goes through here.
+#[must_use]
+pub fn printable(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || is_bidi_or_invisible(c) {
+                out.extend(c.escape_default());
+            } else if c == '\\' {
+                out.push_str("\\\\");
+            } else {
+                out.push(c);
+            }
+        }
+        for b in chunk.invalid() {
+            out.push_str(&format!("\\x{b:02x}"));
+        }
+    }
+    out
+}
+
+/// Characters that reorder or hide text (bidirectional controls, zero-width, line separators).
+fn is_bidi_or_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}' | '\u{180e}')
+}
+
+/// Serialises a byte string: text when it is UTF-8, `{"hex": ...}` otherwise.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize_os<S: Serializer>(value: &OsStr, s: S) -> Result<S::Ok, S::Error> {
+    match value.to_str() {
+        Some(text) => s.serialize_str(text),
+        None => Hex { hex: value.as_bytes().iter().map(|b| format!("{b:02x}")).collect() }.serialize(s),
+    }
+}
+
+/// The inverse of [`serialize_os`].
+///
+/// # Errors
+/// When the input is neither a string nor `{"hex": ...}` with an even number of hex digits.
+pub fn deserialize_os<'de, D: Deserializer<'de>>(d: D) -> Result<OsString, D::Error> {
+    match Text::deserialize(d)? {
+        Text::Plain(text) => Ok(OsString::from(text)),
+        Text::Hex(Hex { hex }) => unhex(&hex).map(OsString::from_vec).ok_or_else(|| D::Error::custom("bad hex path")),
+    }
+}
+
+fn unhex(hex: &str) -> Option<Vec<u8>> {
+    let digits = hex.as_bytes();
+    if digits.len() % 2 != 0 {
+        return None;
+    }
+    let value = |d: u8| (d as char).to_digit(16);
+    digits.chunks(2).map(|p| u8::try_from(value(p[0])? * 16 + value(p[1])?).ok()).collect()
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Plain(String),
+    Hex(Hex),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Hex {
+    hex: String,
+}
+
+/// `OsString` as a serde value, for `#[serde(with = "fvm_model::path::os")]`-free structs: a byte string in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(pub OsString);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        serialize_os(&self.0, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        deserialize_os(d).map(Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_normalised_and_dangerous_ones_are_refused() {
+        for (input, want) in [("/", Ok("/")), ("//a///b/", Ok("/a/b")), ("/a/./b", Ok("/a/b")), ("a", Err(())), ("/a/../b", Err(())), ("/a\0b", Err(()))] {
+            let got = HostPath::new(input).map(|p| p.as_path().to_owned()).map_err(|_| ());
+            assert_eq!(got, want.map(PathBuf::from), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_survives_json() {
+        let path = HostPath::new(OsStr::from_bytes(b"/a\xff\n")).unwrap();
+        let json = serde_json::to_string(&path).unwrap();
+        assert_eq!(json, r#"{"hex":"2f61ff0a"}"#);
+        assert_eq!(serde_json::from_str::<HostPath>(&json).unwrap(), path);
+    }
+
+    #[test]
+    fn a_name_cannot_write_to_the_terminal() {
+        assert_eq!(printable(b"a\x1b[2Jb\xff\n"), "a\\u{1b}[2Jb\\xff\\n");
+        assert_eq!(printable("x\u{202e}y".as_bytes()), "x\\u{202e}y");
+    }
+}

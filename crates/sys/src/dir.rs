@@ -1,0 +1,310 @@
+//! Files by directory descriptor and relative name, for trees that a hostile VM has made.
+//!
+//! ```text
+//!   Dir::open_root("/var/lib/fvm/.../upper")     trusted path, once
+//!     └─ dir.beneath("a/b")                      openat2: RESOLVE_BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV?
+//!          └─ dir.entries() → names → dir.stat(name), dir.open_file(name) (O_NOFOLLOW|O_NONBLOCK), ...
+//! ```
+//!
+//! Invariants: no function here follows a symlink below the root it was given; none opens a FIFO or device so that it
+//! could block; a name is one component.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Longest extended attribute value (`XATTR_SIZE_MAX`) and list (`XATTR_LIST_MAX`) that Linux has.
+const XATTR_MAX_BYTES: usize = 65536;
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+impl Dir {
+    /// Opens a directory by a trusted path (fvm's own, or the host's mount point). Symlinks in it are followed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_root(path: &Path) -> Result<Self, Errno> {
+        fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
+    }
+
+    /// Takes over an open directory descriptor.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Opens the directory `relative` (empty: this one again) below this one, following no symlink on the way.
+    ///
+    /// # Errors
+    /// `ELOOP` for a symlink, `EXDEV` for an escape, `ENOTDIR`, `ENOENT`, and the kernel's others.
+    pub fn beneath(&self, relative: &Path) -> Result<Self, Errno> {
+        let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        loop {
+            match fs::openat2(&self.0, relative, DIR_FLAGS, Mode::empty(), BENEATH) {
+                // The kernel could not rule out a concurrent rename: try again, as openat2(2) says.
+                Err(Errno::AGAIN) => {}
+                other => return other.map(Self),
+            }
+        }
+    }
+
+    /// Opens the parent directory of `relative` below this one; returns it with the last component.
+    ///
+    /// # Errors
+    /// As [`Dir::beneath`]; `EINVAL` when `relative` has no last component.
+    pub fn parent_beneath<'p>(&self, relative: &'p Path) -> Result<(Self, &'p Path), Errno> {
+        let name = relative.file_name().ok_or(Errno::INVAL)?;
+        Ok((self.beneath(relative.parent().unwrap_or(Path::new("")))?, Path::new(name)))
+    }
+
+    /// The names in it, unsorted, without `.` and `..`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn names(&self) -> Result<Vec<OsString>, Errno> {
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&self.0)? {
+            let entry = entry?;
+            let bytes = entry.file_name().to_bytes();
+            if bytes != b"." && bytes != b".." {
+                names.push(OsString::from_vec(bytes.to_vec()));
+            }
+        }
+        Ok(names)
+    }
+
+    /// `statx` of `name` (empty: the directory itself), not following a symlink; with birth time and mount id.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stat(&self, name: &Path) -> Result<Statx, Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+        fs::statx(&self.0, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID)
+    }
+
+    /// Like [`Dir::stat`], with `None` where nothing has that name.
+    ///
+    /// # Errors
+    /// The kernel's, but for `ENOENT` and `ENOTDIR`.
+    pub fn stat_opt(&self, name: &Path) -> Result<Option<Statx>, Errno> {
+        match self.stat(name) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens the regular file `name` for reading. Never blocks, never follows; check with `fstat` that it is regular.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_file(&self, name: &Path) -> Result<OwnedFd, Errno> {
+        fs::openat(
+            &self.0,
+            name,
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    }
+
+    /// The target of the symlink `name`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn read_link(&self, name: &Path) -> Result<OsString, Errno> {
+        fs::readlinkat(&self.0, name, Vec::new()).map(|c| OsString::from_vec(c.into_bytes()))
+    }
+
+    /// All extended attributes of `name` (empty: the directory itself) as (name, value), sorted by name. Does not
+    /// follow a symlink. An entry on a file system without attributes has none.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn xattrs(&self, name: &Path) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+        let path = self.proc_path(name);
+        let mut list = vec![0u8; 1024];
+        let len = loop {
+            match fs::llistxattr(&path, &mut list[..]) {
+                Ok(len) => break len,
+                Err(Errno::RANGE) if list.len() < XATTR_MAX_BYTES => list.resize(XATTR_MAX_BYTES, 0),
+                Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+                Err(e) => return Err(e),
+            }
+        };
+        let mut out = Vec::new();
+        for attr in list[..len].split(|b| *b == 0).filter(|a| !a.is_empty()) {
+            match self.xattr(name, OsStr::from_bytes(attr)) {
+                Ok(Some(value)) => out.push((OsStr::from_bytes(attr).to_owned(), value)),
+                Ok(None) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// One extended attribute; `None` when absent or unsupported.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn xattr(&self, name: &Path, attr: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
+        let path = self.proc_path(name);
+        let mut value = vec![0u8; 256];
+        loop {
+            match fs::lgetxattr(&path, attr, &mut value[..]) {
+                Ok(len) => {
+                    value.truncate(len);
+                    return Ok(Some(value));
+                }
+                Err(Errno::RANGE) if value.len() < XATTR_MAX_BYTES => value.resize(XATTR_MAX_BYTES, 0),
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Sets one extended attribute of `name` (empty: the directory itself) without following a symlink.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_xattr(&self, name: &Path, attr: &OsStr, value: &[u8]) -> Result<(), Errno> {
+        fs::lsetxattr(self.proc_path(name), attr, value, fs::XattrFlags::empty())
+    }
+
+    /// Removes one extended attribute; absent is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_xattr(&self, name: &Path, attr: &OsStr) -> Result<(), Errno> {
+        match fs::lremovexattr(self.proc_path(name), attr) {
+            Err(Errno::NODATA) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// `/proc/self/fd/N/name`: the extended attribute calls have no dirfd form before 6.13. The magic link leads to
+    /// exactly this directory, and the l*xattr calls do not follow a final symlink.
+    fn proc_path(&self, name: &Path) -> std::path::PathBuf {
+        let base = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&self.0));
+        if name.as_os_str().is_empty() { Path::new(&base).join(".") } else { Path::new(&base).join(name) }
+    }
+
+    /// Removes `name` and all below it, following no symlink; absent is fine. Directories that their owner made
+    /// unreadable are opened up first. Uses a bounded number of descriptors however deep the tree is.
+    ///
+    /// # Errors
+    /// The kernel's, from the first entry that could not be removed.
+    pub fn remove_tree(&self, name: &Path) -> Result<(), Errno> {
+        match fs::unlinkat(&self.0, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
+        let mut current = self.enter_for_removal(name)?;
+        let mut depth = vec![name.as_os_str().to_owned()];
+        'dir: loop {
+            for child in current.names()? {
+                let child_path = Path::new(&child);
+                match fs::unlinkat(&current.0, child_path, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(Errno::ISDIR | Errno::PERM) => match fs::unlinkat(&current.0, child_path, AtFlags::REMOVEDIR) {
+                        Ok(()) => {}
+                        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {
+                            current = current.enter_for_removal(child_path)?;
+                            depth.push(child);
+                            continue 'dir;
+                        }
+                        Err(e) => return Err(e),
+                    },
+                    Err(e) => return Err(e),
+                }
+            }
+            let Some(done) = depth.pop() else { return Ok(()) };
+            // The tree is no VM's any more (it is stopped) and fvm holds its lock, so `..` is where we came from.
+            let parent = if depth.is_empty() {
+                Self(rustix::io::dup(&self.0)?)
+            } else {
+                Self(fs::openat(&current.0, "..", DIR_FLAGS, Mode::empty())?)
+            };
+            fs::unlinkat(&parent.0, Path::new(&done), AtFlags::REMOVEDIR)?;
+            if depth.is_empty() {
+                return Ok(());
+            }
+            current = parent;
+        }
+    }
+
+    fn enter_for_removal(&self, name: &Path) -> Result<Self, Errno> {
+        let opened = fs::openat(&self.0, name, DIR_FLAGS, Mode::empty());
+        let dir = match opened {
+            Err(Errno::ACCESS) => {
+                // NOFOLLOW: O_PATH first, then chmod through the descriptor's own link.
+                let path_fd = fs::openat(&self.0, name, DIR_FLAGS | OFlags::PATH, Mode::empty())?;
+                let link = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&path_fd));
+                fs::chmod(link, Mode::RWXU)?;
+                fs::openat(&self.0, name, DIR_FLAGS, Mode::empty())?
+            }
+            other => other?,
+        };
+        let stat = fs::fstat(&dir)?;
+        if stat.st_mode & 0o300 != 0o300 {
+            fs::fchmod(&dir, Mode::RWXU)?;
+        }
+        Ok(Self(dir))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn removal_stays_inside_and_reaches_the_bottom_of_a_very_deep_tree() {
+        let tmp = tempfile::tempdir().unwrap();
+        let keep = tmp.path().join("keep");
+        std::fs::create_dir(&keep).unwrap();
+        std::fs::write(keep.join("f"), "x").unwrap();
+        let root = Dir::open_root(tmp.path()).unwrap();
+        fs::mkdirat(&root, "t", Mode::RWXU).unwrap();
+        let mut dir = root.beneath(Path::new("t")).unwrap();
+        for _ in 0..3000 {
+            symlink(&keep, dir.proc_path(Path::new("link"))).unwrap();
+            fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = dir.beneath(Path::new("d")).unwrap();
+        }
+        let closed = tmp.path().join("t/closed");
+        std::fs::create_dir_all(closed.join("in")).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        root.remove_tree(Path::new("t")).unwrap();
+        assert_eq!(root.names().unwrap(), ["keep"]);
+        assert!(keep.join("f").exists());
+        root.remove_tree(Path::new("absent")).unwrap();
+    }
+
+    #[test]
+    fn a_symlink_on_the_way_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tmp.path().join("a")).unwrap();
+        symlink("a", tmp.path().join("l")).unwrap();
+        let root = Dir::open_root(tmp.path()).unwrap();
+        assert_eq!(root.beneath(Path::new("l")).unwrap_err(), Errno::LOOP);
+        assert_eq!(root.beneath(Path::new("../x")).unwrap_err(), Errno::XDEV);
+        assert!(root.beneath(Path::new("")).is_ok());
+    }
+}

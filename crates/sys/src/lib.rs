@@ -1,0 +1,15 @@
+//! The system calls that fvm needs beyond rustix, one small file each, and safe, dirfd-relative file access on top.
+//!
+//! ```text
+//!   dir      open beneath a root, list, read links, xattrs, remove a tree: for hostile layers
+//!   handle   name_to_handle_at
+//!   mount    mount_setattr, fsopen & co. with errors that carry the kernel's own message
+//!   ids      setfsuid/setfsgid, securebits, id maps
+//!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
+//!   socket   file descriptors over unix sockets
+//! ```
+//!
+//! Invariant: this is the only crate with `unsafe`; each block says why it is sound.
+
+pub mod dir;
+pub mod handle;
