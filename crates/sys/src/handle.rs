@@ -47,7 +47,7 @@ pub fn name_to_handle(dir: impl AsFd, name: &Path) -> Result<FileHandle, Errno> 
         )
     };
     if ret != 0 {
-        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+        return Err(crate::last_errno());
     }
     let len = (raw.handle_bytes as usize).min(MAX_HANDLE_BYTES);
     Ok(FileHandle { kind: raw.handle_type, bytes: raw.f_handle[..len].to_vec() })

@@ -13,3 +13,13 @@
 
 pub mod dir;
 pub mod handle;
+pub mod ids;
+pub mod mount;
+pub mod net;
+pub mod process;
+pub mod socket;
+
+/// The calling thread's `errno`.
+fn last_errno() -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)
+}

@@ -1,0 +1,57 @@
+//! User and group ids: fsuid, securebits, the session keyring.
+
+use rustix::io::Errno;
+
+/// Sets this thread's file-system user and group id. Capabilities stay only with [`keep_capabilities`].
+///
+/// # Errors
+/// `EPERM` when the kernel did not take the ids (the calls themselves report nothing).
+pub fn set_fs_ids(uid: u32, gid: u32) -> Result<(), Errno> {
+    // SAFETY: both calls take plain integers and touch only this thread's credentials. The second call of each pair
+    // uses an invalid id, which changes nothing and returns the current one: the documented way to check.
+    let now = unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+        (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX))
+    };
+    if now == (uid.cast_signed(), gid.cast_signed()) { Ok(()) } else { Err(Errno::PERM) }
+}
+
+/// `SECBIT_NO_SETUID_FIXUP`: capabilities no longer follow the user ids.
+///
+/// # Errors
+/// `EPERM` without `CAP_SETPCAP`.
+pub fn keep_capabilities() -> Result<(), Errno> {
+    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: PR_SET_SECUREBITS takes one integer.
+    match unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_SETUID_FIXUP, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(crate::last_errno()),
+    }
+}
+
+/// Gives this process an empty session keyring of its own, so that it holds none of the user's keys.
+///
+/// # Errors
+/// `ENOSYS` without keyrings; the kernel's others.
+pub fn new_session_keyring() -> Result<(), Errno> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: with a null name the call makes an anonymous keyring and reads no memory.
+    let ret = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0usize) };
+    if ret >= 0 { Ok(()) } else { Err(crate::last_errno()) }
+}
+
+/// Becomes user and group `id` of this user namespace, with no supplementary group.
+///
+/// # Errors
+/// The kernel's.
+pub fn become_root_of_namespace() -> Result<(), Errno> {
+    // SAFETY: raw calls, so that only this (single) thread is changed and no libc lock is taken; the empty group
+    // list is not read.
+    let ok = unsafe {
+        libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) == 0
+            && libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0
+            && libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0
+    };
+    if ok { Ok(()) } else { Err(crate::last_errno()) }
+}

@@ -1,0 +1,311 @@
+//! Processes: fork, clone with namespaces, waiting, and what a parent passes on.
+//!
+//! Invariants: the caller of [`fork`] and [`clone_into`] goes on in a copy of itself; when it has other threads, the
+//! child may use only what those threads cannot hold locked. fvm forks before it starts any thread.
+
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+/// Which side of a fork one is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// The parent, with the child's pid.
+    Parent(Pid),
+    /// The child.
+    Child,
+}
+
+/// Namespace flags, as in `clone(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespaces(u64);
+
+impl Namespaces {
+    /// Mounts.
+    pub const MOUNT: Self = Self(libc::CLONE_NEWNS as u64);
+    /// Users.
+    pub const USER: Self = Self(libc::CLONE_NEWUSER as u64);
+    /// Process ids.
+    pub const PID: Self = Self(libc::CLONE_NEWPID as u64);
+    /// System V IPC and POSIX message queues.
+    pub const IPC: Self = Self(libc::CLONE_NEWIPC as u64);
+    /// Host name.
+    pub const UTS: Self = Self(libc::CLONE_NEWUTS as u64);
+    /// Cgroup root.
+    pub const CGROUP: Self = Self(libc::CLONE_NEWCGROUP as u64);
+    /// Network.
+    pub const NET: Self = Self(libc::CLONE_NEWNET as u64);
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// `self` without `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+/// `fork(2)`.
+///
+/// # Errors
+/// The kernel's.
+pub fn fork() -> Result<Fork, Errno> {
+    // SAFETY: libc's fork keeps its own locks consistent in the child; see the module's invariant for the rest.
+    match unsafe { libc::fork() } {
+        -1 => Err(crate::last_errno()),
+        0 => Ok(Fork::Child),
+        pid => Pid::from_raw(pid).map(Fork::Parent).ok_or(Errno::IO),
+    }
+}
+
+/// Forks into new namespaces. `sibling`: the child becomes a child of the caller's parent (`CLONE_PARENT`).
+///
+/// # Errors
+/// The kernel's: `EPERM` or `ENOSPC` where user namespaces are restricted.
+pub fn clone_into(namespaces: Namespaces, sibling: bool) -> Result<Fork, Errno> {
+    let mut args = CloneArgs { flags: namespaces.0, ..CloneArgs::default() };
+    if sibling {
+        // With CLONE_PARENT the exit signal must be 0: it is inherited from the caller.
+        args.flags |= libc::CLONE_PARENT as u64;
+    } else {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
+    // SAFETY: without CLONE_VM and with stack 0 this is a fork: the child runs on a copy of this stack. The struct
+    // is a clone_args of the size given. The caller is single-threaded (module invariant), so no lock is held.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) } {
+        -1 => Err(crate::last_errno()),
+        0 => Ok(Fork::Child),
+        pid => i32::try_from(pid).ok().and_then(Pid::from_raw).map(Fork::Parent).ok_or(Errno::IO),
+    }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Moves this process into new namespaces. The process must have one thread.
+///
+/// # Errors
+/// The kernel's.
+pub fn unshare(namespaces: Namespaces) -> Result<(), Errno> {
+    let flags = i32::try_from(namespaces.0).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the flags are namespace flags only: no CLONE_FILES or CLONE_VM that Rust could observe.
+    if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(crate::last_errno()) }
+}
+
+/// Ends this process at once: no destructor, no buffer flushed. For children of [`fork`].
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor from 3 up but those in `keep`.
+///
+/// The caller vouches that it uses none of the closed ones again: for children of [`fork`] that then run on what
+/// they keep.
+pub fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 3u32;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if fd > first {
+            let last = if fd == u32::MAX { u32::MAX } else { fd - 1 };
+            // SAFETY: closing descriptors is sound for memory; owners of the closed ones are never used again, as
+            // the caller vouches.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+        first = fd.saturating_add(1);
+    }
+}
+
+/// Puts `fd` at number `target` (0, 1 or 2) without close-on-exec.
+///
+/// # Errors
+/// The kernel's.
+pub fn install_stdio(fd: RawFd, target: RawFd) -> Result<(), Errno> {
+    if fd == target {
+        // SAFETY: F_SETFD changes a flag of an open descriptor.
+        return if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } == 0 { Ok(()) } else { Err(crate::last_errno()) };
+    }
+    // SAFETY: dup2 onto a standard descriptor; std owns none of them.
+    if unsafe { libc::dup2(fd, target) } == target { Ok(()) } else { Err(crate::last_errno()) }
+}
+
+/// Resets every signal to its default action and unblocks all: what a program expects at its start.
+pub fn default_signals() {
+    for signal in 1..=64 {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            // SAFETY: SIG_DFL installs no handler code. The two numbers that libc keeps for itself fail harmlessly.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+    set_mask(libc::SIG_SETMASK, &[]);
+}
+
+/// Blocks `signals`, and makes a descriptor from which they are read.
+///
+/// # Errors
+/// The kernel's.
+pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd, Errno> {
+    set_mask(libc::SIG_BLOCK, signals);
+    let set = signal_set(signals);
+    // SAFETY: `set` is an initialised sigset_t; the result, when not -1, is a descriptor that we own.
+    unsafe {
+        match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(crate::last_errno()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// The next pending signal of a [`signal_fd`]; `None` when there is none.
+///
+/// # Errors
+/// The kernel's.
+pub fn next_signal(fd: &OwnedFd) -> Result<Option<i32>, Errno> {
+    let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+    match rustix::io::read(fd, &mut info[..]) {
+        Ok(_) => Ok(Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Unblocks `signals` again.
+pub fn unblock_signals(signals: &[i32]) {
+    set_mask(libc::SIG_UNBLOCK, signals);
+}
+
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: sigemptyset initialises the set before anything reads it.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        set
+    }
+}
+
+fn set_mask(how: i32, signals: &[i32]) {
+    let set = signal_set(signals);
+    // SAFETY: `set` is initialised; the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Sends `signal` (its number) to a process, or, with a negative `pid`, to a process group (-1: to all it may).
+///
+/// # Errors
+/// The kernel's.
+pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: kill takes two integers.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(crate::last_errno()) }
+}
+
+/// How a child ended or paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// Ended with a code.
+    Exited(i32),
+    /// Ended by a signal.
+    Signaled(i32),
+    /// Paused by a signal.
+    Stopped(i32),
+}
+
+/// Collects a child (`pid` -1: any) that ended, or, with `stops`, that paused; `None` when none did yet.
+///
+/// # Errors
+/// `ECHILD` without children; the kernel's others.
+pub fn wait_nonblocking(pid: i32, stops: bool) -> Result<Option<(i32, Waited)>, Errno> {
+    wait(pid, libc::WNOHANG | if stops { libc::WUNTRACED } else { 0 })
+}
+
+/// Waits for a child to end (or, with `stops`, to pause).
+///
+/// # Errors
+/// `ECHILD`; the kernel's others.
+pub fn wait_blocking(pid: i32, stops: bool) -> Result<(i32, Waited), Errno> {
+    loop {
+        match wait(pid, if stops { libc::WUNTRACED } else { 0 }) {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn wait(pid: i32, flags: i32) -> Result<Option<(i32, Waited)>, Errno> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid int for the call's duration.
+    let got = unsafe { libc::waitpid(pid, &raw mut status, flags) };
+    match got {
+        -1 => Err(crate::last_errno()),
+        0 => Ok(None),
+        pid if libc::WIFEXITED(status) => Ok(Some((pid, Waited::Exited(libc::WEXITSTATUS(status))))),
+        pid if libc::WIFSTOPPED(status) => Ok(Some((pid, Waited::Stopped(libc::WSTOPSIG(status))))),
+        pid => Ok(Some((pid, Waited::Signaled(libc::WTERMSIG(status))))),
+    }
+}
+
+/// Takes an exclusive lock on an open file, for as long as the open file description lives (`F_OFD_SETLK`): the
+/// kernel gives it back however the holder dies. `false` when somebody else holds it.
+///
+/// # Errors
+/// The kernel's, but for "held".
+pub fn try_lock(file: &impl AsRawFd) -> Result<bool, Errno> {
+    let lock = whole_file_lock();
+    // SAFETY: `lock` is an initialised struct flock that outlives the call.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        -1 => match crate::last_errno() {
+            Errno::AGAIN | Errno::ACCESS => Ok(false),
+            e => Err(e),
+        },
+        _ => Ok(true),
+    }
+}
+
+/// Whether another open file description holds the lock of [`try_lock`]; takes nothing, so it disturbs nobody.
+///
+/// # Errors
+/// The kernel's.
+pub fn is_locked(file: &impl AsRawFd) -> Result<bool, Errno> {
+    let mut lock = whole_file_lock();
+    // SAFETY: `lock` is an initialised struct flock that outlives the call; the kernel writes into it.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        -1 => Err(crate::last_errno()),
+        _ => Ok(i32::from(lock.l_type) != libc::F_UNLCK),
+    }
+}
+
+fn whole_file_lock() -> libc::flock {
+    libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
+}
+
+/// Whether this process may administer the machine: effective `CAP_SYS_ADMIN` and user id 0.
+#[must_use]
+pub fn is_privileged() -> bool {
+    rustix::process::geteuid().is_root()
+        && rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+}

@@ -1,0 +1,58 @@
+//! Descriptors over unix sockets.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
+    sendmsg,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+/// The most descriptors that one message carries here.
+pub const MAX_FDS: usize = 8;
+
+/// Sends `bytes` (all of them) with `fds` attached to the first.
+///
+/// # Errors
+/// The kernel's; `EPIPE` without a signal.
+pub fn send(socket: impl AsFd, mut bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut first = true;
+    while first || !bytes.is_empty() {
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if first && !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(Errno::TOOBIG);
+        }
+        match sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(len) => bytes = &bytes[len..],
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(e),
+        }
+        first = false;
+    }
+    Ok(())
+}
+
+/// Receives up to `buffer.len()` bytes and the descriptors that came with them (close-on-exec). 0 bytes: the end.
+///
+/// # Errors
+/// The kernel's.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        match recvmsg(socket.as_fd(), &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(message) => {
+                let fds = control
+                    .drain()
+                    .filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None })
+                    .flatten()
+                    .collect();
+                return Ok((message.bytes, fds));
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
