@@ -1,1 +1,123 @@
-//! changes
+//! From the layers of a VM to the set of its changes.
+//!
+//! ```text
+//!   layers/<n>/upper ─┐  walk     merged place of every upper entry, and where its lower lies
+//!                     ├─ compare  type, content, metadata: equal entries are no change
+//!   host directory  ──┘  renames  deletion + creation of one inode = Renamed
+//!                        links    hard-link groups, aliases that share a changed inode
+//!                        conflict what the host changed since
+//!                          └─► ChangeSet (sorted by path, one change per path)
+//!   text     one change as a unified diff           open     both versions of one change
+//!   discard  the only writer, and only to layers
+//! ```
+//!
+//! Invariants: everything in an upper is hostile: it is reached by directory descriptor beneath its root, no link is
+//! followed, and what cannot be read is a warning in the result. Nothing here writes, except [`discard()`], which
+//! writes the layers of a stopped VM and never the host.
+
+use fvm_model::{ChangeSet, HostPath, Layer, Timestamp, VmPath, vm::XattrClass};
+use rustix::io::Errno;
+use std::path::PathBuf;
+
+mod compare;
+mod conflict;
+pub mod discard;
+mod layer;
+mod links;
+mod lower;
+mod open;
+pub mod overlay;
+mod renames;
+mod scan;
+pub mod text;
+mod walk;
+
+pub use discard::discard;
+pub use open::{open_after, open_before};
+pub use scan::{scan, scan_under};
+
+/// Where a layer of a stopped or running VM lies.
+#[derive(Debug, Clone)]
+pub struct LayerView {
+    /// What it stands on.
+    pub layer: Layer,
+    /// `<layers_dir>/layers/<n>`, holding `upper/` and `work/` (or `file` for `LayerKind::File`).
+    pub dir: PathBuf,
+}
+
+/// What to scan.
+#[derive(Debug, Clone)]
+pub struct ScanInput {
+    /// The VM's layers.
+    pub layers: Vec<LayerView>,
+    /// The class of overlay attributes to believe; the other one is the VM's own words.
+    pub class: XattrClass,
+    /// When the VM was forked: host changes after this can be conflicts.
+    pub forked: Timestamp,
+    /// fvm's own state: never looked below, on neither side.
+    pub excluded: Vec<HostPath>,
+}
+
+/// Why changes could not be found, read or dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// A layer's own directory is not there or not readable.
+    #[error("cannot open layer {layer} at '{path}'")]
+    Layer {
+        /// Its number.
+        layer: u32,
+        /// Its directory.
+        path: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// One version of a changed entry cannot be opened.
+    #[error("cannot read {what} of '{path}'")]
+    Read {
+        /// Which version.
+        what: &'static str,
+        /// Whose.
+        path: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The change names a layer that the VM does not have, or a path outside it.
+    #[error("'{path}' is not in layer {layer} of this VM")]
+    NotInLayer {
+        /// The path.
+        path: String,
+        /// The layer.
+        layer: u32,
+    },
+    /// The layers hold more than fvm is ready to list.
+    #[error("the VM has more than {limit} changed entries in one layer; delete some in the VM, or discard a directory")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// A layer could not be changed.
+    #[error("cannot discard '{path}': {what} failed")]
+    Discard {
+        /// Whose change.
+        path: String,
+        /// What was attempted.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// Keeps the changes whose path, or whose base, is one of `only` or lies below one. All when `only` is empty.
+#[must_use]
+pub fn filter(mut set: ChangeSet, only: &[VmPath]) -> ChangeSet {
+    if !only.is_empty() {
+        let within = |path: &VmPath| only.iter().any(|o| path.is_within(o));
+        let is_rename = |c: &fvm_model::Change| matches!(c.kind, fvm_model::ChangeKind::Renamed { .. });
+        set.changes.retain(|c| within(&c.path) || (is_rename(c) && c.base.as_ref().is_some_and(|b| within(&b.in_vm()))));
+        set.touched.retain(|t| within(&t.path));
+    }
+    set
+}

@@ -117,7 +117,8 @@ pub struct Change {
     pub kind: ChangeKind,
     /// Type now; for `Deleted`, the type it had.
     pub file_type: FileType,
-    /// Where the previous version lies on the host; `None` for `Created`. Same as `path` except under renames.
+    /// Where the previous version lies on the host. Same as `path` except under renames. `None` for `Created`, but for
+    /// one case: `Created` with a `base` (and no `before`) is a new hard link to that unchanged host file.
     pub base: Option<HostPath>,
     /// The layer that holds it.
     pub layer: u32,
@@ -131,6 +132,10 @@ pub struct Change {
     /// Entries with the same number are hard links to one file in the VM.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub link_group: Option<u32>,
+    /// Where, in the same layer, the content lies when that is not at `path`: another name of the same hard-linked
+    /// file, through which the VM changed it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source: Option<VmPath>,
     /// Why this can never be committed (a socket, a device, a mount point); `None` when it can.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub uncommittable: Option<String>,

@@ -82,6 +82,47 @@ impl Dir {
         Ok(names)
     }
 
+    /// As [`Dir::beneath`], for a `relative` of any length: one longer than the kernel takes at once is walked in pieces.
+    ///
+    /// # Errors
+    /// As [`Dir::beneath`].
+    pub fn beneath_deep(&self, relative: &Path) -> Result<Self, Errno> {
+        const PIECE_BYTES: usize = 2048;
+        if relative.as_os_str().len() <= PIECE_BYTES {
+            return self.beneath(relative);
+        }
+        let mut dir: Option<Self> = None;
+        let mut piece = std::path::PathBuf::new();
+        for component in relative.components() {
+            piece.push(component);
+            if piece.as_os_str().len() > PIECE_BYTES {
+                dir = Some(dir.as_ref().unwrap_or(self).beneath(&piece)?);
+                piece.clear();
+            }
+        }
+        dir.as_ref().unwrap_or(self).beneath(&piece)
+    }
+
+    /// The names in it with their types (`Unknown` where the file system does not say), unsorted, without `.` and `..`.
+    ///
+    /// # Errors
+    /// `E2BIG` when there are more than `limit`; the kernel's.
+    pub fn entries(&self, limit: usize) -> Result<Vec<(OsString, fs::FileType)>, Errno> {
+        let mut entries = Vec::new();
+        for entry in fs::Dir::read_from(&self.0)? {
+            let entry = entry?;
+            let bytes = entry.file_name().to_bytes();
+            if bytes == b"." || bytes == b".." {
+                continue;
+            }
+            if entries.len() == limit {
+                return Err(Errno::TOOBIG);
+            }
+            entries.push((OsString::from_vec(bytes.to_vec()), entry.file_type()));
+        }
+        Ok(entries)
+    }
+
     /// `statx` of `name` (empty: the directory itself), not following a symlink; with birth time and mount id.
     ///
     /// # Errors

@@ -1,0 +1,182 @@
+//! One change as a unified diff.
+//!
+//! ```text
+//!   regular file   UTF-8 without NUL on both sides ─► Text;  else Binary;  over 8 MiB ─► TooLarge
+//!   symlink        one line: its target
+//! ```
+//!
+//! Invariants: reads at most [`MAX_BYTES`] of each side; the time spent is bounded, after which the diff is coarser but
+//! still right. The patch holds the VM's bytes as they are: whoever prints it escapes them.
+
+use crate::open::{link_after, link_before};
+use crate::{ScanError, ScanInput, open_after, open_before};
+use fvm_model::path::printable;
+use fvm_model::{Change, ChangeKind, FileType};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use similar::{ChangeTag, TextDiff};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+/// Longest file that is compared as text.
+pub const MAX_BYTES: u64 = 8 << 20;
+/// After this, the diff of one file may be coarser than need be.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The difference between both versions of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileDiff {
+    /// Both are text (or absent).
+    Text {
+        /// Hunks, without the `---` and `+++` lines.
+        patch: String,
+        /// Lines added.
+        added: usize,
+        /// Lines removed.
+        removed: usize,
+    },
+    /// One holds NUL, or is not UTF-8.
+    Binary {
+        /// Length on the host.
+        before_bytes: u64,
+        /// Length in the VM.
+        after_bytes: u64,
+    },
+    /// One is longer than [`MAX_BYTES`].
+    TooLarge {
+        /// Length on the host.
+        before_bytes: u64,
+        /// Length in the VM.
+        after_bytes: u64,
+    },
+}
+
+/// The difference of content that `change` makes; `None` when it makes none, or has no text (directories, devices, ...).
+///
+/// # Errors
+/// When a version cannot be opened or read.
+pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>, ScanError> {
+    match change.kind {
+        ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. } => return Ok(None),
+        _ => {}
+    }
+    let before = read_before(change)?;
+    let after = read_after(input, change)?;
+    if matches!((&before, &after), (Content::None, Content::None)) {
+        return Ok(None);
+    }
+    let (before_bytes, after_bytes) = (before.len(), after.len());
+    let (Some(old), Some(new)) = (before.bytes(), after.bytes()) else {
+        return Ok(Some(FileDiff::TooLarge { before_bytes, after_bytes }));
+    };
+    let (Some(old), Some(new)) = (as_text(old), as_text(new)) else {
+        return Ok(Some(FileDiff::Binary { before_bytes, after_bytes }));
+    };
+    Ok(Some(diff_text(old, new)))
+}
+
+fn diff_text(old: &str, new: &str) -> FileDiff {
+    let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(old, new);
+    let count = |tag| diff.iter_all_changes().filter(|c| c.tag() == tag).count();
+    let (added, removed) = (count(ChangeTag::Insert), count(ChangeTag::Delete));
+    FileDiff::Text { patch: diff.unified_diff().context_radius(3).to_string(), added, removed }
+}
+
+fn as_text(bytes: &[u8]) -> Option<&str> {
+    if bytes.contains(&0) { None } else { std::str::from_utf8(bytes).ok() }
+}
+
+/// One side.
+enum Content {
+    /// No such version, or no content.
+    None,
+    Bytes(Vec<u8>),
+    Long(u64),
+}
+
+impl Content {
+    fn len(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Long(len) => *len,
+        }
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => Some(&[]),
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Long(_) => None,
+        }
+    }
+}
+
+fn read_before(change: &Change) -> Result<Content, ScanError> {
+    match (&change.base, change.before.as_ref().map(|m| m.file_type)) {
+        (Some(base), Some(FileType::Symlink)) => Ok(Content::Bytes(line(link_before(base)?.into_vec()))),
+        _ => match open_before(change)? {
+            Some(fd) => read(fd, change, "the host's version"),
+            None => Ok(Content::None),
+        },
+    }
+}
+
+fn read_after(input: &ScanInput, change: &Change) -> Result<Content, ScanError> {
+    match change.after.as_ref().map(|m| m.file_type) {
+        Some(FileType::Symlink) => Ok(Content::Bytes(line(link_after(input, change)?.into_vec()))),
+        Some(FileType::File) => read(open_after(input, change)?, change, "the VM's version"),
+        _ => Ok(Content::None),
+    }
+}
+
+fn line(mut target: Vec<u8>) -> Vec<u8> {
+    target.push(b'\n');
+    target
+}
+
+fn read(fd: OwnedFd, change: &Change, what: &'static str) -> Result<Content, ScanError> {
+    let fail = |e: std::io::Error| ScanError::Read {
+        what,
+        path: printable(change.path.as_bytes()),
+        source: Errno::from_io_error(&e).unwrap_or(Errno::IO),
+    };
+    let file = File::from(fd);
+    let len = file.metadata().map_err(fail)?.len();
+    if len > MAX_BYTES {
+        return Ok(Content::Long(len));
+    }
+    let mut bytes = Vec::new();
+    // A running VM may make it longer meanwhile.
+    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(if read as u64 > MAX_BYTES { Content::Long(read as u64) } else { Content::Bytes(bytes) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diff_says_when_the_last_line_has_no_newline() {
+        let FileDiff::Text { patch, added, removed } = diff_text("a\nb\n", "a\nc") else { panic!() };
+        assert_eq!(patch, "@@ -1,2 +1,2 @@\n a\n-b\n+c\n\\ No newline at end of file\n");
+        assert_eq!((added, removed), (1, 1));
+    }
+
+    #[test]
+    fn a_diff_of_hostile_files_ends() {
+        let lines = |seed: u64| {
+            let mut x = seed;
+            let mut next = || {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                format!("{}\n", (x >> 40) % 5000)
+            };
+            (0..300_000).map(|_| next()).collect::<String>()
+        };
+        let started = std::time::Instant::now();
+        let _ = diff_text(&lines(1), &lines(2));
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
+}
