@@ -1,1 +1,5 @@
-fn main(){}
+//! The `fvm` command.
+
+fn main() -> std::process::ExitCode {
+    fvm_cli::main(std::env::args_os())
+}

@@ -1,1 +1,357 @@
-//! fvm
+//! The one public API of fvm: everything that the command line can do, for Rust programs.
+//!
+//! ```text
+//!   Fvm::open ─► create ─► run | detach | exec ─► changes ─► decide ─► commit | discard ─► delete
+//!                  vm        vm                    changes     review     commit
+//! ```
+//!
+//! ```no_run
+//! # fn main() -> Result<(), fvm::FvmError> {
+//! let fvm = fvm::Fvm::open(std::path::Path::new("/var/lib/fvm"), std::path::Path::new("/run/fvm"))?;
+//! let vm = fvm.find("demo")?;
+//! let changes = fvm.changes(&vm)?; // what did the VM do?
+//! let plan = fvm.decide(&vm, &changes, &fvm::Choice::default())?; // what shall reach the host?
+//! fvm.commit(&vm, &changes, plan, false)?; // all of it, or none
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Invariants: only this crate composes the stages; it prints nothing and reads no environment variable; the process
+//! that calls `run` or `detach` has one thread at that moment.
+
+mod error;
+
+pub use error::FvmError;
+pub use fvm_changes::text::{FileDiff, diff_file};
+pub use fvm_changes::{ScanInput, filter};
+pub use fvm_host::{Kernel, Level};
+pub use fvm_model as model;
+pub use fvm_review::{Choice, OnConflict};
+pub use fvm_vm::attach::Ended;
+pub use fvm_vm::ps::Process;
+pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};
+
+use fvm_changes::LayerView;
+use fvm_host::HostFacts;
+use fvm_model::plan::LayerDir;
+use fvm_model::{ChangeKind, ChangeSet, LayerKind, Plan, Summary, VmName, VmPath, VmRecord, VmState};
+use fvm_vm::lifecycle;
+use std::path::{Path, PathBuf};
+
+/// A state directory, open.
+#[derive(Debug)]
+pub struct Fvm {
+    home: Home,
+}
+
+/// What a commit did.
+#[derive(Debug)]
+pub struct Committed {
+    /// What was chosen, by kind.
+    pub summary: Summary,
+    /// How many operations the host saw.
+    pub operations: usize,
+    /// Anything worth telling.
+    pub notes: Vec<String>,
+}
+
+impl Fvm {
+    /// Opens the state directory `state`, with run-time things in `run`; creates both when they are not there.
+    ///
+    /// # Errors
+    /// When they cannot be used, or were written by a newer fvm.
+    pub fn open(state: &Path, run: &Path) -> Result<Self, FvmError> {
+        Ok(Self { home: Home::open(state, run)? })
+    }
+
+    /// The directories.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Removes what killed commands left behind. Every command but the ones on the fast path begins with it.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn sweep(&self) -> Result<usize, FvmError> {
+        Ok(self.home.sweep()?)
+    }
+
+    /// The VM called `reference`: a name, an id, or the beginning of an id.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn find(&self, reference: &str) -> Result<VmRecord, FvmError> {
+        Ok(self.home.find(reference)?)
+    }
+
+    /// Every VM; unreadable ones as such.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Found>, FvmError> {
+        Ok(self.home.list()?)
+    }
+
+    /// What a VM does now: its stored state, or running when its lock is held by a keeper.
+    ///
+    /// # Errors
+    /// When its lock cannot be queried.
+    pub fn state(&self, record: &VmRecord) -> Result<VmState, FvmError> {
+        let locked = self.home.is_locked(&record.id)?;
+        Ok(if locked && record.state == VmState::Stopped { VmState::Running } else { record.state })
+    }
+
+    /// Makes a VM of the host as it is now.
+    ///
+    /// # Errors
+    /// When the name is taken or the state directory cannot be written.
+    pub fn create(&self, new: &NewVm) -> Result<(VmRecord, VmLock), FvmError> {
+        Ok(lifecycle::create(&self.home, &facts()?, new)?)
+    }
+
+    /// Makes a VM and starts it, looking at the host once.
+    ///
+    /// # Errors
+    /// As [`Fvm::create`] and [`Fvm::boot`]; a VM that did not start is not left behind.
+    pub fn create_and_boot(&self, new: &NewVm) -> Result<Running, FvmError> {
+        let facts = facts()?;
+        let (mut record, lock) = lifecycle::create(&self.home, &facts, new)?;
+        match lifecycle::boot(&self.home, &facts, record.clone(), lock) {
+            Ok(running) => Ok(running),
+            Err(e) => {
+                if let Ok(Some(lock)) = self.home.try_lock(&record.id) {
+                    lifecycle::delete(&self.home, &mut record, &lock)?;
+                    self.home.empty_trash()?;
+                }
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Starts a stopped VM in this process.
+    ///
+    /// # Errors
+    /// When it is in use, or a step fails.
+    pub fn boot(&self, record: VmRecord) -> Result<Running, FvmError> {
+        let lock = self.lock(&record)?;
+        Ok(lifecycle::boot(&self.home, &facts()?, record, lock)?)
+    }
+
+    /// Starts a stopped VM with a keeper of its own; with a `call`, running that.
+    ///
+    /// # Errors
+    /// When it is in use, or a step fails.
+    pub fn detach(&self, record: VmRecord, call: Option<&Call>) -> Result<(), FvmError> {
+        let lock = self.lock(&record)?;
+        Ok(lifecycle::detach(&self.home, &facts()?, record, lock, call)?)
+    }
+
+    /// Runs a program in a running VM.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn exec(&self, record: &VmRecord, call: &Call) -> Result<Ended, FvmError> {
+        Ok(lifecycle::exec(&self.home, record, call)?)
+    }
+
+    /// Ends a running VM, its processes having `grace_ms` to end by themselves.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn stop(&self, record: &VmRecord, grace_ms: u64) -> Result<(), FvmError> {
+        Ok(lifecycle::stop(&self.home, record, grace_ms)?)
+    }
+
+    /// Ends a running VM at once.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill(&self, record: &VmRecord) -> Result<(), FvmError> {
+        Ok(lifecycle::kill(&self.home, record)?)
+    }
+
+    /// The numbers of a running VM's keeper and init.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn keeper_and_init(&self, record: &VmRecord) -> Result<(i32, i32), FvmError> {
+        Ok(lifecycle::processes(&self.home, record)?)
+    }
+
+    /// The processes of a running VM.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn processes(&self, record: &VmRecord) -> Result<Vec<Process>, FvmError> {
+        let (_, init) = self.keeper_and_init(record)?;
+        Ok(fvm_vm::ps::processes(init))
+    }
+
+    /// Takes a stopped VM away; the slow part goes on behind.
+    ///
+    /// # Errors
+    /// When it runs or is in use.
+    pub fn delete(&self, record: VmRecord) -> Result<(), FvmError> {
+        let lock = self.lock(&record)?;
+        self.delete_locked(record, &lock)
+    }
+
+    /// The same for a VM whose lock the caller holds.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn delete_locked(&self, mut record: VmRecord, lock: &VmLock) -> Result<(), FvmError> {
+        lifecycle::delete(&self.home, &mut record, lock)?;
+        Ok(lifecycle::empty_trash_behind(&self.home)?)
+    }
+
+    /// The steps by which a VM would be started now, and what it would not have.
+    ///
+    /// # Errors
+    /// When the host cannot be looked at.
+    pub fn explain(&self, record: &VmRecord) -> Result<(Vec<SetupOp>, Vec<String>), FvmError> {
+        let blueprint = lifecycle::plan(&self.home, &facts()?, record);
+        Ok((blueprint.ops, blueprint.notices))
+    }
+
+    /// Where the scan of a VM looks.
+    #[must_use]
+    pub fn scan_input(&self, record: &VmRecord) -> ScanInput {
+        let layers = record
+            .layers
+            .iter()
+            .map(|layer| LayerView { layer: layer.clone(), dir: Home::layer_dir(record, layer.n) })
+            .filter(|view| view.dir.exists())
+            .collect();
+        ScanInput { layers, class: record.mode.xattr_class(), forked: record.forked, excluded: self.home.masked(record) }
+    }
+
+    /// Everything that a VM's layers hold against the host.
+    ///
+    /// # Errors
+    /// When a layer cannot be read.
+    pub fn changes(&self, record: &VmRecord) -> Result<ChangeSet, FvmError> {
+        let mut set = fvm_changes::scan(&self.scan_input(record))?;
+        let own = self.home.masked(record);
+        for change in &mut set.changes {
+            // A VM that moves or removes a directory above fvm's own state shall not take fvm with it.
+            let moves = match &change.kind {
+                ChangeKind::Deleted | ChangeKind::Retyped { .. } | ChangeKind::Renamed { .. } => change.base.as_ref(),
+                _ => None,
+            };
+            if moves.is_some_and(|base| own.iter().any(|path| path.is_within(base))) {
+                change.uncommittable = Some("fvm's own state lies below it".into());
+            }
+        }
+        Ok(set)
+    }
+
+    /// Decides what of `changes` shall reach the host.
+    ///
+    /// # Errors
+    /// When a chosen path is not a change, or there are conflicts and the choice does not say what to do.
+    pub fn decide(&self, record: &VmRecord, changes: &ChangeSet, choice: &Choice) -> Result<Plan, FvmError> {
+        Ok(fvm_review::decide(changes, choice, &self.layer_dirs(record))?)
+    }
+
+    /// Carries a plan out. Unless `keep`, what was committed then leaves the VM's layers: the VM sees the host's
+    /// version there, which is the same.
+    ///
+    /// # Errors
+    /// When the VM runs, or the host does not let it happen; see [`FvmError`] for what the host looks like then.
+    pub fn commit(&self, record: &VmRecord, changes: &ChangeSet, plan: Plan, keep: bool) -> Result<Committed, FvmError> {
+        let _lock = self.lock(record)?;
+        let selected = plan.selected.clone();
+        let published = fvm_commit::prepare(plan, &self.layer_dirs(record))?.publish()?;
+        if !keep {
+            self.forget(record, changes, &selected)?;
+        }
+        Ok(Committed { summary: count(changes, &selected), operations: published.applied, notes: published.notes })
+    }
+
+    /// After a commit the VM's copies equal the host's. Dropping them makes the VM see the host's own again.
+    fn forget(&self, record: &VmRecord, changes: &ChangeSet, selected: &[VmPath]) -> Result<(), FvmError> {
+        fvm_changes::discard(&self.scan_input(record), changes, selected)?;
+        Ok(())
+    }
+
+    /// Drops changes of a stopped VM: it sees the host's version there again.
+    ///
+    /// # Errors
+    /// When the VM runs, or a path is not a change.
+    pub fn discard(&self, record: &VmRecord, changes: &ChangeSet, chosen: &[VmPath]) -> Result<usize, FvmError> {
+        let _lock = self.lock(record)?;
+        Ok(fvm_changes::discard(&self.scan_input(record), changes, chosen)?)
+    }
+
+    /// What fvm can do on this machine.
+    ///
+    /// # Errors
+    /// When the host cannot be looked at.
+    pub fn doctor(&self) -> Result<(Kernel, model::Mode, Result<fvm_host::LayersPlace, String>), FvmError> {
+        let kernel = fvm_host::probe(self.home.state_dir(), self.home.run_dir());
+        let place = fvm_host::choose_layers_dir(self.home.state_dir(), self.home.run_dir()).map_err(|e| e.to_string());
+        Ok((kernel, lifecycle::mode_for(&facts()?), place))
+    }
+
+    /// The file that holds what a detached program printed.
+    #[must_use]
+    pub fn output_log(&self, record: &VmRecord) -> PathBuf {
+        self.home.output_log(&record.id)
+    }
+
+    /// Takes a VM's lock, or says who may have it.
+    ///
+    /// # Errors
+    /// When it runs or another command holds it.
+    pub fn lock(&self, record: &VmRecord) -> Result<VmLock, FvmError> {
+        match self.home.try_lock(&record.id)? {
+            Some(lock) => Ok(lock),
+            None => match lifecycle::processes(&self.home, record) {
+                Ok(_) => Err(FvmError::Running(record.name.clone())),
+                Err(_) => Err(VmError::Busy(record.name.clone()).into()),
+            },
+        }
+    }
+
+    fn layer_dirs(&self, record: &VmRecord) -> Vec<LayerDir> {
+        let of = |layer: &model::Layer| LayerDir { n: layer.n, host: layer.host.clone(), dir: Home::layer_dir(record, layer.n) };
+        record.layers.iter().filter(|l| l.kind != LayerKind::File).map(of).collect()
+    }
+}
+
+/// Counts the selected changes by kind.
+fn count(changes: &ChangeSet, selected: &[VmPath]) -> Summary {
+    let chosen = changes.changes.iter().filter(|c| selected.binary_search(&c.path).is_ok() || selected.contains(&c.path));
+    ChangeSet { changes: chosen.cloned().collect(), ..ChangeSet::default() }.summary()
+}
+
+fn facts() -> Result<HostFacts, FvmError> {
+    Ok(fvm_host::collect()?)
+}
+
+/// A path that a person typed, as a path in a VM: relative ones begin at `cwd`, `..` is taken away by name.
+///
+/// # Errors
+/// When it leaves `/` or holds NUL.
+pub fn vm_path(cwd: &Path, typed: &Path) -> Result<VmPath, model::path::PathError> {
+    let mut clean = PathBuf::from("/");
+    for part in cwd.join(typed).components() {
+        match part {
+            std::path::Component::ParentDir => drop(clean.pop()),
+            std::path::Component::Normal(name) => clean.push(name),
+            _ => {}
+        }
+    }
+    VmPath::new(clean)
+}
+
+/// A checked VM name.
+///
+/// # Errors
+/// When `text` is not one.
+pub fn vm_name(text: &str) -> Result<VmName, model::vm::NameError> {
+    text.parse()
+}

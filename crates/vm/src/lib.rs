@@ -1,1 +1,32 @@
-//! vm
+//! Host facts and policy, made into a running VM.
+//!
+//! ```text
+//!   home        the state directory            blueprint   facts → Vec<SetupOp>, changes nothing
+//!   lifecycle   create, boot, run, stop        layers      upper, work, skeleton directories
+//!   launch      who forks whom                 executor    one loop that carries the operations out
+//!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
+//!   attach      a client's terminal            proto       what they say to each other
+//! ```
+//!
+//! Invariants: only this crate starts processes; it never writes to the host outside the state and run-time
+//! directories.
+
+pub mod attach;
+pub mod blueprint;
+mod error;
+pub mod executor;
+pub mod home;
+mod init;
+pub mod keeper;
+pub mod launch;
+mod layers;
+pub mod lifecycle;
+pub mod op;
+pub mod proto;
+pub mod ps;
+mod session;
+
+pub use error::VmError;
+pub use home::{Found, Home, VmLock};
+pub use lifecycle::{Call, NewVm, Running};
+pub use op::SetupOp;

@@ -1,0 +1,275 @@
+//! The command line, defined once: parser, help, man pages (`cargo xtask man`) and completions come from here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Fork a virtual machine from the machine you are sitting at.
+///
+/// Inside it a program sees your own files, programs and settings, but every change it makes stays in the VM until
+/// you commit it. 'fvm run -- CMD' is the place to start.
+#[derive(Debug, Parser)]
+#[command(name = "fvm", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Keep VMs in this directory [default: /var/lib/fvm as root, ~/.local/share/fvm as a user]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fork a VM, run a program in it, show what it changed
+    Run(Run),
+    /// Make a VM of the host as it is now
+    Create(Create),
+    /// Start a VM, to run programs in it with 'exec'
+    Start(Named),
+    /// Run a program in a running VM
+    Exec(Exec),
+    /// Open a shell in a VM, or in a new one
+    Shell(Shell),
+    /// Ask the programs of a VM to end, then end it
+    Stop(Stop),
+    /// End a VM at once
+    Kill(Many),
+    /// Throw VMs away, with all they changed
+    Delete(Delete),
+    /// List the VMs
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about a VM
+    Inspect(Named),
+    /// List the processes of a running VM
+    Ps(Named),
+    /// Show what a detached program printed
+    Logs(Named),
+    /// Show the steps by which a VM is built
+    Explain(ExplainArgs),
+    /// List what a VM changed
+    Status(Status),
+    /// Show what a VM changed, line by line
+    Diff(Diff),
+    /// Bring changes of a VM to the host
+    Commit(Commit),
+    /// Drop changes of a VM: it sees the host's version again
+    Discard(Discard),
+    /// Show what this machine can do for fvm, and how to mend what it cannot
+    Doctor,
+    /// Print shell completions
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// Whether its exit code is that of a program.
+    #[must_use]
+    pub fn runs_program(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Shell(_))
+    }
+}
+
+/// What a VM may use.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PolicyArgs {
+    /// Which network it sees: host, or none (only its own loopback) [default: host]
+    #[arg(long, value_name = "NETWORK")]
+    pub net: Option<fvm::model::Network>,
+}
+
+/// `fvm run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: that of CMD; 128+n when signal n ended it; 125 when fvm failed, 126 when CMD cannot be \
+executed, 127 when it was not found.")]
+pub struct Run {
+    /// Name of the VM; with the name of a VM that is there: run in that one
+    #[arg(long, short, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Throw the VM away afterwards
+    #[arg(long, group = "afterwards")]
+    pub rm: bool,
+    /// Keep the VM afterwards, without asking
+    #[arg(long, group = "afterwards")]
+    pub keep: bool,
+    /// Commit everything if CMD succeeded, then throw the VM away
+    #[arg(long, group = "afterwards")]
+    pub commit: bool,
+    /// Do not wait: CMD runs on by itself, 'fvm logs' shows its output
+    #[arg(long, short, conflicts_with_all = ["rm", "commit"])]
+    pub detach: bool,
+    /// What the VM may use.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `fvm create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Name of the VM
+    pub name: String,
+    /// What the VM may use.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// A command on one VM.
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Name of the VM, or the beginning of its id
+    pub name: String,
+}
+
+/// A command on VMs.
+#[derive(Debug, Args)]
+pub struct Many {
+    /// Names of VMs, or beginnings of ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `fvm exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Name of the VM
+    pub name: String,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `fvm shell`.
+#[derive(Debug, Args)]
+pub struct Shell {
+    /// Name of the VM; a new one when left out
+    pub name: Option<String>,
+    /// What a new VM may use.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// `fvm stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// Names of VMs, or beginnings of ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Seconds that its programs get to end by themselves
+    #[arg(long, short, default_value_t = 10, value_name = "SECONDS")]
+    pub time: u32,
+}
+
+/// `fvm delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Names of VMs, or beginnings of ids
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// End those that run
+    #[arg(long, short)]
+    pub force: bool,
+}
+
+/// `fvm explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Name of the VM; a new one when left out
+    pub name: Option<String>,
+}
+
+/// `fvm status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Name of the VM
+    pub name: String,
+    /// Only these paths and what is below them
+    pub paths: Vec<PathBuf>,
+}
+
+/// `fvm diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// Name of the VM
+    pub name: String,
+    /// Only these paths and what is below them
+    pub paths: Vec<PathBuf>,
+    /// Unified diffs [default]
+    #[arg(long, group = "form")]
+    pub patch: bool,
+    /// Lines added and removed, for each file
+    #[arg(long, group = "form")]
+    pub stat: bool,
+    /// Only the paths
+    #[arg(long, group = "form")]
+    pub name_only: bool,
+}
+
+/// What to do with changes that the host made as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConflictArg {
+    /// Write nothing and list them (exit status 3)
+    Fail,
+    /// Leave them out
+    Skip,
+    /// Take the VM's version
+    Vm,
+    /// Take the host's version: drop the VM's
+    Host,
+}
+
+/// `fvm commit`.
+#[derive(Debug, Args)]
+pub struct Commit {
+    /// Name of the VM
+    pub name: String,
+    /// Only these paths and what is below them
+    pub paths: Vec<PathBuf>,
+    /// Only what matches (a glob; without '/' it matches names)
+    #[arg(long, value_name = "GLOB")]
+    pub only: Vec<String>,
+    /// All but what matches
+    #[arg(long, value_name = "GLOB")]
+    pub except: Vec<String>,
+    /// Show what would be done, in order, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// What to do with changes that the host made as well
+    #[arg(long, value_enum, default_value_t = ConflictArg::Fail, value_name = "WHAT")]
+    pub on_conflict: ConflictArg,
+    /// Leave the changes in the VM as well
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `fvm discard`.
+#[derive(Debug, Args)]
+pub struct Discard {
+    /// Name of the VM
+    pub name: String,
+    /// Only these paths and what is below them; everything when left out
+    pub paths: Vec<PathBuf>,
+}

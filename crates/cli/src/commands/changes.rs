@@ -1,0 +1,187 @@
+//! `status`, `diff`, `commit`, `discard`: what a VM changed, and what becomes of it.
+
+use crate::Done;
+use crate::args::{Commit, ConflictArg, Diff, Discard, Status};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render;
+use fvm::model::{ChangeSet, Plan, VmPath, VmRecord, exit};
+use fvm::{Choice, FileDiff, Fvm, OnConflict, ScanInput};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// `fvm status`.
+pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
+    #[derive(Serialize)]
+    struct Report<'a> {
+        vm: &'a str,
+        id: &'a str,
+        state: fvm::model::VmState,
+        summary: fvm::model::Summary,
+        #[serde(flatten)]
+        set: &'a ChangeSet,
+    }
+    let record = fvm.find(&args.name)?;
+    let state = fvm.state(&record)?;
+    let set = fvm::filter(fvm.changes(&record)?, &paths(&args.paths)?);
+    if out.json() {
+        let summary = set.summary();
+        out.document(&Report { vm: record.name.as_str(), id: record.id.as_str(), state, summary, set: &set })?;
+    } else {
+        out.write(|w| render::status(w, &record, state, &set))?;
+    }
+    warn(out, &set);
+    Ok(exit::DONE)
+}
+
+/// `fvm diff`.
+pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
+    let record = fvm.find(&args.name)?;
+    let input = fvm.scan_input(&record);
+    let set = fvm::filter(fvm.changes(&record)?, &paths(&args.paths)?);
+    if out.json() {
+        diff_json(out, &input, &set)?;
+    } else if args.name_only {
+        out.write(|w| set.changes.iter().try_for_each(|c| writeln!(w, "{}", c.path)))?;
+    } else if args.stat {
+        out.write(|w| render::stat(w, &input, &set))?;
+    } else {
+        out.write(|w| render::patch(w, &input, &set))?;
+    }
+    warn(out, &set);
+    Ok(exit::DONE)
+}
+
+fn diff_json(out: &Output, input: &ScanInput, set: &ChangeSet) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        #[serde(flatten)]
+        change: &'a fvm::model::Change,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        patch: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unreadable: Option<String>,
+    }
+    let entries: Vec<_> = set
+        .changes
+        .iter()
+        .map(|change| {
+            let (patch, unreadable) = match fvm::diff_file(input, change) {
+                Ok(Some(FileDiff::Text { patch, .. })) => (Some(patch), None),
+                Ok(_) => (None, None),
+                Err(e) => (None, Some(e.to_string())),
+            };
+            Entry { change, patch, unreadable }
+        })
+        .collect();
+    out.document(&entries)
+}
+
+/// `fvm commit`.
+pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
+    let record = fvm.find(&args.name)?;
+    // Before anything is read: a running VM goes on changing.
+    drop(fvm.lock(&record)?);
+    let on_conflict = match args.on_conflict {
+        ConflictArg::Fail => OnConflict::Fail,
+        ConflictArg::Skip => OnConflict::Skip,
+        ConflictArg::Vm => OnConflict::Vm,
+        ConflictArg::Host => OnConflict::Host,
+    };
+    let choice = Choice { paths: paths(&args.paths)?, only: args.only.clone(), except: args.except.clone(), on_conflict };
+    let set = fvm.changes(&record)?;
+    warn(out, &set);
+    let plan = fvm.decide(&record, &set, &choice)?;
+    tell_plan(out, &plan);
+    if args.dry_run {
+        if out.json() {
+            out.document(&plan)?;
+        } else {
+            out.write(|w| plan.ops.iter().try_for_each(|op| writeln!(w, "{op}")))?;
+        }
+        return Ok(exit::DONE);
+    }
+    carry_out(fvm, out, &record, &set, plan, args.keep)
+}
+
+/// Commits everything that can be committed.
+pub fn commit_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Done {
+    let set = fvm.changes(record)?;
+    warn(out, &set);
+    let plan = fvm.decide(record, &set, &Choice::default())?;
+    tell_plan(out, &plan);
+    carry_out(fvm, out, record, &set, plan, false)
+}
+
+fn carry_out(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet, plan: Plan, keep: bool) -> Done {
+    #[derive(Serialize)]
+    struct Report {
+        summary: fvm::model::Summary,
+        operations: usize,
+        notes: Vec<String>,
+    }
+    if plan.ops.is_empty() {
+        out.say("nothing to commit");
+    }
+    let done = fvm.commit(record, set, plan, keep)?;
+    for note in &done.notes {
+        out.say(&format!("note: {note}"));
+    }
+    out.say(&format!("committed {}: {}", record.name, render::summary(done.summary)));
+    if out.json() {
+        out.document(&Report { summary: done.summary, operations: done.operations, notes: done.notes })?;
+    }
+    Ok(exit::DONE)
+}
+
+fn tell_plan(out: &Output, plan: &Plan) {
+    for added in &plan.closure {
+        out.say(&format!("also: {} ({})", added.path, added.why));
+    }
+    for skipped in &plan.skipped {
+        out.say(&format!("left out: {} ({})", skipped.path, skipped.why));
+    }
+}
+
+fn warn(out: &Output, set: &ChangeSet) {
+    for warning in &set.warnings {
+        out.say(&format!("warning: {}", fvm::model::path::printable(warning.as_bytes())));
+    }
+}
+
+/// Everything on one screen after another, for the question after `fvm run`.
+pub fn review(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<(), Failure> {
+    let input = fvm.scan_input(record);
+    out.write(|w| {
+        render::status(w, record, fvm::model::VmState::Stopped, set)?;
+        writeln!(w)?;
+        render::patch(w, &input, set)
+    })?;
+    Ok(())
+}
+
+/// `fvm discard`.
+pub fn discard(fvm: &Fvm, out: &Output, args: &Discard) -> Done {
+    let record = fvm.find(&args.name)?;
+    drop(fvm.lock(&record)?);
+    let set = fvm.changes(&record)?;
+    let named = paths(&args.paths)?;
+    let chosen: Vec<VmPath> = fvm::filter(set.clone(), &named).changes.into_iter().map(|c| c.path).collect();
+    for path in &named {
+        if !chosen.iter().any(|c| c.is_within(path)) {
+            return Err(Failure::new(format!("'{path}' is not changed in '{}'", record.name), format!("'fvm status {}' lists what is", record.name)));
+        }
+    }
+    let count = fvm.discard(&record, &set, &chosen)?;
+    out.say(&format!("discarded {count} change{}", if count == 1 { "" } else { "s" }));
+    Ok(exit::DONE)
+}
+
+fn paths(typed: &[PathBuf]) -> Result<Vec<VmPath>, Failure> {
+    let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    typed
+        .iter()
+        .map(|path| fvm::vm_path(&cwd, path).map_err(|e| Failure::usage(e.to_string(), "give a path as the VM sees it")))
+        .collect()
+}

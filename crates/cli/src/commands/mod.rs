@@ -1,0 +1,52 @@
+//! The commands, one file for each group; this file only chooses.
+//!
+//! ```text
+//!   run      run, exec, shell               programs in VMs
+//!   vms      create, start, stop, list ...  VMs themselves
+//!   changes  status, diff, commit, discard  what they changed
+//!   host     doctor, completions            this machine
+//! ```
+
+mod changes;
+mod host;
+mod run;
+mod vms;
+
+use crate::args::{Cli, Command};
+use crate::output::Output;
+use crate::{Done, dirs};
+use fvm::Fvm;
+
+/// Runs the command.
+pub fn dispatch(cli: Cli, out: &Output) -> Done {
+    if let Command::Completions { shell } = cli.command {
+        return host::completions(shell, out);
+    }
+    let (state, run_dir) = dirs::dirs(cli.global.home.clone())?;
+    let fvm = Fvm::open(&state, &run_dir)?;
+    // The start path does no housekeeping: every other command does.
+    if !cli.command.runs_program() {
+        fvm.sweep()?;
+    }
+    match cli.command {
+        Command::Run(args) => run::run(&fvm, out, &args),
+        Command::Exec(args) => run::exec(&fvm, out, &args),
+        Command::Shell(args) => run::shell(&fvm, out, &args),
+        Command::Create(args) => vms::create(&fvm, out, &args),
+        Command::Start(args) => vms::start(&fvm, out, &args.name),
+        Command::Stop(args) => vms::stop(&fvm, out, &args),
+        Command::Kill(args) => vms::kill(&fvm, out, &args.names),
+        Command::Delete(args) => vms::delete(&fvm, out, &args),
+        Command::List => vms::list(&fvm, out),
+        Command::Inspect(args) => vms::inspect(&fvm, out, &args.name),
+        Command::Ps(args) => vms::ps(&fvm, out, &args.name),
+        Command::Logs(args) => vms::logs(&fvm, out, &args.name),
+        Command::Explain(args) => vms::explain(&fvm, out, args.name.as_deref()),
+        Command::Status(args) => changes::status(&fvm, out, &args),
+        Command::Diff(args) => changes::diff(&fvm, out, &args),
+        Command::Commit(args) => changes::commit(&fvm, out, &args),
+        Command::Discard(args) => changes::discard(&fvm, out, &args),
+        Command::Doctor => host::doctor(&fvm, out, cli.global.verbose),
+        Command::Completions { .. } => Ok(fvm::model::exit::DONE),
+    }
+}

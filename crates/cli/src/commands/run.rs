@@ -1,0 +1,229 @@
+//! `run`, `exec`, `shell`: programs in VMs, and what happens to a VM afterwards.
+//!
+//! ```text
+//!   new VM   --rm ───────────────► thrown away at once, nothing synced
+//!            --commit ── code 0 ─► committed, thrown away;  else kept
+//!            --keep | no terminal ► kept, summary with the next commands
+//!            terminal ──────────► asked: commit, review, keep, discard
+//!   a VM that was there before is always kept
+//! ```
+//!
+//! Invariants: the program's three streams and its exit code pass untouched; everything fvm says goes to stderr.
+
+use super::changes;
+use crate::Done;
+use crate::args::{Exec, Run, Shell};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render;
+use fvm::model::{ChangeSet, Policy, VmRecord, VmState, exit};
+use fvm::{Call, Choice, Ended, Fvm, NewVm, VmError, VmLock};
+use std::ffi::OsString;
+
+/// What to do with a new VM when its program has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Afterwards {
+    Remove,
+    Keep,
+    Commit,
+    Ask,
+}
+
+/// `fvm run`.
+pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
+    let call = call(args.command.clone());
+    let policy = args.policy.policy();
+    let existing = match &args.name {
+        None => None,
+        Some(name) => match fvm.find(name) {
+            Ok(record) => Some(record),
+            Err(fvm::FvmError::Vm(VmError::NoSuchVm(_))) => None,
+            Err(e) => return Err(e.into()),
+        },
+    };
+    if let Some(record) = existing {
+        if args.rm || args.policy.net.is_some() {
+            let text = format!("'{}' is there already: --rm and --net are for new VMs", record.name);
+            return Err(Failure::usage(text, "leave them out, or choose another name"));
+        }
+        return in_existing(fvm, out, record, &call, args.commit, args.detach);
+    }
+    let name = args.name.as_deref().map(fvm::vm_name).transpose().map_err(|e| Failure::usage(e.to_string(), "for example: --name build-1"))?;
+    let afterwards = match (args.rm, args.keep || args.detach, args.commit) {
+        (true, ..) => Afterwards::Remove,
+        (_, true, _) => Afterwards::Keep,
+        (.., true) => Afterwards::Commit,
+        _ if out.can_ask() => Afterwards::Ask,
+        _ => Afterwards::Keep,
+    };
+    let named = name.is_some() || args.keep;
+    let new = NewVm { name, policy, ephemeral: afterwards == Afterwards::Remove };
+    if args.detach {
+        let (record, lock) = fvm.create(&new)?;
+        drop(lock);
+        let name = record.name.clone();
+        fvm.detach(record, Some(&call))?;
+        out.say(&format!("{name} runs; 'fvm logs {name}' shows its output, 'fvm stop {name}' ends it"));
+        return Ok(exit::DONE);
+    }
+    let running = fvm.create_and_boot(&new)?;
+    for notice in &running.notices {
+        out.say(&format!("note: {notice}"));
+    }
+    let ended = running.run(&call)?;
+    let code = exit_code(out, &ended, &call);
+    let (record, lock) = running.end()?;
+    match afterwards {
+        Afterwards::Remove => fvm.delete_locked(record, &lock)?,
+        _ => settle(fvm, out, record, lock, afterwards, named, code)?,
+    }
+    Ok(code)
+}
+
+/// `fvm exec`.
+pub fn exec(fvm: &Fvm, out: &Output, args: &Exec) -> Done {
+    let record = fvm.find(&args.name)?;
+    let call = call(args.command.clone());
+    let ended = fvm.exec(&record, &call)?;
+    Ok(exit_code(out, &ended, &call))
+}
+
+/// `fvm shell`.
+pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
+    let shell = std::env::var_os("SHELL").filter(|s| !s.is_empty()).unwrap_or_else(|| "/bin/sh".into());
+    let command = vec![shell];
+    match &args.name {
+        Some(name) => in_existing(fvm, out, fvm.find(name)?, &call(command), false, false),
+        None => {
+            let args = Run { name: None, rm: false, keep: false, commit: false, detach: false, policy: args.policy.clone(), command };
+            run(fvm, out, &args)
+        }
+    }
+}
+
+fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: bool, detach: bool) -> Done {
+    if fvm.state(&record)? == VmState::Running {
+        if commit || detach {
+            let text = format!("'{}' is running: --commit and --detach need it stopped", record.name);
+            return Err(Failure::new(text, format!("'fvm stop {}' first, or leave them out", record.name)));
+        }
+        let ended = fvm.exec(&record, call)?;
+        return Ok(exit_code(out, &ended, call));
+    }
+    if detach {
+        let name = record.name.clone();
+        fvm.detach(record, Some(call))?;
+        out.say(&format!("{name} runs; 'fvm logs {name}' shows its output"));
+        return Ok(exit::DONE);
+    }
+    let running = fvm.boot(record)?;
+    let ended = running.run(call)?;
+    let code = exit_code(out, &ended, call);
+    let (record, lock) = running.end()?;
+    if commit && code == 0 {
+        drop(lock);
+        changes::commit_all(fvm, out, &record)?;
+    } else {
+        let set = fvm.changes(&record)?;
+        summarise(out, &record, &set);
+    }
+    Ok(code)
+}
+
+/// What becomes of a new, kept VM.
+fn settle(fvm: &Fvm, out: &Output, record: VmRecord, lock: VmLock, what: Afterwards, named: bool, code: u8) -> Result<(), Failure> {
+    let set = fvm.changes(&record)?;
+    if set.changes.is_empty() && !named {
+        out.say("nothing was changed");
+        return Ok(fvm.delete_locked(record, &lock)?);
+    }
+    match what {
+        Afterwards::Commit if code == 0 => {
+            drop(lock);
+            changes::commit_all(fvm, out, &record)?;
+            fvm.delete(record)?;
+        }
+        Afterwards::Commit => {
+            out.say("not committed, because the program failed");
+            summarise(out, &record, &set);
+        }
+        Afterwards::Ask => {
+            drop(lock);
+            ask(fvm, out, record, &set)?;
+        }
+        Afterwards::Keep | Afterwards::Remove => summarise(out, &record, &set),
+    }
+    Ok(())
+}
+
+fn summarise(out: &Output, record: &VmRecord, set: &ChangeSet) {
+    let name = &record.name;
+    out.say(&format!("{name}: {}", render::summary(set.summary())));
+    if !set.changes.is_empty() {
+        out.say(&format!("next: fvm status {name} | fvm diff {name} | fvm commit {name} | fvm delete {name}"));
+    }
+}
+
+fn ask(fvm: &Fvm, out: &Output, record: VmRecord, set: &ChangeSet) -> Result<(), Failure> {
+    let name = record.name.clone();
+    out.say(&format!("{name}: {}", render::summary(set.summary())));
+    loop {
+        let answer = out.ask("commit, review, keep or discard? [c/r/k/d]");
+        match answer.as_deref().map(|a| a.chars().next().unwrap_or(' ').to_ascii_lowercase()) {
+            Some('c') => {
+                changes::commit_all(fvm, out, &record)?;
+                return Ok(fvm.delete(record)?);
+            }
+            Some('r') => changes::review(fvm, out, &record, set)?,
+            Some('d') => {
+                fvm.delete(record)?;
+                out.say("discarded");
+                return Ok(());
+            }
+            // The end of input must lose nothing.
+            Some('k') | None => {
+                out.say(&format!("kept; next: fvm status {name} | fvm diff {name} | fvm commit {name} | fvm delete {name}"));
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn call(argv: Vec<OsString>) -> Call {
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(umask);
+    Call {
+        argv,
+        env: std::env::vars_os().collect(),
+        cwd: std::env::current_dir().map_or_else(|_| "/".into(), Into::into),
+        umask: umask.bits(),
+    }
+}
+
+/// The exit code of a program, saying why where the code alone does not.
+fn exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
+    let name = call.argv.first().map(|a| fvm::model::path::printable(a.as_encoded_bytes())).unwrap_or_default();
+    match *ended {
+        Ended::Exited(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
+        Ended::Signaled(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        Ended::NotExecuted(errno) => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            let hint = if missing { "is it installed, and in PATH?" } else { "is it a program, and may you execute it?" };
+            out.failure(&Failure::new(format!("cannot execute '{name}' in the VM: {error}"), hint));
+            if missing { exit::RUN_NOT_FOUND } else { exit::RUN_NOT_EXECUTABLE }
+        }
+        Ended::Lost => {
+            out.failure(&Failure::new(format!("the VM ended while '{name}' ran"), "it was stopped or killed"));
+            exit::RUN_FAILED
+        }
+    }
+}
+
+impl crate::args::PolicyArgs {
+    /// The policy that the options ask for.
+    pub fn policy(&self) -> Policy {
+        Policy { network: self.net.unwrap_or_default() }
+    }
+}

@@ -1,0 +1,225 @@
+//! `create`, `start`, `stop`, `kill`, `delete`, `list`, `inspect`, `ps`, `logs`, `explain`: VMs themselves.
+
+use crate::Done;
+use crate::args::{Create, Delete, Stop};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render;
+use fvm::model::{Timestamp, VmName, VmRecord, VmState, exit};
+use fvm::{Found, Fvm, FvmError, NewVm, SetupOp, VmError};
+use serde::Serialize;
+use std::io::{Read, Write};
+
+/// `fvm create`.
+pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
+    let name = fvm::vm_name(&args.name).map_err(|e| Failure::usage(e.to_string(), "for example: fvm create build-1"))?;
+    let (record, _lock) = fvm.create(&NewVm { name: Some(name), policy: args.policy.policy(), ephemeral: false })?;
+    if out.json() {
+        out.document(&Row::of(&record, VmState::Stopped))?;
+    } else {
+        out.say(&format!("created {}; 'fvm start {0}' or 'fvm run --name {0} -- CMD' comes next", record.name));
+    }
+    Ok(exit::DONE)
+}
+
+/// `fvm start`.
+pub fn start(fvm: &Fvm, out: &Output, name: &str) -> Done {
+    let record = fvm.find(name)?;
+    let name = record.name.clone();
+    fvm.detach(record, None)?;
+    out.say(&format!("{name} runs; 'fvm exec {name} CMD' runs a program in it"));
+    Ok(exit::DONE)
+}
+
+/// `fvm stop`.
+pub fn stop(fvm: &Fvm, out: &Output, args: &Stop) -> Done {
+    each(fvm, out, &args.names, |record| {
+        fvm.stop(&record, u64::from(args.time) * 1000)?;
+        Ok(format!("stopped {}", record.name))
+    })
+}
+
+/// `fvm kill`.
+pub fn kill(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
+    each(fvm, out, names, |record| {
+        fvm.kill(&record)?;
+        Ok(format!("killed {}", record.name))
+    })
+}
+
+/// `fvm delete`.
+pub fn delete(fvm: &Fvm, out: &Output, args: &Delete) -> Done {
+    each(fvm, out, &args.names, |record| {
+        if args.force {
+            match fvm.kill(&record) {
+                Ok(()) | Err(FvmError::Vm(VmError::NotRunning(_))) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let name = record.name.clone();
+        match fvm.delete(record) {
+            Ok(()) => Ok(format!("deleted {name}")),
+            Err(e) => Err(e),
+        }
+    })
+}
+
+/// Does the same to several VMs. Goes on after a failure; the first failure's code counts.
+fn each(fvm: &Fvm, out: &Output, names: &[String], mut act: impl FnMut(VmRecord) -> Result<String, FvmError>) -> Done {
+    let mut code = exit::DONE;
+    for name in names {
+        match fvm.find(name).and_then(&mut act) {
+            Ok(done) => out.say(&done),
+            Err(e) => {
+                let failure = Failure::from(e);
+                out.failure(&failure);
+                if code == exit::DONE {
+                    code = failure.code();
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// One VM in `fvm list --json`.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    name: &'a VmName,
+    id: &'a str,
+    state: VmState,
+    mode: fvm::model::Mode,
+    network: fvm::model::Network,
+    forked: Timestamp,
+}
+
+impl<'a> Row<'a> {
+    fn of(record: &'a VmRecord, state: VmState) -> Self {
+        Self {
+            name: &record.name,
+            id: record.id.as_str(),
+            state,
+            mode: record.mode,
+            network: record.policy.network,
+            forked: record.forked,
+        }
+    }
+}
+
+/// `fvm list`.
+pub fn list(fvm: &Fvm, out: &Output) -> Done {
+    let found = fvm.list()?;
+    let mut rows = Vec::new();
+    let mut code = exit::DONE;
+    for entry in &found {
+        match entry {
+            Found::Vm(record, _) => rows.push(Row::of(record, fvm.state(record)?)),
+            Found::Broken(..) => code = exit::FAILED,
+        }
+    }
+    if out.json() {
+        out.document(&rows)?;
+    } else {
+        let mut table = vec![["NAME".into(), "ID".into(), "STATE".into(), "NETWORK".into(), "FORKED".into()]];
+        table.extend(rows.iter().map(|r| {
+            [r.name.to_string(), r.id.to_owned(), r.state.to_string(), r.network.to_string(), render::time(r.forked)]
+        }));
+        out.write(|w| render::table(w, &table))?;
+    }
+    for entry in found {
+        if let Found::Broken(_, error) = entry {
+            out.failure(&Failure::from(error));
+        }
+    }
+    Ok(code)
+}
+
+/// `fvm inspect`.
+pub fn inspect(fvm: &Fvm, out: &Output, name: &str) -> Done {
+    #[derive(Serialize)]
+    struct Inspected<'a> {
+        #[serde(flatten)]
+        record: &'a VmRecord,
+        now: VmState,
+        directory: std::path::PathBuf,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        keeper_pid: Option<i32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        init_pid: Option<i32>,
+    }
+    let record = fvm.find(name)?;
+    let now = fvm.state(&record)?;
+    let (keeper_pid, init_pid) = match fvm.keeper_and_init(&record) {
+        Ok((keeper, init)) => (Some(keeper), Some(init)),
+        Err(_) => (None, None),
+    };
+    out.document(&Inspected { record: &record, now, directory: fvm.home().vm_dir(&record.id), keeper_pid, init_pid })?;
+    Ok(exit::DONE)
+}
+
+/// `fvm ps`.
+pub fn ps(fvm: &Fvm, out: &Output, name: &str) -> Done {
+    let record = fvm.find(name)?;
+    let processes = fvm.processes(&record)?;
+    if out.json() {
+        out.document(&processes)?;
+    } else {
+        let mut table = vec![["PID".into(), "HOST PID".into(), "UID".into(), "STATE".into(), "COMMAND".into()]];
+        table.extend(processes.into_iter().map(|p| {
+            [p.inner_pid.to_string(), p.pid.to_string(), p.uid.to_string(), p.state.to_string(), p.command]
+        }));
+        out.write(|w| render::table(w, &table))?;
+    }
+    Ok(exit::DONE)
+}
+
+/// `fvm logs`.
+pub fn logs(fvm: &Fvm, out: &Output, name: &str) -> Done {
+    let record = fvm.find(name)?;
+    let path = fvm.output_log(&record);
+    let mut file = match std::fs::File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            out.say(&format!("'{}' never ran a detached program ('fvm run --detach')", record.name));
+            return Ok(exit::DONE);
+        }
+        Err(e) => return Err(Failure::new(format!("cannot open {}: {e}", path.display()), "whose VM is it?")),
+    };
+    out.write(|w| {
+        let mut buffer = [0u8; 64 << 10];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(()),
+                len => w.write_all(&buffer[..len])?,
+            }
+        }
+    })?;
+    Ok(exit::DONE)
+}
+
+/// `fvm explain`.
+pub fn explain(fvm: &Fvm, out: &Output, name: Option<&str>) -> Done {
+    let (ops, notices) = match name {
+        Some(name) => fvm.explain(&fvm.find(name)?)?,
+        None => fvm.explain_new()?,
+    };
+    if out.json() {
+        #[derive(Serialize)]
+        struct Explained {
+            steps: Vec<SetupOp>,
+            notices: Vec<String>,
+        }
+        out.document(&Explained { steps: ops, notices })?;
+        return Ok(exit::DONE);
+    }
+    out.write(|w| {
+        for (n, op) in ops.iter().enumerate() {
+            writeln!(w, "{:3}  {op}", n + 1)?;
+        }
+        Ok(())
+    })?;
+    for notice in notices {
+        out.say(&format!("note: {notice}"));
+    }
+    Ok(exit::DONE)
+}

@@ -1,0 +1,51 @@
+//! The `fvm` command line: parse → call the API → render, for people or as JSON.
+//!
+//! ```text
+//!   args      the one definition: parser, help, man pages and completions come from it
+//!   dirs      where the state lies, from the environment
+//!   commands/ one file for each group of commands
+//!   render    changes and VMs as text
+//!   output    stdout is data, stderr is talk
+//! ```
+//!
+//! Invariants: nothing is decided here that the API could decide; every error passes through [`main`], which alone
+//! chooses the exit code.
+
+pub mod args;
+mod commands;
+mod dirs;
+mod failure;
+mod output;
+mod render;
+
+use clap::Parser;
+use failure::Failure;
+use fvm::model::exit;
+use output::Output;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs one command line and returns its exit code (`fvm_model::exit`).
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = match args::Cli::try_parse_from(args) {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            // Help and version are answers, anything else is a usage error; clap knows where each is printed.
+            let code = if e.use_stderr() { exit::USAGE } else { exit::DONE };
+            let _closed = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let output = Output::new(parsed.global.json, parsed.global.quiet);
+    let runs_program = parsed.command.runs_program();
+    match commands::dispatch(parsed, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(if runs_program { failure.run_code() } else { failure.code() })
+        }
+    }
+}
+
+/// The result of a command: its exit code.
+type Done = Result<u8, Failure>;

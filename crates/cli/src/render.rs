@@ -1,0 +1,199 @@
+//! Changes and VMs as text for people.
+//!
+//! ```text
+//!   A  created    M  content    m  metadata    D  deleted    R  renamed    T  other type
+//! ```
+//!
+//! Invariant: every name that a VM chose passes through `printable`: it cannot write to the terminal.
+
+use fvm::model::path::printable;
+use fvm::model::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary, Timestamp, VmRecord, VmState};
+use fvm::{FileDiff, ScanInput, diff_file};
+use std::io::{self, Write};
+
+/// `3 added, 1 modified, ...`
+pub fn summary(sum: Summary) -> String {
+    if sum == Summary::default() {
+        return "nothing changed".into();
+    }
+    format!("{} added, {} modified, {} deleted, {} renamed", sum.added, sum.modified, sum.deleted, sum.renamed)
+}
+
+/// Columns as wide as their widest cell; the last one as long as it likes.
+pub fn table<const N: usize>(w: &mut dyn Write, rows: &[[String; N]]) -> io::Result<()> {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in rows {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        writeln!(w, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// UTC, to the second.
+pub fn time(at: Timestamp) -> String {
+    // Days to civil date: Howard Hinnant, "chrono-compatible low-level date algorithms".
+    let (days, secs) = (at.secs.div_euclid(86_400), at.secs.rem_euclid(86_400));
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", secs / 3600, secs / 60 % 60, secs % 60)
+}
+
+/// `fvm status`.
+pub fn status(w: &mut dyn Write, record: &VmRecord, state: VmState, set: &ChangeSet) -> io::Result<()> {
+    writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(set.summary()))?;
+    for change in &set.changes {
+        writeln!(w, "  {}", line(change))?;
+    }
+    Ok(())
+}
+
+/// One change on one line.
+pub fn line(change: &Change) -> String {
+    let slash = if change.file_type == FileType::Directory { "/" } else { "" };
+    let path = format!("{}{slash}", change.path);
+    let mut text = match &change.kind {
+        ChangeKind::Created => match (&change.target, &change.base) {
+            (Some(target), _) => format!("A  {path} → {}", printable(target.0.as_encoded_bytes())),
+            (None, Some(base)) => format!("A  {path} (hard link to {base})"),
+            (None, None) => format!("A  {path}{}", special(change.file_type)),
+        },
+        ChangeKind::Modified { meta } => format!("M  {path}{}", details(change, *meta)),
+        ChangeKind::Metadata { meta } => format!("m  {path}{}", details(change, *meta)),
+        ChangeKind::Deleted => format!("D  {path}"),
+        ChangeKind::Renamed { modified, meta } => {
+            let from = change.base.as_ref().map(ToString::to_string).unwrap_or_default();
+            let also = if *modified { " (modified)" } else { "" };
+            format!("R  {from}{slash} → {path}{also}{}", details(change, *meta))
+        }
+        ChangeKind::Retyped { from } => format!("T  {path} ({} → {})", type_name(*from), type_name(change.file_type)),
+    };
+    if let Some(what) = &change.conflict {
+        text.push_str(&format!("  ! conflict: {what}"));
+    }
+    if let Some(why) = &change.uncommittable {
+        text.push_str(&format!("  ! cannot be committed: {why}"));
+    }
+    text
+}
+
+fn special(file_type: FileType) -> String {
+    match file_type {
+        FileType::File | FileType::Directory | FileType::Symlink => String::new(),
+        other => format!(" ({})", type_name(other)),
+    }
+}
+
+fn type_name(file_type: FileType) -> &'static str {
+    match file_type {
+        FileType::File => "file",
+        FileType::Directory => "directory",
+        FileType::Symlink => "symlink",
+        FileType::Fifo => "FIFO",
+        FileType::Socket => "socket",
+        FileType::CharDevice => "character device",
+        FileType::BlockDevice => "block device",
+    }
+}
+
+/// ` (mode 644 → 755, owner 0:0 → 1000:1000, times, xattrs)`
+fn details(change: &Change, delta: MetaDelta) -> String {
+    let mut parts = Vec::new();
+    if let (Some(before), Some(after)) = (&change.before, &change.after) {
+        if delta.mode {
+            parts.push(format!("mode {:o} → {:o}", before.mode, after.mode));
+        }
+        if delta.owner {
+            let owner = |m: &Meta| format!("{}:{}", m.uid, m.gid);
+            parts.push(format!("owner {} → {}", owner(before), owner(after)));
+        }
+    }
+    if delta.times && !matches!(change.kind, ChangeKind::Modified { .. }) {
+        parts.push("times".into());
+    }
+    if delta.xattrs {
+        parts.push("attributes".into());
+    }
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+/// `fvm diff --patch`.
+pub fn patch(w: &mut dyn Write, input: &ScanInput, set: &ChangeSet) -> io::Result<()> {
+    for change in &set.changes {
+        writeln!(w, "{}", line(change))?;
+        match diff_file(input, change) {
+            Ok(Some(FileDiff::Text { patch, .. })) => {
+                let none = "/dev/null".to_owned();
+                let before = change.before.as_ref().and(change.base.as_ref()).map_or(none.clone(), ToString::to_string);
+                let after = change.after.as_ref().map_or(none, |_| change.path.to_string());
+                writeln!(w, "--- {before}\n+++ {after}")?;
+                for line in patch.lines() {
+                    writeln!(w, "{}", visible(line))?;
+                }
+            }
+            Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => {
+                writeln!(w, "binary: {before_bytes} → {after_bytes} bytes")?;
+            }
+            Ok(Some(FileDiff::TooLarge { .. })) => writeln!(w, "too large to compare line by line")?,
+            Ok(None) => {}
+            Err(e) => writeln!(w, "cannot be shown: {e}")?,
+        }
+    }
+    Ok(())
+}
+
+/// A line of a file from a VM: tabs stay, other control characters are shown, so that nothing reaches the terminal.
+fn visible(line: &str) -> String {
+    line.split('\t').map(|part| printable(part.as_bytes()).replace("\\\\", "\\")).collect::<Vec<_>>().join("\t")
+}
+
+/// `fvm diff --stat`.
+pub fn stat(w: &mut dyn Write, input: &ScanInput, set: &ChangeSet) -> io::Result<()> {
+    let (mut added_sum, mut removed_sum) = (0, 0);
+    for change in &set.changes {
+        let counts = match diff_file(input, change) {
+            Ok(Some(FileDiff::Text { added, removed, .. })) => {
+                added_sum += added;
+                removed_sum += removed;
+                format!("+{added} -{removed}")
+            }
+            Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => format!("binary {before_bytes} → {after_bytes} bytes"),
+            Ok(Some(FileDiff::TooLarge { .. })) => "large".into(),
+            Ok(None) => String::new(),
+            Err(e) => format!("cannot be read: {e}"),
+        };
+        writeln!(w, "{:18} {}", counts, line(change))?;
+    }
+    writeln!(w, "{}; +{added_sum} -{removed_sum} lines", summary(set.summary()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_printed_as_a_date() {
+        for (secs, want) in [(0, "1970-01-01 00:00:00Z"), (951_782_400, "2000-02-29 00:00:00Z"), (1_795_427_999, "2026-11-23 11:59:59Z"), (-1, "1969-12-31 23:59:59Z")] {
+            assert_eq!(time(Timestamp { secs, nanos: 0 }), want);
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_hostile_file_keeps_its_tabs_and_loses_its_escapes() {
+        assert_eq!(visible("a\tb\\c\x1b[2J"), "a\tb\\c\\u{1b}[2J");
+    }
+}

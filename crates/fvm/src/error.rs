@@ -1,0 +1,61 @@
+//! Every way in which fvm can fail, as one value: what happened, the exit code, and what to do next.
+
+use fvm_model::{VmName, exit};
+use fvm_vm::VmError;
+
+/// An error of the fvm API.
+#[derive(Debug, thiserror::Error)]
+pub enum FvmError {
+    /// A VM's life.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The host could not be looked at.
+    #[error(transparent)]
+    Host(#[from] fvm_host::HostError),
+    /// The layers could not be read.
+    #[error(transparent)]
+    Scan(#[from] fvm_changes::ScanError),
+    /// The choice cannot be carried out.
+    #[error(transparent)]
+    Review(#[from] fvm_review::ReviewError),
+    /// The host did not take it.
+    #[error(transparent)]
+    Commit(#[from] fvm_commit::CommitError),
+    /// It must be stopped for this.
+    #[error("'{0}' is running")]
+    Running(VmName),
+}
+
+impl FvmError {
+    /// The exit code of a command (other than run and exec) that fails with this.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Vm(VmError::NoSuchVm(_)) => exit::NO_SUCH_VM,
+            Self::Vm(VmError::Ambiguous(..)) => exit::USAGE,
+            Self::Review(fvm_review::ReviewError::Conflicts(_)) | Self::Commit(fvm_commit::CommitError::HostChanged(_)) => exit::CONFLICT,
+            _ => exit::FAILED,
+        }
+    }
+
+    /// What to do next, when there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Vm(VmError::NoSuchVm(_)) => Some("'fvm list' shows the VMs there are".into()),
+            Self::Vm(VmError::NameTaken(name)) => Some(format!("choose another name, or 'fvm delete {name}' first")),
+            Self::Vm(VmError::NotRunning(name)) => {
+                Some(format!("'fvm start {name}' starts it; 'fvm run --name {name} -- CMD' runs one program in it"))
+            }
+            Self::Running(name) => Some(format!("'fvm stop {name}' first")),
+            Self::Vm(VmError::BadRecord { .. }) => {
+                Some("the VM's layers are untouched; restore the file from a backup, or remove the VM's directory to give it up".into())
+            }
+            Self::Vm(VmError::Setup { .. }) => Some("'fvm doctor' shows what this machine allows".into()),
+            Self::Review(fvm_review::ReviewError::Conflicts(_)) => {
+                Some("nothing was written; --on-conflict skip leaves these out, --on-conflict vm takes the VM's side".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The client's side of a program: passes terminal, signals and the end of the program, and nothing else.
+//!
+//! ```text
+//!   our terminal ⇄ (raw) ⇄ master of the VM's pty ⇄ program        only for the streams that are a terminal
+//!   our pipes and files ─────────────────────────── program        handed over as they are
+//!   our signals ── Word::Signal ── session socket ── program
+//! ```
+//!
+//! Invariants: the terminal is always given back as it was found, also when the program or its VM dies; bytes are
+//! never looked at.
+
+use crate::proto::{self, Status, WindowSize, Word};
+use fvm_sys::process;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use rustix::stdio::{stderr, stdin, stdout};
+use rustix::termios::{self, OptionalActions, Termios};
+
+/// How a program ended, for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With a code.
+    Exited(i32),
+    /// By a signal.
+    Signaled(i32),
+    /// It was never executed: an error number.
+    NotExecuted(i32),
+    /// The VM went away under it.
+    Lost,
+}
+
+/// The streams of this process, as a program in a VM is to get them.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams {
+    /// Is a terminal: input, output, error.
+    pub is_terminal: [bool; 3],
+    /// The size of that terminal, when there is one.
+    pub terminal: Option<WindowSize>,
+}
+
+impl Streams {
+    /// Looks at our own three streams.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let is_terminal = [termios::isatty(stdin()), termios::isatty(stdout()), termios::isatty(stderr())];
+        Self { is_terminal, terminal: is_terminal.contains(&true).then(window_size) }
+    }
+
+    /// Which of our streams are handed over as they are.
+    #[must_use]
+    pub fn passed(&self) -> [bool; 3] {
+        self.is_terminal.map(|is| !is)
+    }
+}
+
+fn window_size() -> WindowSize {
+    [stdout(), stdin(), stderr()]
+        .into_iter()
+        .find_map(|fd| termios::tcgetwinsize(fd).ok())
+        .map_or(WindowSize { rows: 24, columns: 80 }, |w| WindowSize { rows: w.ws_row, columns: w.ws_col })
+}
+
+/// The signals that a client passes on.
+#[must_use]
+pub fn forwarded() -> Vec<i32> {
+    [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH].map(Signal::as_raw).to_vec()
+}
+
+/// Our terminal in raw mode; as it was, when dropped.
+struct Raw {
+    before: Option<Termios>,
+}
+
+impl Raw {
+    fn enter(wanted: bool) -> Self {
+        let before = if wanted { termios::tcgetattr(stdin()).ok() } else { None };
+        let guard = Self { before };
+        guard.on();
+        guard
+    }
+
+    fn on(&self) {
+        if let Some(before) = &self.before {
+            let mut raw = before.clone();
+            raw.make_raw();
+            let _hung_up = termios::tcsetattr(stdin(), OptionalActions::Drain, &raw);
+        }
+    }
+
+    fn off(&self) {
+        if let Some(before) = &self.before {
+            let _hung_up = termios::tcsetattr(stdin(), OptionalActions::Drain, before);
+        }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.off();
+    }
+}
+
+/// Serves a program until it ends. `signals` reads [`forwarded`] (blocked by the caller before the program started).
+///
+/// # Errors
+/// When waiting fails.
+pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<Ended, Errno> {
+    let [terminal_in, terminal_out, _] = streams.is_terminal;
+    // With our output in a pipe (`fvm run -- x | less`) the terminal belongs to the pipeline: leave it as it is.
+    let raw = Raw::enter(terminal_in && terminal_out);
+    let screen = if terminal_out { stdout() } else { stderr() };
+    let mut master: Option<OwnedFd> = None;
+    let mut reads_input = terminal_in;
+    let mut not_executed = None;
+    loop {
+        let mut polled = vec![PollFd::new(session, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let stdin_fd = stdin();
+        if let Some(fd) = &master {
+            polled.push(PollFd::new(fd, PollFlags::IN));
+            if reads_input {
+                polled.push(PollFd::from_borrowed_fd(stdin_fd, PollFlags::IN));
+            }
+        }
+        match poll(&mut polled, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
+        if let Some(fd) = &master {
+            if is_ready(2) && !copy(fd.as_fd(), screen) && !is_ready(0) {
+                // The VM's side of the terminal is closed: only the end of the program is to come.
+                master = None;
+                continue;
+            }
+            if is_ready(3) && !copy(stdin_fd, fd.as_fd()) {
+                reads_input = false;
+                let _closed = rustix::io::write(fd, &[4]);
+            }
+        }
+        if is_ready(1) {
+            while let Some(signal) = process::next_signal(signals)? {
+                if signal == Signal::WINCH.as_raw() {
+                    resize(master.as_ref());
+                } else {
+                    let _ended = proto::write_packet(session, &Word::Signal(signal), &[]);
+                }
+            }
+        }
+        if is_ready(0) {
+            match proto::read_packet::<Status>(session) {
+                Some((Status::Started { .. }, mut fds)) => {
+                    master = fds.pop();
+                    if raw.before.is_none() {
+                        quiet(master.as_ref());
+                    }
+                }
+                Some((Status::NotExecuted(errno), _)) => not_executed = Some(errno),
+                Some((Status::Stopped(_), _)) => {
+                    raw.off();
+                    // Our shell sees a stopped job; `fg` brings us back to the next line.
+                    let _never = process::kill(rustix::process::getpid().as_raw_nonzero().get(), Signal::STOP.as_raw());
+                    raw.on();
+                    resize(master.as_ref());
+                    let _ended = proto::write_packet(session, &Word::Continue, &[]);
+                }
+                ended => {
+                    if let Some(fd) = &master {
+                        drain(fd, screen);
+                    }
+                    let ended = match ended {
+                        Some((Status::Exited(code), _)) => Ended::Exited(code),
+                        Some((Status::Signaled(signal), _)) => Ended::Signaled(signal),
+                        _ => Ended::Lost,
+                    };
+                    return Ok(not_executed.map_or(ended, Ended::NotExecuted));
+                }
+            }
+        }
+    }
+}
+
+fn resize(master: Option<&OwnedFd>) {
+    if let Some(fd) = master {
+        let size = window_size();
+        let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let _closed = termios::tcsetwinsize(fd, size);
+    }
+}
+
+/// Our own terminal stays in its usual mode, and already echoes and turns newlines: the VM's must not do so again.
+fn quiet(master: Option<&OwnedFd>) {
+    if let Some(fd) = master
+        && let Ok(mut mode) = termios::tcgetattr(fd)
+    {
+        mode.local_modes -= termios::LocalModes::ECHO;
+        mode.output_modes -= termios::OutputModes::ONLCR;
+        let _closed = termios::tcsetattr(fd, OptionalActions::Now, &mode);
+    }
+}
+
+/// Moves what is there from one to the other; false at the end of either.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+    let mut buffer = [0u8; 32 << 10];
+    match rustix::io::read(from, &mut buffer[..]) {
+        Ok(0) => false,
+        Ok(len) => write_all(to, &buffer[..len]),
+        Err(Errno::INTR | Errno::AGAIN) => true,
+        Err(_) => false,
+    }
+}
+
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(len) => bytes = &bytes[len..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut polled = [PollFd::from_borrowed_fd(to, PollFlags::OUT)];
+                if poll(&mut polled, None).is_err() {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// What the program printed before it ended and we have not yet passed on. Other programs may keep the terminal
+/// open, so: only what is there now.
+fn drain(master: &OwnedFd, screen: BorrowedFd<'_>) {
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        let mut polled = [PollFd::new(master, PollFlags::IN)];
+        let more = poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN);
+        if !more || !copy(master.as_fd(), screen) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! From facts about the host to the list of setup operations: the plan of a VM, drawn without changing anything.
+//!
+//! ```text
+//!   root modes   every visible host mount gets one overlay; /proc /sys /dev are the VM's own
+//!   rootless     a directory without mounts below:  one overlay
+//!                a directory with mounts below:     overlay over a skeleton of its names, then each child directory
+//!                                                   the same way (the kernel gives EINVAL for a plain overlay there)
+//! ```
+//!
+//! Invariants: a parent's operation stands before its children's; a layer keeps its number as long as the VM lives,
+//! found again by its host path; masks come last before the user namespace, so nothing is mounted over them.
+
+use crate::op::{Restrict, SetupOp};
+use fvm_host::{HostFacts, Shown, VisibleMount};
+use fvm_model::vm::XattrClass;
+use fvm_model::{HostPath, Layer, LayerKind, Mode, Network, Policy};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// First kernel id of a shifted VM, and how many it has: ids 0..2^30 inside are 2^30..2^31 outside.
+pub const SHIFT: u32 = 0x4000_0000;
+
+/// A file in a skeleton directory larger than this is shown read-only instead of being copied.
+pub const SKELETON_COPY_MAX_BYTES: u64 = 16 << 20;
+
+/// Everything that decides how a VM is built.
+#[derive(Debug)]
+pub struct Brief<'a> {
+    /// The host.
+    pub facts: &'a HostFacts,
+    /// How the VM is kept apart.
+    pub mode: Mode,
+    /// What it may use.
+    pub policy: &'a Policy,
+    /// Layers it has from earlier starts.
+    pub known: &'a [Layer],
+    /// What it must not see.
+    pub masked: &'a [HostPath],
+}
+
+/// The plan of a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blueprint {
+    /// All steps in order.
+    pub ops: Vec<SetupOp>,
+    /// The layers that the steps use, old and new, by number.
+    pub layers: Vec<Layer>,
+    /// What the VM will not have, in words for its user.
+    pub notices: Vec<String>,
+}
+
+/// Draws the plan.
+#[must_use]
+pub fn draw(brief: &Brief<'_>) -> Blueprint {
+    let mut pen = Pen { brief, ops: vec![SetupOp::PrivateMounts], layers: brief.known.to_vec(), notices: Vec::new() };
+    match brief.mode {
+        Mode::Shifted | Mode::Identity => {
+            for mount in &brief.facts.mounts {
+                pen.mount(mount);
+            }
+        }
+        Mode::Rootless => pen.directory(&HostPath::root()),
+    }
+    pen.ops.extend([SetupOp::Devices, SetupOp::System]);
+    pen.ops.extend(brief.masked.iter().map(|path| SetupOp::Mask { target: path.in_vm() }));
+    pen.finish()
+}
+
+struct Pen<'a> {
+    brief: &'a Brief<'a>,
+    ops: Vec<SetupOp>,
+    layers: Vec<Layer>,
+    notices: Vec<String>,
+}
+
+impl Pen<'_> {
+    fn finish(self) -> Blueprint {
+        let Self { brief, mut ops, layers, notices } = self;
+        let ids = &brief.facts.ids;
+        let own_network = brief.policy.network != Network::Host;
+        let enter = |uid_map, gid_map| SetupOp::EnterNamespaces { network: own_network, uid_map, gid_map };
+        match brief.mode {
+            Mode::Shifted => ops.extend([
+                enter([0, SHIFT, SHIFT], [0, SHIFT, SHIFT]),
+                SetupOp::Proc { guarded: false },
+                SetupOp::MessageQueues,
+            ]),
+            // Everything must be locked by the namespace that is entered after it: nothing may be mounted later.
+            Mode::Identity => ops.extend([SetupOp::Proc { guarded: true }, enter([0, 0, u32::MAX], [0, 0, u32::MAX])]),
+            // The namespaces come first: without them an ordinary user can mount nothing.
+            Mode::Rootless => {
+                ops.insert(0, enter([ids.euid, ids.euid, 1], [ids.egid, ids.egid, 1]));
+                ops.extend([SetupOp::Proc { guarded: false }, SetupOp::MessageQueues]);
+            }
+        }
+        ops.push(SetupOp::PivotRoot);
+        if own_network {
+            ops.push(SetupOp::Loopback);
+        }
+        ops.push(SetupOp::Keyring);
+        Blueprint { ops, layers, notices }
+    }
+
+    fn layer(&mut self, host: &HostPath, kind: LayerKind) -> u32 {
+        if let Some(layer) = self.layers.iter().find(|l| l.host == *host && l.kind == kind) {
+            return layer.n;
+        }
+        let n = self.layers.iter().map(|l| l.n + 1).max().unwrap_or(0);
+        self.layers.push(Layer { n, host: host.clone(), kind });
+        n
+    }
+
+    fn class(&self) -> XattrClass {
+        self.brief.mode.xattr_class()
+    }
+
+    /// Root modes: one host mount.
+    fn mount(&mut self, visible: &VisibleMount) {
+        let host = visible.mount.target.clone();
+        let target = host.in_vm();
+        let restrict = restrictions(visible);
+        let shifted = self.brief.mode == Mode::Shifted;
+        let can_idmap = fvm_host::idmap_capable(&visible.mount.fs_type);
+        match visible.shown {
+            Shown::Skip(_) => {}
+            Shown::File => {
+                let layer = self.layer(&host, LayerKind::File);
+                self.ops.push(SetupOp::File { layer, source: host, target, idmapped: shifted });
+            }
+            Shown::Overlay if shifted && !can_idmap => {
+                self.notices.push(format!(
+                    "{host} is shown read-only: {} files cannot have their owners shifted",
+                    visible.mount.fs_type
+                ));
+                self.ops.push(SetupOp::ReadOnly { source: host, target, idmapped: false, restrict });
+            }
+            Shown::ReadOnly if host != HostPath::root() => {
+                self.ops.push(SetupOp::ReadOnly { source: host, target, idmapped: shifted && can_idmap, restrict });
+            }
+            Shown::Overlay | Shown::ReadOnly => {
+                let layer = self.layer(&host, LayerKind::Overlay);
+                let class = self.class();
+                let restrict = Restrict { read_only: false, ..restrict };
+                self.ops.push(SetupOp::Overlay { layer, lower: host, target, idmapped: shifted, class, skeleton: false, restrict });
+            }
+        }
+    }
+
+    /// Rootless: one directory, with everything below it.
+    fn directory(&mut self, dir: &HostPath) {
+        let mount = self.mount_of(dir);
+        let restrict = mount.map(restrictions).unwrap_or_default();
+        if let Some(VisibleMount { shown: Shown::ReadOnly, mount }) = self.brief.facts.mounts.iter().find(|m| m.mount.target == *dir)
+            && *dir != HostPath::root()
+        {
+            let source = mount.target.clone();
+            self.ops.push(SetupOp::ReadOnly { source, target: dir.in_vm(), idmapped: false, restrict });
+            return;
+        }
+        let readable = may(dir, Access::READ_OK | Access::EXEC_OK);
+        let skeleton = self.brief.facts.has_mounts_below(dir);
+        if !readable {
+            // As on the host: the user sees that it is there, and no more.
+            return;
+        }
+        let kind = if skeleton { LayerKind::Skeleton } else { LayerKind::Overlay };
+        let layer = self.layer(dir, kind);
+        let (lower, target, class) = (dir.clone(), dir.in_vm(), self.class());
+        let restrict = Restrict { read_only: false, ..restrict };
+        self.ops.push(SetupOp::Overlay { layer, lower, target, idmapped: false, class, skeleton, restrict });
+        if skeleton {
+            self.children(dir);
+        }
+    }
+
+    fn children(&mut self, dir: &HostPath) {
+        let copies = may(dir, Access::WRITE_OK);
+        let Ok(entries) = std::fs::read_dir(dir.as_path()) else { return };
+        let mut entries: Vec<_> = entries.flatten().collect();
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let path = dir.join(entry.file_name());
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                if !self.brief.facts.is_skipped(&path) {
+                    self.directory(&path);
+                }
+            } else if kind.is_file() && !(copies && is_small(path.as_path())) && may(&path, Access::READ_OK) {
+                let (source, target) = (path.clone(), path.in_vm());
+                self.ops.push(SetupOp::ReadOnly { source, target, idmapped: false, restrict: Restrict::default() });
+            }
+        }
+    }
+
+    /// The mount that `dir` lies on.
+    fn mount_of(&self, dir: &HostPath) -> Option<&VisibleMount> {
+        self.brief.facts.mounts.iter().filter(|m| dir.is_within(&m.mount.target)).max_by_key(|m| m.mount.target.as_bytes().len())
+    }
+}
+
+fn restrictions(visible: &VisibleMount) -> Restrict {
+    let flags = &visible.mount.flags;
+    Restrict { read_only: flags.read_only, nosuid: flags.nosuid, noexec: flags.noexec }
+}
+
+fn may(path: &HostPath, access: Access) -> bool {
+    accessat(CWD, path.as_path(), access, AtFlags::EACCESS).is_ok()
+}
+
+/// Whether a file in a skeleton directory is copied into the skeleton (and can then be changed in the VM).
+#[must_use]
+pub fn is_small(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|m| m.size() <= SKELETON_COPY_MAX_BYTES)
+}

@@ -1,0 +1,76 @@
+//! What can go wrong with a VM, as values.
+
+use fvm_model::{IllegalEvent, VmName};
+use rustix::io::Errno;
+use std::path::PathBuf;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// A system call on one of fvm's own files failed.
+    #[error("cannot {what} {}: {errno}", .path.display())]
+    Io {
+        /// The verb.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// Nothing is called that.
+    #[error("there is no VM '{0}'")]
+    NoSuchVm(String),
+    /// More than one id begins like that.
+    #[error("'{0}' could mean {1} VMs: give more of the id, or the name")]
+    Ambiguous(String, usize),
+    /// Names are unique.
+    #[error("there already is a VM '{0}'")]
+    NameTaken(VmName),
+    /// `vm.json` or `format` cannot be used.
+    #[error("cannot use {}: {why}", .path.display())]
+    BadRecord {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The state does not allow it.
+    #[error("'{name}': {source}")]
+    State {
+        /// Which VM.
+        name: VmName,
+        /// What was asked, and the state.
+        source: IllegalEvent,
+    },
+    /// Another fvm command holds the VM.
+    #[error("'{0}' is in use by another fvm command")]
+    Busy(VmName),
+    /// It must run for this.
+    #[error("'{0}' is not running")]
+    NotRunning(VmName),
+    /// A step of building the sandbox failed.
+    #[error("cannot start the VM: {step}: {why}")]
+    Setup {
+        /// The step, as `fvm explain` prints it.
+        step: String,
+        /// Why it failed.
+        why: String,
+    },
+    /// The keeper did not answer, or not as agreed.
+    #[error("the keeper of '{name}' does not answer: {why}")]
+    Keeper {
+        /// Which VM.
+        name: VmName,
+        /// What happened.
+        why: String,
+    },
+    /// The facts about the host could not be collected.
+    #[error(transparent)]
+    Host(#[from] fvm_host::HostError),
+    /// A call that cannot fail did.
+    #[error("cannot {0}: {1}")]
+    Sys(&'static str, Errno),
+    /// A bug in fvm.
+    #[error("internal error: {0}")]
+    Internal(String),
+}

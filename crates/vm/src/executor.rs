@@ -1,0 +1,356 @@
+//! Runs setup operations, one after the other, in whatever process and namespaces the caller is.
+//!
+//! ```text
+//!   Site { root: where the tree is put together, layers_dir, idmap, ids of the VM's root }
+//!     for op in ops { op ─► mounts }          the only loop
+//! ```
+//!
+//! Invariants: the tree under `root` is partly the work of a hostile VM (its upper layers), so every mount point in
+//! it is reached beneath `root` without following a symlink; a mount that overlayfs quietly made read-only is an
+//! error; nothing is decided here that is not in the operation.
+
+use crate::blueprint::SHIFT;
+use crate::op::{Restrict, SetupOp};
+use fvm_model::vm::XattrClass;
+use fvm_model::{HostPath, Mode, VmPath};
+use fvm_sys::mount::{self, MountError, MountOption};
+use fvm_sys::{ids, net};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, CWD, Mode as FileMode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use std::path::{Path, PathBuf};
+
+/// A step that failed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StepError {
+    /// The step, in words.
+    pub step: String,
+    /// Why, and what to do.
+    pub why: String,
+}
+
+/// Where and for whom a VM's tree is built.
+#[derive(Debug)]
+pub struct Site {
+    /// An empty directory of the VM.
+    pub root: PathBuf,
+    /// `layers/`.
+    pub layers_dir: PathBuf,
+    /// How the VM is kept apart.
+    pub mode: Mode,
+    /// The VM's user namespace, for shifted layers.
+    pub idmap: Option<OwnedFd>,
+    /// Never to be kept: skip syncing.
+    pub volatile: bool,
+    /// The assembled tree, once its root is mounted.
+    tree: Option<OwnedFd>,
+}
+
+impl Site {
+    /// A place to build in.
+    #[must_use]
+    pub fn new(root: PathBuf, layers_dir: PathBuf, mode: Mode, volatile: bool) -> Self {
+        Self { root, layers_dir, mode, idmap: None, volatile, tree: None }
+    }
+
+    /// Runs one operation. [`SetupOp::EnterNamespaces`] is not one of them: it is done by [`crate::launch`].
+    ///
+    /// # Errors
+    /// [`StepError`] with the operation in words.
+    pub fn execute(&mut self, op: &SetupOp) -> Result<(), StepError> {
+        self.run(op).map_err(|e| StepError { step: op.to_string(), why: explain(&e, op, self.mode) })
+    }
+
+    fn run(&mut self, op: &SetupOp) -> Result<(), MountError> {
+        match op {
+            SetupOp::PrivateMounts => {
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                mount_change("/", private)?;
+            }
+            SetupOp::Overlay { layer, lower, target, idmapped, class, skeleton, restrict } => {
+                let made = self.overlay(*layer, lower, *idmapped, *class, *skeleton, *restrict)?;
+                self.place(&made, target)?;
+            }
+            SetupOp::ReadOnly { source, target, idmapped, restrict } => {
+                let copy = self.clone_host(source.as_path(), *idmapped)?;
+                let attrs = attributes(Restrict { read_only: true, ..*restrict });
+                mount::add_attributes(copy.as_fd(), attrs, false)?;
+                self.place(&copy, target)?;
+            }
+            SetupOp::File { layer, target, idmapped, .. } => {
+                let file = self.layers_dir.join(layer.to_string()).join("file");
+                let copy = self.clone_host(&file, *idmapped)?;
+                self.place(&copy, target)?;
+            }
+            SetupOp::Devices => self.devices()?,
+            SetupOp::System => {
+                // An ordinary user cannot split a mount from those locked on top of it.
+                let recursive = self.mode == Mode::Rootless;
+                let copy = mount::clone_mount(CWD, Path::new("/sys"), recursive)?;
+                let attrs = attributes(Restrict { read_only: true, nosuid: true, noexec: true });
+                mount::add_attributes(copy.as_fd(), attrs, recursive)?;
+                self.place(&copy, &vm("/sys"))?;
+            }
+            SetupOp::Mask { target } => self.mask(target)?,
+            SetupOp::Proc { guarded } => self.proc(*guarded)?,
+            SetupOp::EnterNamespaces { .. } => return Err(Errno::INVAL.into()),
+            SetupOp::MessageQueues => {
+                let queues = mount::new_mount("mqueue", &[], attributes(Restrict { nosuid: true, noexec: true, ..Restrict::default() }))?;
+                self.place(&queues, &vm("/dev/mqueue"))?;
+            }
+            SetupOp::PivotRoot => self.pivot()?,
+            SetupOp::Loopback => net::loopback_up()?,
+            SetupOp::Keyring => match ids::new_session_keyring() {
+                Err(Errno::NOSYS) | Ok(()) => {}
+                Err(e) => return Err(e.into()),
+            },
+        }
+        Ok(())
+    }
+
+    fn tree(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.tree.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
+    fn overlay(
+        &self,
+        layer: u32,
+        lower: &HostPath,
+        idmapped: bool,
+        class: XattrClass,
+        skeleton: bool,
+        restrict: Restrict,
+    ) -> Result<OwnedFd, MountError> {
+        let dir = self.layers_dir.join(layer.to_string());
+        let layer_fd = self.clone_or_open(&dir, idmapped)?;
+        let lower_fd = if skeleton {
+            open_path(&dir.join("skeleton"))?
+        } else {
+            self.clone_or_open(lower.as_path(), idmapped)?
+        };
+        // By descriptor: no escaping of odd names, and no host path for the VM to read in its mount table.
+        let by_fd = |fd: &OwnedFd, rest: &str| format!("/proc/self/fd/{}{rest}", fd.as_raw_fd());
+        let mut options = vec![
+            MountOption::Value("lowerdir", by_fd(&lower_fd, "")),
+            MountOption::Value("upperdir", by_fd(&layer_fd, "/upper")),
+            MountOption::Value("workdir", by_fd(&layer_fd, "/work")),
+            MountOption::Value("metacopy", "off".into()),
+            MountOption::Value("xino", "off".into()),
+        ];
+        match class {
+            XattrClass::Trusted => options.extend([
+                MountOption::Value("redirect_dir", "on".into()),
+                MountOption::Value("index", "on".into()),
+                MountOption::Value("nfs_export", "off".into()),
+            ]),
+            XattrClass::User => options.extend([
+                MountOption::Flag("userxattr"),
+                MountOption::Value("redirect_dir", "nofollow".into()),
+                MountOption::Value("index", "off".into()),
+            ]),
+        }
+        if self.volatile {
+            options.push(MountOption::Flag("volatile"));
+        }
+        let made = mount::new_mount("overlay", &options, attributes(restrict))?;
+        if fs::fstatvfs(&made)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            let message = "overlayfs could not use its work directory and would be read-only".into();
+            return Err(MountError { errno: Errno::ROFS, message });
+        }
+        Ok(made)
+    }
+
+    /// A directory as a layer of an overlay: a detached idmapped copy of its mount, or just itself.
+    fn clone_or_open(&self, path: &Path, idmapped: bool) -> Result<OwnedFd, MountError> {
+        if idmapped { self.clone_host(path, true) } else { Ok(open_path(path)?) }
+    }
+
+    fn clone_host(&self, path: &Path, idmapped: bool) -> Result<OwnedFd, MountError> {
+        let copy = mount::clone_mount(CWD, path, false)?;
+        if idmapped {
+            let userns = self.idmap.as_ref().ok_or(Errno::BADF)?;
+            mount::mount_setattr_idmap(copy.as_fd(), userns.as_fd())?;
+        }
+        Ok(copy)
+    }
+
+    /// Attaches a detached mount at its place in the tree. A place that the VM itself removed stays removed.
+    fn place(&mut self, made: &OwnedFd, target: &VmPath) -> Result<(), MountError> {
+        if *target == VmPath::root() {
+            mount::attach(made.as_fd(), open_path(&self.root)?.as_fd())?;
+            self.tree = Some(open_path(&self.root)?);
+            return Ok(());
+        }
+        let relative = target.relative_to(&VmPath::root()).ok_or(Errno::INVAL)?;
+        match mount::mount_point(self.tree()?, relative) {
+            Ok(point) => Ok(mount::attach(made.as_fd(), point.as_fd())?),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !is_essential(target) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Covers `target`. If the VM moved the directory elsewhere in its tree, it would be seen there: refuse.
+    fn mask(&self, target: &VmPath) -> Result<(), MountError> {
+        let relative = target.relative_to(&VmPath::root()).ok_or(Errno::INVAL)?;
+        let host = match fs::stat(target.as_path()) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let moved = || MountError {
+            errno: Errno::PERM,
+            message: format!("the VM moved a directory above {target}: undo that first with 'fvm discard'"),
+        };
+        let point = match mount::mount_point(self.tree()?, relative) {
+            Ok(point) => point,
+            // Below a place that the VM does not show at all, such as /dev or /run when they are its own.
+            Err(Errno::NOENT) if is_own_tree(target) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(moved()),
+            Err(e) => return Err(e.into()),
+        };
+        if fs::fstat(&point)?.st_ino != host.st_ino {
+            return Err(moved());
+        }
+        let nothing = MountAttrFlags::MOUNT_ATTR_RDONLY | attributes(Restrict { read_only: true, nosuid: true, noexec: true });
+        let cover = mount::new_mount("tmpfs", &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())], nothing)?;
+        Ok(mount::attach(cover.as_fd(), point.as_fd())?)
+    }
+
+    /// The ids that own the VM's `/dev`, as this process must name them.
+    fn shift(&self) -> u32 {
+        if self.mode == Mode::Shifted { SHIFT } else { 0 }
+    }
+
+    fn devices(&mut self) -> Result<(), MountError> {
+        let option = |key, value: &str| MountOption::Value(key, value.to_owned());
+        let mut options = vec![option("mode", "0755"), option("size", "1m")];
+        if self.mode == Mode::Shifted {
+            options.extend([option("uid", &SHIFT.to_string()), option("gid", &SHIFT.to_string())]);
+        }
+        let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let dev = mount::new_mount("tmpfs", &options, quiet)?;
+        self.place(&dev, &vm("/dev"))?;
+        let dev = mount::mount_point(self.tree()?, Path::new("dev"))?;
+        for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+            let copy = mount::clone_mount(CWD, &Path::new("/dev").join(name), false)?;
+            fs::openat(&dev, name, OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, FileMode::from_raw_mode(0o666))?;
+            mount::attach(copy.as_fd(), mount::mount_point(&dev, Path::new(name))?.as_fd())?;
+        }
+        for (name, target) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+            ("ptmx", "pts/ptmx"),
+        ] {
+            fs::symlinkat(target, &dev, name)?;
+        }
+        for name in ["pts", "shm", "mqueue"] {
+            fs::mkdirat(&dev, name, FileMode::from_raw_mode(0o755))?;
+        }
+        let mut options = vec![option("ptmxmode", "0666"), option("mode", "0620")];
+        if self.mode != Mode::Rootless {
+            options.push(option("gid", &(self.shift() + 5).to_string()));
+        }
+        let terminals = mount::new_mount("devpts", &options, quiet)?;
+        mount::attach(terminals.as_fd(), mount::mount_point(&dev, Path::new("pts"))?.as_fd())?;
+        let shm = mount::new_mount("tmpfs", &[option("mode", "1777")], attributes(Restrict { nosuid: true, ..Restrict::default() }))?;
+        mount::attach(shm.as_fd(), mount::mount_point(&dev, Path::new("shm"))?.as_fd())?;
+        Ok(())
+    }
+
+    fn proc(&mut self, guarded: bool) -> Result<(), MountError> {
+        let attrs = attributes(Restrict { nosuid: true, noexec: true, read_only: false });
+        let proc = mount::new_mount("proc", &[], attrs)?;
+        self.place(&proc, &vm("/proc"))?;
+        if !guarded {
+            return Ok(());
+        }
+        let proc = mount::mount_point(self.tree()?, Path::new("proc"))?;
+        for name in ["sys", "irq", "bus", "fs", "sysrq-trigger", "acpi", "scsi"] {
+            if let Ok(copy) = mount::clone_mount(proc.as_fd(), Path::new(name), false) {
+                mount::add_attributes(copy.as_fd(), attributes(Restrict { read_only: true, nosuid: true, noexec: true }), false)?;
+                mount::attach(copy.as_fd(), mount::mount_point(&proc, Path::new(name))?.as_fd())?;
+            }
+        }
+        for name in ["kcore", "kmsg", "keys", "timer_list", "kallsyms", "kpagecount", "kpageflags", "kpagecgroup"] {
+            if let Ok(point) = mount::mount_point(&proc, Path::new(name)) {
+                let null = mount::clone_mount(CWD, Path::new("/dev/null"), false)?;
+                mount::attach(null.as_fd(), point.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pivot(&mut self) -> Result<(), MountError> {
+        let tree = self.tree.take().ok_or(Errno::BADF)?;
+        rustix::process::fchdir(&tree)?;
+        if self.mode != Mode::Rootless {
+            // The tree came locked into this namespace, and a locked mount cannot become the root: put a copy of it
+            // on top of itself, whose own top is free while everything in it stays locked.
+            let copy = mount::clone_mount(CWD, Path::new("."), true)?;
+            mount::attach(copy.as_fd(), tree.as_fd())?;
+            rustix::process::fchdir(&copy)?;
+        }
+        rustix::process::pivot_root(".", ".")?;
+        unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")?;
+        Ok(())
+    }
+
+    /// After the user namespace was entered by a process that had put the tree together before: the tree's mounts
+    /// are other ones now, so look them up again.
+    ///
+    /// # Errors
+    /// When the tree's root cannot be opened.
+    pub fn reopen(&mut self) -> Result<(), Errno> {
+        self.tree = Some(open_path(&self.root)?);
+        Ok(())
+    }
+}
+
+fn vm(path: &'static str) -> VmPath {
+    VmPath::new(path).unwrap_or_else(|_| VmPath::root())
+}
+
+/// Without these nothing works: their absence is an error, not a thing to pass over.
+fn is_essential(target: &VmPath) -> bool {
+    ["/dev", "/proc", "/sys"].iter().any(|p| target.as_path() == Path::new(p))
+}
+
+/// Places that are the VM's own and not a view of the host's.
+fn is_own_tree(target: &VmPath) -> bool {
+    ["/dev", "/proc", "/sys"].iter().any(|p| target.as_path().starts_with(p))
+}
+
+fn attributes(restrict: Restrict) -> MountAttrFlags {
+    let mut attrs = MountAttrFlags::MOUNT_ATTR_NODEV;
+    for (set, flag) in [
+        (restrict.read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (restrict.nosuid, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (restrict.noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+    ] {
+        if set {
+            attrs |= flag;
+        }
+    }
+    attrs
+}
+
+fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
+    fs::open(path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty())
+}
+
+fn explain(error: &MountError, op: &SetupOp, mode: Mode) -> String {
+    let hint = match (op, error.errno) {
+        (SetupOp::Overlay { .. }, Errno::STALE) => {
+            "; the host directory was replaced since the VM was made: commit or discard from a new VM"
+        }
+        (SetupOp::Overlay { .. }, Errno::BUSY) => "; another VM or mount uses this layer",
+        (SetupOp::Overlay { .. }, Errno::INVAL | Errno::OPNOTSUPP) => "; see 'fvm doctor' for what this file system can do",
+        (_, Errno::PERM | Errno::ACCESS) if mode == Mode::Rootless => "; see 'fvm doctor' for what this kernel lets a user do",
+        _ => "",
+    };
+    format!("{error}{hint}")
+}

@@ -1,0 +1,420 @@
+//! The state directory: where VMs live, how they are found, created, locked and removed (`docs/spec/state.md`).
+//!
+//! ```text
+//!   <home>/format                 "1\n"
+//!   <home>/vms/<id>/vm.json       VmRecord, replaced atomically
+//!   <home>/vms/<id>/lock          held (OFD lock) by whoever runs, commits or deletes the VM
+//!   <home>/vms/<id>/root/         empty: where the VM's tree is put together, in its own mount namespace
+//!   <home>/vms/<id>/layers/<n>/   upper/ work/ (skeleton/, file)
+//!   <home>/vms/<id>/output.log    what a detached program printed
+//!   <home>/vms/.trash-<id>        being removed
+//!   <run>/<id>.sock               the keeper's control socket
+//! ```
+//!
+//! Invariants: "running" is not stored: it is the lock, which the kernel gives back when its holder dies. A directory
+//! in `vms/` without a lock holder that is ephemeral, half-built or half-deleted is rubbish, and [`Home::sweep`]
+//! removes it. A directory that cannot be read is reported, never removed.
+
+use crate::error::VmError;
+use fvm_model::vm::FORMAT;
+use fvm_model::{HostPath, VmId, VmName, VmRecord, VmState};
+use fvm_sys::dir::Dir;
+use fvm_sys::process;
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// The state directory and the run-time directory.
+#[derive(Debug, Clone)]
+pub struct Home {
+    state: PathBuf,
+    run: PathBuf,
+}
+
+/// A VM's lock, held until dropped.
+#[derive(Debug)]
+pub struct VmLock(#[expect(dead_code, reason = "held for its lock, not used otherwise")] File);
+
+/// One entry of `vms/`.
+#[derive(Debug)]
+pub enum Found {
+    /// A readable VM, and whether somebody holds its lock.
+    Vm(Box<VmRecord>, bool),
+    /// A directory whose record cannot be used, and why.
+    Broken(String, VmError),
+}
+
+impl Home {
+    /// Uses `state` and `run`, creating them (mode 0700) and the `format` file when they do not exist.
+    ///
+    /// # Errors
+    /// When a directory cannot be made, or the format is newer than this program's.
+    pub fn open(state: &Path, run: &Path) -> Result<Self, VmError> {
+        let home = Self { state: absolute(state)?, run: absolute(run)? };
+        let format = home.state.join("format");
+        match std::fs::read(&format) {
+            Ok(text) => check_format(&format, &text)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                make_dir(&home.state.join("vms"))?;
+                replace_file(&home.state, "format", format!("{FORMAT}\n").as_bytes(), true)?;
+            }
+            Err(e) => return Err(VmError::io("read", &format, &e)),
+        }
+        Ok(home)
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// The run-time directory.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    /// What every VM must not see: the state and run-time directories, and layers that lie elsewhere.
+    #[must_use]
+    pub fn masked(&self, record: &VmRecord) -> Vec<HostPath> {
+        let mut paths: Vec<HostPath> = [self.state.as_path(), self.run.as_path()]
+            .into_iter()
+            .chain((!record.layers_dir.as_path().starts_with(&self.state)).then(|| record.layers_dir.as_path()).and_then(Path::parent))
+            .filter_map(|p| HostPath::new(p).ok())
+            .collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    /// `vms/<id>`.
+    #[must_use]
+    pub fn vm_dir(&self, id: &VmId) -> PathBuf {
+        self.state.join("vms").join(id.as_str())
+    }
+
+    /// Where the program output of a detached VM goes.
+    #[must_use]
+    pub fn output_log(&self, id: &VmId) -> PathBuf {
+        self.vm_dir(id).join("output.log")
+    }
+
+    /// The directory of layer `n`.
+    #[must_use]
+    pub fn layer_dir(record: &VmRecord, n: u32) -> PathBuf {
+        record.layers_dir.as_path().join(n.to_string())
+    }
+
+    /// Every VM, sorted by name; unreadable ones last.
+    ///
+    /// # Errors
+    /// When `vms/` cannot be read.
+    pub fn list(&self) -> Result<Vec<Found>, VmError> {
+        let vms = self.state.join("vms");
+        let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
+        let mut found = Vec::new();
+        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
+            let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
+            match self.load(&id) {
+                Ok(record) => {
+                    let locked = self.is_locked(&id)?;
+                    found.push(Found::Vm(Box::new(record), locked));
+                }
+                // Deleted between the listing and the look.
+                Err(_) if !self.vm_dir(&id).exists() => {}
+                Err(e) => found.push(Found::Broken(id.to_string(), e)),
+            }
+        }
+        found.sort_by(|a, b| match (a, b) {
+            (Found::Vm(a, _), Found::Vm(b, _)) => a.name.cmp(&b.name),
+            (Found::Broken(a, _), Found::Broken(b, _)) => a.cmp(b),
+            (Found::Vm(..), Found::Broken(..)) => std::cmp::Ordering::Less,
+            (Found::Broken(..), Found::Vm(..)) => std::cmp::Ordering::Greater,
+        });
+        Ok(found)
+    }
+
+    /// The VM that `reference` means: its name, its id, or an unambiguous beginning of its id.
+    ///
+    /// # Errors
+    /// [`VmError::NoSuchVm`], [`VmError::Ambiguous`], or the error of the record when the one meant is unreadable.
+    pub fn find(&self, reference: &str) -> Result<VmRecord, VmError> {
+        let mut by_prefix = Vec::new();
+        for found in self.list()? {
+            match found {
+                Found::Vm(record, _) if record.state == VmState::Deleting => {}
+                Found::Vm(record, _) if record.name.as_str() == reference => return Ok(*record),
+                Found::Vm(record, _) if !reference.is_empty() && record.id.as_str().starts_with(reference) => {
+                    by_prefix.push(Ok(*record));
+                }
+                Found::Broken(id, error) if !reference.is_empty() && id.starts_with(reference) => by_prefix.push(Err(error)),
+                _ => {}
+            }
+        }
+        if by_prefix.len() > 1 {
+            return Err(VmError::Ambiguous(reference.to_owned(), by_prefix.len()));
+        }
+        by_prefix.pop().unwrap_or_else(|| Err(VmError::NoSuchVm(fvm_model::path::printable(reference.as_bytes()))))
+    }
+
+    /// Reads `vm.json` of `id`.
+    ///
+    /// # Errors
+    /// When it is missing, damaged, or of a newer format.
+    pub fn load(&self, id: &VmId) -> Result<VmRecord, VmError> {
+        let path = self.vm_dir(id).join("vm.json");
+        let bytes = std::fs::read(&path).map_err(|e| VmError::io("read", &path, &e))?;
+        parse_record(&bytes, id).map_err(|why| VmError::BadRecord { path, why })
+    }
+
+    /// Writes `vm.json`. `durable`: synced to disk before it counts.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is then still there.
+    pub fn save(&self, record: &VmRecord, durable: bool) -> Result<(), VmError> {
+        let mut text = serde_json::to_vec_pretty(record).map_err(|e| VmError::Internal(e.to_string()))?;
+        text.push(b'\n');
+        replace_file(&self.vm_dir(&record.id), "vm.json", &text, durable)
+    }
+
+    /// Makes the directory of a new VM and takes its lock. Nothing is found under its name until [`Home::save`].
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create_dir(&self, id: &VmId) -> Result<VmLock, VmError> {
+        let dir = self.vm_dir(id);
+        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                make_dir(&self.state.join("vms"))?;
+                make_dir(&dir)?;
+            }
+            Err(e) => return Err(VmError::io("create", &dir, &e)),
+            Ok(()) => {}
+        }
+        let root = dir.join("root");
+        std::fs::DirBuilder::new().mode(0o700).create(&root).map_err(|e| VmError::io("create", &root, &e))?;
+        self.try_lock(id)?.ok_or_else(|| VmError::Internal(format!("a new VM's lock is held: {id}")))
+    }
+
+    /// Takes the lock of a VM; `None` when somebody has it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn try_lock(&self, id: &VmId) -> Result<Option<VmLock>, VmError> {
+        lock_file(&self.vm_dir(id).join("lock"))
+    }
+
+    /// Whether somebody holds the lock of a VM: it runs, or is being committed or deleted.
+    ///
+    /// # Errors
+    /// When the lock file cannot be read.
+    pub fn is_locked(&self, id: &VmId) -> Result<bool, VmError> {
+        let path = self.vm_dir(id).join("lock");
+        match File::options().read(true).write(true).open(&path) {
+            Ok(file) => process::is_locked(&file).map_err(|e| VmError::sys("query lock of", &path, e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(VmError::io("open", &path, &e)),
+        }
+    }
+
+    /// Takes a VM out of sight at once (a rename); what is left is removed by [`Home::empty_trash`].
+    ///
+    /// # Errors
+    /// When the rename fails.
+    pub fn bury(&self, record: &VmRecord) -> Result<(), VmError> {
+        let from = self.vm_dir(&record.id);
+        let to = self.state.join("vms").join(format!(".trash-{}", record.id));
+        std::fs::rename(&from, &to).map_err(|e| VmError::io("remove", &from, &e))?;
+        let outside = record.layers_dir.as_path();
+        if !outside.starts_with(&self.state) {
+            if let (Some(parent), Some(name)) = (outside.parent(), outside.file_name()) {
+                let dir = Dir::open_root(parent).map_err(|e| VmError::sys("open", parent, e))?;
+                dir.remove_tree(Path::new(name)).map_err(|e| VmError::sys("remove", outside, e))?;
+            }
+        }
+        match std::fs::remove_file(self.run.join(format!("{}.sock", record.id))) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(VmError::io("remove the socket of", &from, &e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes everything that was buried. Slow: done after the answer.
+    ///
+    /// # Errors
+    /// The first entry that could not be removed.
+    pub fn empty_trash(&self) -> Result<(), VmError> {
+        let vms = self.state.join("vms");
+        let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
+        // One at a time; whoever has it removes ours too.
+        let Some(_lock) = lock_file(&vms.join(".trash-lock"))? else { return Ok(()) };
+        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
+            if name.to_str().is_some_and(|n| n.starts_with(".trash-")) {
+                dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what killed commands left: ephemeral, half-built and half-deleted VMs that nobody holds, sockets of
+    /// VMs that are gone, and the trash. Returns how many VMs went.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn sweep(&self) -> Result<usize, VmError> {
+        let vms = self.state.join("vms");
+        let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
+        let mut swept = 0;
+        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
+            let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
+            let rubbish = match self.load(&id) {
+                Ok(record) => record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting),
+                // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
+                Err(_) => !self.vm_dir(&id).join("vm.json").exists() && self.vm_dir(&id).join("lock").exists() && self.is_young_or_empty(&id),
+            };
+            if !rubbish || self.is_locked(&id)? {
+                continue;
+            }
+            let Some(_lock) = self.try_lock(&id)? else { continue };
+            match self.load(&id) {
+                Ok(record) => self.bury(&record)?,
+                Err(_) => dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?,
+            }
+            swept += 1;
+        }
+        self.empty_trash()?;
+        self.sweep_sockets()?;
+        Ok(swept)
+    }
+
+    /// A directory that was being created: it has no layers yet.
+    fn is_young_or_empty(&self, id: &VmId) -> bool {
+        !self.vm_dir(id).join("layers").exists()
+    }
+
+    fn sweep_sockets(&self) -> Result<(), VmError> {
+        let Ok(dir) = Dir::open_root(&self.run) else { return Ok(()) };
+        for name in dir.names().map_err(|e| VmError::sys("list", &self.run, e))? {
+            let id = name.to_str().and_then(|n| n.strip_suffix(".sock")).and_then(|n| n.parse::<VmId>().ok());
+            let Some(id) = id else { continue };
+            // Another state directory may share the run-time directory: only sockets of our own VMs are ours.
+            if self.vm_dir(&id).exists() && !self.is_locked(&id)? {
+                dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &self.run.join(&name), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A name that no VM has: `given`, or one made from the id.
+    ///
+    /// # Errors
+    /// When `given` is taken.
+    pub fn free_name(&self, given: Option<&VmName>, id: &VmId) -> Result<VmName, VmError> {
+        match given {
+            None => format!("vm-{}", &id.as_str()[..8]).parse().map_err(|e| VmError::Internal(format!("{e}"))),
+            Some(name) => match self.find(name.as_str()) {
+                Err(VmError::NoSuchVm(_)) => Ok(name.clone()),
+                Ok(_) => Err(VmError::NameTaken(name.clone())),
+                // A prefix of some id: not that VM's name.
+                Err(VmError::Ambiguous(..)) => Ok(name.clone()),
+                Err(e) => Err(e),
+            },
+        }
+    }
+
+    /// Serialises creation under a name: held while a name is looked up and taken.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn lock_names(&self) -> Result<VmLock, VmError> {
+        let path = self.state.join("vms/.names");
+        let file = open_lock(&path)?;
+        fs::flock(&file, fs::FlockOperation::LockExclusive).map_err(|e| VmError::sys("lock", &path, e))?;
+        Ok(VmLock(file))
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, VmError> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, mode)
+        .map(File::from)
+        .map_err(|e| VmError::sys("open", path, e))
+}
+
+fn lock_file(path: &Path) -> Result<Option<VmLock>, VmError> {
+    let file = open_lock(path)?;
+    Ok(process::try_lock(&file).map_err(|e| VmError::sys("lock", path, e))?.then_some(VmLock(file)))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, VmError> {
+    let made = make_dir(path);
+    path.canonicalize().map_err(|e| made.err().unwrap_or_else(|| VmError::io("find", path, &e)))
+}
+
+fn make_dir(path: &Path) -> Result<(), VmError> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| VmError::io("create", path, &e))
+}
+
+fn check_format(path: &Path, text: &[u8]) -> Result<(), VmError> {
+    let version = std::str::from_utf8(text).ok().and_then(|t| t.trim().parse::<u32>().ok());
+    match version {
+        Some(v) if v <= FORMAT => Ok(()),
+        Some(v) => Err(VmError::BadRecord { path: path.into(), why: newer(v) }),
+        None => Err(VmError::BadRecord { path: path.into(), why: "it holds no version number".into() }),
+    }
+}
+
+fn newer(version: u32) -> String {
+    format!("it has format {version}, and this fvm reads up to {FORMAT}: use a newer fvm")
+}
+
+/// Parses `vm.json`: a newer format is refused before anything else is looked at.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn parse_record(bytes: &[u8], id: &VmId) -> Result<VmRecord, String> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let head: Head = serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))?;
+    if head.format > FORMAT {
+        return Err(newer(head.format));
+    }
+    let record: VmRecord = serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))?;
+    if record.id != *id {
+        return Err(format!("it says it is of VM {}", record.id));
+    }
+    Ok(record)
+}
+
+/// Replaces `dir/name` by `bytes`, so that a reader, or a power cut, finds the old content or the new.
+fn replace_file(dir: &Path, name: &str, bytes: &[u8], durable: bool) -> Result<(), VmError> {
+    let (target, temp) = (dir.join(name), dir.join(format!(".{name}.new")));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temp)?;
+        file.write_all(bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        std::fs::rename(&temp, &target)?;
+        if durable {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().map_err(|e| VmError::io("write", &target, &e))
+}
+
+impl VmError {
+    pub(crate) fn io(what: &'static str, path: &Path, error: &std::io::Error) -> Self {
+        Self::sys(what, path, Errno::from_io_error(error).unwrap_or(Errno::IO))
+    }
+
+    pub(crate) fn sys(what: &'static str, path: &Path, errno: Errno) -> Self {
+        Self::Io { what, path: path.to_owned(), errno }
+    }
+}

@@ -1,0 +1,158 @@
+//! PID 1 of a VM: starts the programs it is asked to, reaps every process, ends with its keeper.
+//!
+//! ```text
+//!   keeper ── orders ──► init ── fork ──► program                   (no terminal: init watches it itself)
+//!                          └──── fork ──► monitor ── fork ──► program   (terminal: crate::session)
+//! ```
+//!
+//! Invariants: one thread, one loop; it holds no descriptor but its own; it trusts its keeper and nobody in the VM;
+//! when the orders end, so does it, and the kernel ends the VM's other processes with it.
+
+use crate::proto::{self, Order, Program, Status, Word};
+use crate::session;
+use fvm_sys::process::{self, Waited};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+
+/// A program that init watches.
+struct Watched {
+    pid: i32,
+    session: OwnedFd,
+    /// It has a monitor that reports for it.
+    monitored: bool,
+    /// The client has hung up.
+    alone: bool,
+}
+
+/// Serves until the keeper goes or says stop.
+pub fn serve(orders: &OwnedFd) -> ! {
+    let code = i32::from(run(orders).is_err());
+    process::exit_now(code)
+}
+
+fn run(orders: &OwnedFd) -> Result<(), Errno> {
+    // No terminal of the host's, whatever the keeper's session was.
+    let _already_leader = rustix::process::setsid();
+    process::default_signals();
+    let signals = process::signal_fd(&[Signal::CHILD.as_raw()])?;
+    let mut watched: Vec<Watched> = Vec::new();
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let (order_ready, signal_ready, session_ready) = wait_for_work(orders, &signals, &watched, deadline)?;
+        if signal_ready {
+            while process::next_signal(&signals)?.is_some() {}
+            let any_left = reap(&mut watched);
+            if deadline.is_some() && !any_left {
+                return Ok(());
+            }
+        }
+        if deadline.is_some_and(|d| Instant::now() >= d) {
+            return Ok(());
+        }
+        for (index, entry) in watched.iter_mut().enumerate() {
+            if session_ready.get(index).copied().unwrap_or(false) {
+                listen(entry);
+            }
+        }
+        if order_ready {
+            match proto::read_message::<Order>(orders) {
+                Ok(Some((Order::Start(program), fds))) => watched.extend(start(&program, fds)),
+                Ok(Some((Order::Stop { grace_ms }, _))) => {
+                    deadline = Some(Instant::now() + Duration::from_millis(grace_ms));
+                    // Paused ones must wake to see it.
+                    let _none = process::kill(-1, Signal::TERM.as_raw()).and_then(|()| process::kill(-1, Signal::CONT.as_raw()));
+                    if !reap(&mut watched) {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(_) => return Err(Errno::BADMSG),
+            }
+        }
+    }
+}
+
+/// Sleeps until there is something to do: (an order, a signal, which sessions).
+fn wait_for_work(
+    orders: &OwnedFd,
+    signals: &OwnedFd,
+    watched: &[Watched],
+    deadline: Option<Instant>,
+) -> Result<(bool, bool, Vec<bool>), Errno> {
+    let mut polled = vec![PollFd::new(orders, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+    polled.extend(watched.iter().filter(|w| listens(w)).map(|w| PollFd::new(&w.session, PollFlags::IN)));
+    let timeout = deadline.map(|d| {
+        let left = d.saturating_duration_since(Instant::now());
+        rustix::time::Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) }
+    });
+    match poll(&mut polled, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(e) => return Err(e),
+    }
+    let ready = |p: &PollFd<'_>| !p.revents().is_empty();
+    let (order, signal) = (ready(&polled[0]), ready(&polled[1]));
+    let mut rest = polled[2..].iter();
+    let sessions = watched.iter().map(|w| listens(w) && rest.next().is_some_and(ready)).collect();
+    Ok((order, signal, sessions))
+}
+
+fn listens(entry: &Watched) -> bool {
+    !entry.monitored && !entry.alone
+}
+
+/// Collects everything that ended; tells the sessions. Whether any child is left.
+fn reap(watched: &mut Vec<Watched>) -> bool {
+    loop {
+        match process::wait_nonblocking(-1, false) {
+            Ok(Some((pid, how))) => {
+                let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };
+                let entry = watched.swap_remove(index);
+                let status = match how {
+                    // A monitor that ends well has reported already.
+                    Waited::Exited(0) if entry.monitored => continue,
+                    Waited::Exited(code) => Status::Exited(code),
+                    Waited::Signaled(signal) | Waited::Stopped(signal) => Status::Signaled(signal),
+                };
+                let _hung_up = proto::write_packet(&entry.session, &status, &[]);
+            }
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+fn listen(entry: &mut Watched) {
+    match proto::read_packet::<Word>(&entry.session) {
+        Some((Word::Signal(signal), _)) => {
+            let _ended = process::kill(entry.pid, signal);
+        }
+        Some((Word::Continue, _)) => {
+            let _ended = process::kill(entry.pid, Signal::CONT.as_raw());
+        }
+        None => {
+            // The client is gone: what a closed terminal would do.
+            entry.alone = true;
+            let _ended = process::kill(entry.pid, Signal::HUP.as_raw());
+        }
+    }
+}
+
+/// Starts a program; a failure is told to its session.
+fn start(program: &Program, mut fds: Vec<OwnedFd>) -> Option<Watched> {
+    if fds.is_empty() {
+        return None;
+    }
+    let session = fds.remove(0);
+    let mut passed = fds.into_iter();
+    let streams = program.passed.map(|is| if is { passed.next() } else { None });
+    match session::start(program, &session, streams) {
+        Ok(pid) => Some(Watched { pid, session, monitored: program.terminal.is_some(), alone: false }),
+        Err(e) => {
+            let _hung_up = proto::write_packet(session.as_fd(), &Status::NotExecuted(e.raw_os_error()), &[]);
+            None
+        }
+    }
+}

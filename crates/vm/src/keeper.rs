@@ -1,0 +1,176 @@
+//! The keeper: one process per running VM, outside it. Holds the VM's lock, its init and the control socket.
+//!
+//! ```text
+//!   fvm run      the command itself is the keeper; the control socket is served by a thread beside it
+//!   fvm start    a process of its own, without a terminal: crate::manager forks it
+//! ```
+//!
+//! Invariants: it answers only its own user (the socket lies in a 0700 directory); when it dies, init dies; when
+//! init dies, it gives the lock back and removes its socket.
+
+use crate::error::VmError;
+use crate::home::Home;
+use crate::launch::Launched;
+use crate::proto::{self, Order, Reply, Request};
+use fvm_model::{VmId, VmName};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with};
+use rustix::process::{PidfdFlags, Signal};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longer than the grace that init gives, before the keeper stops waiting for it.
+const STOP_MARGIN_MS: u64 = 2_000;
+
+/// The control socket of a VM that is being started or runs; removed when dropped.
+#[derive(Debug)]
+pub struct Control {
+    listener: OwnedFd,
+    dir: OwnedFd,
+    name: String,
+}
+
+impl Control {
+    /// Opens the control socket of `id`, replacing a dead one. The caller holds the VM's lock.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(home: &Home, id: &VmId) -> Result<Self, VmError> {
+        let error = |e| VmError::sys("make a control socket in", home.run_dir(), e);
+        let dir = run_dir(home)?;
+        let name = format!("{id}.sock");
+        match fs::unlinkat(&dir, name.as_str(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(error(e)),
+        }
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(error)?;
+        bind(&listener, &address(&dir, &name).map_err(error)?).map_err(error)?;
+        listen(&listener, 64).map_err(error)?;
+        Ok(Self { listener, dir, name })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Removed already, or swept by the next command.
+        let _gone = fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());
+    }
+}
+
+fn run_dir(home: &Home) -> Result<OwnedFd, VmError> {
+    fs::open(home.run_dir(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| VmError::sys("open", home.run_dir(), e))
+}
+
+/// Through the directory's descriptor, because a socket address holds only 107 bytes of path.
+fn address(dir: &OwnedFd, name: &str) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new(PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())))
+}
+
+/// Answers requests until init ends, or `also` becomes readable. Returns whether init has ended.
+///
+/// # Errors
+/// When waiting fails.
+pub fn serve(control: &Control, vm: &Launched, also: Option<&OwnedFd>) -> Result<bool, Errno> {
+    loop {
+        let mut polled = vec![PollFd::new(&vm.pidfd, PollFlags::IN), PollFd::new(&control.listener, PollFlags::IN)];
+        polled.extend(also.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        match poll(&mut polled, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(e),
+        }
+        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        if ready[0] {
+            return Ok(true);
+        }
+        if ready.get(2).copied().unwrap_or(false) {
+            return Ok(false);
+        }
+        if ready[1]
+            && let Ok(client) = accept_with(&control.listener, SocketFlags::CLOEXEC)
+        {
+            answer(&client, vm);
+        }
+    }
+}
+
+/// One request. A client that says nothing for a second, or nonsense, is dropped.
+fn answer(client: &OwnedFd, vm: &Launched) {
+    let _unlimited = rustix::net::sockopt::set_socket_timeout(client, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_secs(1)));
+    let Ok(Some((request, fds))) = proto::read_message::<Request>(client) else { return };
+    let done = |result: Result<(), Errno>| result.map_or_else(|e| Reply::Refused(e.to_string()), |()| Reply::Done);
+    let reply = match request {
+        Request::Info => Reply::Info { keeper: rustix::process::getpid().as_raw_nonzero().get(), init: vm.init.as_raw_nonzero().get() },
+        Request::Start(program) => {
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            done(proto::write_message(&vm.orders, &Order::Start(program), &fds))
+        }
+        Request::Stop { grace_ms } => {
+            let asked = proto::write_message(&vm.orders, &Order::Stop { grace_ms }, &[]);
+            if asked.is_err() || !ends_within(vm, grace_ms.saturating_add(STOP_MARGIN_MS)) {
+                done(end(vm))
+            } else {
+                Reply::Done
+            }
+        }
+        Request::Kill => done(end(vm)),
+    };
+    // A client that left does not need the answer.
+    let _left = proto::write_message(client, &reply, &[]);
+}
+
+fn ends_within(vm: &Launched, wait_ms: u64) -> bool {
+    let timeout = rustix::time::Timespec {
+        tv_sec: (wait_ms / 1000).cast_signed(),
+        tv_nsec: i64::try_from(wait_ms % 1000).unwrap_or(0) * 1_000_000,
+    };
+    let mut polled = [PollFd::new(&vm.pidfd, PollFlags::IN)];
+    poll(&mut polled, Some(&timeout)).is_ok_and(|n| n > 0)
+}
+
+/// Ends init, and with it every process of the VM, and waits until it is gone.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn end(vm: &Launched) -> Result<(), Errno> {
+    match rustix::process::pidfd_send_signal(&vm.pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(e) => return Err(e),
+    }
+    ends_within(vm, u64::from(u32::MAX));
+    Ok(())
+}
+
+/// Sends one request to the keeper of a VM.
+///
+/// # Errors
+/// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer.
+pub fn ask(home: &Home, id: &VmId, name: &VmName, request: &Request, fds: &[rustix::fd::BorrowedFd<'_>]) -> Result<Reply, VmError> {
+    let broken = |why: &dyn std::fmt::Display| VmError::Keeper { name: name.clone(), why: why.to_string() };
+    let dir = run_dir(home)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(|e| broken(&e))?;
+    match connect(&socket, &address(&dir, &format!("{id}.sock")).map_err(|e| broken(&e))?) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(VmError::NotRunning(name.clone())),
+        Err(e) => return Err(broken(&e)),
+    }
+    proto::write_message(&socket, request, fds).map_err(|e| broken(&e))?;
+    match proto::read_message::<Reply>(&socket) {
+        Ok(Some((Reply::Refused(why), _))) => Err(broken(&why)),
+        Ok(Some((reply, _))) => Ok(reply),
+        Ok(None) => Err(broken(&"it hung up")),
+        Err(e) => Err(broken(&e)),
+    }
+}
+
+/// A descriptor of a process, to wait for its end.
+///
+/// # Errors
+/// The kernel's.
+pub fn watch(pid: i32) -> Result<OwnedFd, Errno> {
+    rustix::process::pidfd_open(rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())
+}

@@ -1,0 +1,339 @@
+//! From a blueprint to a running init: which process does what, in which namespaces.
+//!
+//! ```text
+//!   keeper ──fork──► builder (shifted mode only)             keeper ──clone(namespaces)──► init (rootless)
+//!      │               │ unshare(mount)                      keeper ──clone(pid)─────────► init (identity)
+//!      │               ├─clone(user pid ipc uts cgroup [net])──► init   (a child of the keeper: CLONE_PARENT)
+//!      │◄── pid ───────┤ write id maps                             │ waits
+//!      │               │ ops up to EnterNamespaces                 │
+//!      │               └── go ────────────────────────────────────►│ unshare(mount): all mounts become locked
+//!      │                 exit                                      │ the other ops, pivot_root
+//!      │◄── ready | error ─────────────────────────────────────────┘ serve (crate::init)
+//! ```
+//!
+//! Invariants: init dies with the keeper (`PR_SET_PDEATHSIG`, and the end of its control socket); no descriptor of
+//! the keeper reaches init but its control socket; init is not dumpable and was never exec'ed, so not even the VM's
+//! root can trace it.
+
+use crate::blueprint::{Blueprint, SHIFT};
+use crate::error::VmError;
+use crate::executor::{Site, StepError};
+use crate::init;
+use crate::op::SetupOp;
+use fvm_model::Mode;
+use fvm_sys::process::{self, Fork, Namespaces};
+use fvm_sys::{ids, socket};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{self, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+/// A VM whose init waits for orders.
+#[derive(Debug)]
+pub struct Launched {
+    /// Init's process id on the host.
+    pub init: Pid,
+    /// The same as a descriptor; readable when init has ended.
+    pub pidfd: OwnedFd,
+    /// Orders to init ([`crate::proto::Order`]).
+    pub orders: OwnedFd,
+}
+
+/// What builder and init tell the keeper while the VM is being built.
+#[derive(Debug, Serialize, Deserialize)]
+enum Progress {
+    Init(i32),
+    Ready,
+    Failed(StepError),
+}
+
+/// Largest [`Progress`] message.
+const PROGRESS_MAX_BYTES: usize = 64 << 10;
+
+/// Builds the VM and starts its init. The calling process must have one thread, and the calling thread must live as
+/// long as the VM.
+///
+/// # Errors
+/// [`VmError::Setup`] with the step that failed; nothing of the VM is left running.
+pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
+    let pair = |kind| {
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(|e| VmError::Sys("make a socket pair", e))
+    };
+    let (orders, init_orders) = pair(SocketType::STREAM)?;
+    let (progress, report) = pair(SocketType::SEQPACKET)?;
+    let Some(enter) = blueprint.ops.iter().position(|op| matches!(op, SetupOp::EnterNamespaces { .. })) else {
+        return Err(VmError::Internal("a blueprint without namespaces".into()));
+    };
+    let SetupOp::EnterNamespaces { network, uid_map, gid_map } = blueprint.ops[enter] else {
+        return Err(VmError::Internal("a blueprint without namespaces".into()));
+    };
+    let mut namespaces = Namespaces::USER.and(Namespaces::PID).and(Namespaces::IPC).and(Namespaces::UTS).and(Namespaces::CGROUP);
+    if network {
+        namespaces = namespaces.and(Namespaces::NET);
+    }
+    let entry = Entry { namespaces, maps: Maps { uid: uid_map, gid: gid_map }, before: &blueprint.ops[..enter], after: &blueprint.ops[enter + 1..] };
+    let ends = Ends { orders: init_orders, report };
+    let started = match site.mode {
+        Mode::Shifted => start_shifted(site, &entry, ends),
+        Mode::Rootless => start_rootless(site, &entry, ends),
+        Mode::Identity => start_identity(site, &entry, ends),
+    };
+    let child = started.map_err(|e| VmError::Setup {
+        step: "make the namespaces".into(),
+        why: format!("{e}; see 'fvm doctor' for what this kernel allows"),
+    })?;
+    await_ready(child, &progress).and_then(|init| {
+        let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
+        Ok(Launched { init, pidfd, orders })
+    })
+}
+
+struct Maps {
+    uid: [u32; 3],
+    gid: [u32; 3],
+}
+
+struct Entry<'a> {
+    namespaces: Namespaces,
+    maps: Maps,
+    before: &'a [SetupOp],
+    after: &'a [SetupOp],
+}
+
+/// The ends of the sockets that the VM's side uses.
+struct Ends {
+    orders: OwnedFd,
+    report: OwnedFd,
+}
+
+impl Ends {
+    fn tell(&self, progress: &Progress) {
+        // The keeper is the only listener; if it is gone, this process dies with it.
+        let bytes = serde_json::to_vec(progress).unwrap_or_default();
+        let _gone = socket::send(&self.report, &bytes, &[]);
+    }
+
+    fn give_up(&self, error: StepError) -> ! {
+        self.tell(&Progress::Failed(error));
+        process::exit_now(1)
+    }
+}
+
+fn start_shifted(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
+    match process::fork()? {
+        Fork::Parent(builder) => Ok(Some(builder)),
+        Fork::Child => {
+            die_with_parent();
+            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
+            if let Err(error) = build_shifted(&mut site, entry, &ends) {
+                ends.give_up(error);
+            }
+            process::exit_now(0)
+        }
+    }
+}
+
+fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), StepError> {
+    let step = |step: &str| {
+        let step = step.to_owned();
+        move |e: Errno| StepError { step, why: format!("{e}; see 'fvm doctor' for what this kernel allows") }
+    };
+    process::unshare(Namespaces::MOUNT).map_err(step("make a mount namespace"))?;
+    let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
+    let init = match process::clone_into(entry.namespaces, true).map_err(step("make the namespaces"))? {
+        Fork::Parent(init) => init,
+        Fork::Child => {
+            drop(went);
+            let mut byte = [0u8];
+            // The end of the pipe without a byte: the builder failed, and has said so.
+            if rustix::io::read(&go, &mut byte[..]) != Ok(1) {
+                process::exit_now(1);
+            }
+            drop(go);
+            enter_shifted(site, entry, ends)
+        }
+    };
+    drop(go);
+    ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
+    write_maps(init, &entry.maps, false).map_err(step("map the VM's ids"))?;
+    let userns = format!("/proc/{}/ns/user", init.as_raw_nonzero());
+    site.idmap = Some(fs::open(userns.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty()).map_err(step("open the user namespace"))?);
+    // overlayfs makes its work files as this process: it must be somebody whom the shifted layers know.
+    ids::keep_capabilities().map_err(step("keep capabilities"))?;
+    ids::set_fs_ids(SHIFT, SHIFT).map_err(step("take the VM's file ids"))?;
+    rustix::process::umask(FileMode::empty());
+    for op in entry.before {
+        site.execute(op)?;
+    }
+    rustix::io::write(&went, b"!").map_err(step("start init"))?;
+    Ok(())
+}
+
+fn enter_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
+    let enter = |site: &mut Site| -> Result<(), Errno> {
+        process::unshare(Namespaces::MOUNT)?;
+        site.reopen()?;
+        ids::become_root_of_namespace()
+    };
+    if let Err(e) = enter(site) {
+        ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
+    }
+    finish(site, entry, ends)
+}
+
+fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
+    let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match process::clone_into(entry.namespaces.and(Namespaces::MOUNT), false)? {
+        Fork::Parent(init) => {
+            drop(go);
+            ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
+            match write_maps(init, &entry.maps, true) {
+                Ok(()) => drop(rustix::io::write(&went, b"!")?),
+                Err(e) => ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() })),
+            }
+            Ok(None)
+        }
+        Fork::Child => {
+            drop(went);
+            let mut byte = [0u8];
+            if rustix::io::read(&go, &mut byte[..]) != Ok(1) {
+                process::exit_now(1);
+            }
+            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
+            rustix::process::umask(FileMode::empty());
+            for op in entry.before {
+                if let Err(error) = site.execute(op) {
+                    ends.give_up(error);
+                }
+            }
+            finish(&mut site, entry, &ends)
+        }
+    }
+}
+
+/// Init builds as the host's root, in a new process namespace, and enters the user namespace at the end, so that
+/// every mount, `/proc` with its guards too, is locked. The keeper writes the maps.
+fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
+    let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (entered, has_entered) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match process::clone_into(Namespaces::PID, false)? {
+        Fork::Parent(init) => {
+            drop((go, has_entered));
+            ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
+            let mut byte = [0u8];
+            // No byte: init failed before, and says so itself.
+            if rustix::io::read(&entered, &mut byte[..]) == Ok(1) {
+                match write_maps(init, &entry.maps, false) {
+                    Ok(()) => drop(rustix::io::write(&went, b"!")?),
+                    Err(e) => ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() })),
+                }
+            }
+            Ok(None)
+        }
+        Fork::Child => {
+            drop((went, entered));
+            let keep = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), go.as_raw_fd(), has_entered.as_raw_fd()];
+            process::close_all_but(&keep);
+            rustix::process::umask(FileMode::empty());
+            let built = process::unshare(Namespaces::MOUNT)
+                .map_err(|e| StepError { step: "make a mount namespace".into(), why: e.to_string() })
+                .and_then(|()| entry.before.iter().try_for_each(|op| site.execute(op)));
+            if let Err(error) = built {
+                ends.give_up(error);
+            }
+            let enter = |site: &mut Site| -> Result<(), Errno> {
+                process::unshare(Namespaces::USER)?;
+                rustix::io::write(&has_entered, b"!")?;
+                let mut byte = [0u8];
+                if rustix::io::read(&go, &mut byte[..])? != 1 {
+                    return Err(Errno::PERM);
+                }
+                ids::become_root_of_namespace()?;
+                process::unshare(entry.namespaces.without(Namespaces::USER.and(Namespaces::PID)).and(Namespaces::MOUNT))?;
+                site.reopen()
+            };
+            if let Err(e) = enter(&mut site) {
+                ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
+            }
+            drop((go, has_entered));
+            finish(&mut site, entry, &ends)
+        }
+    }
+}
+
+/// Init, in its namespaces: the last operations, then service.
+fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
+    for op in entry.after {
+        if let Err(error) = site.execute(op) {
+            ends.give_up(error);
+        }
+    }
+    // After the last change of credentials, which would reset both.
+    die_with_parent();
+    let _old_kernel = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    rustix::process::umask(FileMode::from_raw_mode(0o022));
+    ends.tell(&Progress::Ready);
+    let orders = rustix::io::dup(&ends.orders);
+    process::close_all_but(&[orders.as_ref().map_or(-1, AsRawFd::as_raw_fd)]);
+    match orders {
+        Ok(orders) => init::serve(&orders),
+        Err(_) => process::exit_now(1),
+    }
+}
+
+fn die_with_parent() {
+    let _cannot_fail = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+}
+
+/// Writes the id maps of a process that waits in a new user namespace. `alone`: without privilege the kernel asks
+/// that `setgroups` be given up first.
+fn write_maps(pid: Pid, maps: &Maps, alone: bool) -> Result<(), Errno> {
+    let write = |name: &str, text: &str| -> Result<(), Errno> {
+        let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
+        let file = fs::open(path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())?;
+        rustix::io::write(&file, text.as_bytes()).map(drop)
+    };
+    let line = |[inside, outside, count]: [u32; 3]| format!("{inside} {outside} {count}\n");
+    write("uid_map", &line(maps.uid))?;
+    if alone {
+        write("setgroups", "deny")?;
+    }
+    write("gid_map", &line(maps.gid))
+}
+
+/// Waits until init is ready; on failure ends and collects whatever was started.
+fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Pid, VmError> {
+    let mut init = None;
+    let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
+    let failure = loop {
+        let message = socket::receive(progress.as_fd(), &mut buffer).map(|(len, _)| serde_json::from_slice(&buffer[..len]));
+        match message {
+            Ok(Ok(Progress::Init(pid))) => init = Pid::from_raw(pid),
+            Ok(Ok(Progress::Ready)) => break None,
+            Ok(Ok(Progress::Failed(error))) => break Some(error),
+            Ok(Err(_)) | Err(_) => {
+                break Some(StepError { step: "wait for init".into(), why: "it ended before it was ready".into() });
+            }
+        }
+    };
+    if let Some(builder) = child {
+        collect(builder);
+    }
+    match (failure, init) {
+        (None, Some(init)) => Ok(init),
+        (failure, init) => {
+            if let Some(init) = init {
+                let _already_gone = rustix::process::kill_process(init, Signal::KILL);
+                collect(init);
+            }
+            let error = failure.unwrap_or(StepError { step: "wait for init".into(), why: "it has no process id".into() });
+            Err(VmError::Setup { step: error.step, why: error.why })
+        }
+    }
+}
+
+fn collect(pid: Pid) {
+    let _not_ours = process::wait_blocking(pid.as_raw_nonzero().get(), false);
+}

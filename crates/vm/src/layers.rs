@@ -1,0 +1,122 @@
+//! The directories of layers, made by the keeper before the namespaces exist.
+//!
+//! ```text
+//!   layers/<n>/upper     takes the owner and mode of the directory it stands over
+//!   layers/<n>/work      overlayfs's own
+//!   layers/<n>/skeleton  rootless: the names of a directory that has mounts below it; made anew at each start
+//!   layers/<n>/file      a private copy of a file that is a mount point
+//! ```
+//!
+//! Invariant: an `upper` or `file` that exists is never touched: it is the VM's state.
+
+use crate::blueprint::{Blueprint, is_small};
+use crate::error::VmError;
+use crate::op::SetupOp;
+use fvm_model::{HostPath, Mode};
+use fvm_sys::dir::Dir;
+use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+
+/// Makes what is missing of the layers that `blueprint` uses.
+///
+/// # Errors
+/// When a directory cannot be made.
+pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode) -> Result<(), VmError> {
+    make(layers_dir)?;
+    for op in &blueprint.ops {
+        match op {
+            SetupOp::Overlay { layer, lower, skeleton, .. } => {
+                let dir = layers_dir.join(layer.to_string());
+                let upper = dir.join("upper");
+                if !upper.exists() {
+                    make(&dir)?;
+                    make(&dir.join("work"))?;
+                    make(&upper)?;
+                    imitate(&upper, lower, mode)?;
+                }
+                if *skeleton {
+                    make_skeleton(&dir, lower)?;
+                }
+            }
+            SetupOp::File { layer, source, .. } => {
+                let dir = layers_dir.join(layer.to_string());
+                let copy = dir.join("file");
+                if !copy.exists() {
+                    make(&dir)?;
+                    std::fs::copy(source.as_path(), &copy).map_err(|e| VmError::io("copy to", &copy, &e))?;
+                    imitate(&copy, source, mode)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn make(path: &Path) -> Result<(), VmError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(path)
+            .map_err(|e| VmError::io("create", path, &e)),
+        Err(e) => Err(VmError::io("create", path, &e)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The root of an overlay shows the owner and mode of its upper directory: make them those of the host's directory.
+/// A user cannot give it away, so where the user may not write, the write permission goes instead.
+fn imitate(upper: &Path, lower: &HostPath, mode: Mode) -> Result<(), VmError> {
+    let Ok(meta) = lower.as_path().metadata() else { return Ok(()) };
+    let mut bits = meta.mode() & 0o7777;
+    if mode == Mode::Rootless {
+        if fs::accessat(CWD, lower.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_err() {
+            bits &= !0o222;
+        }
+        bits |= 0o500;
+    } else {
+        fs::chown(upper, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid())))
+            .map_err(|e| VmError::sys("give", upper, e))?;
+    }
+    fs::chmod(upper, FileMode::from_raw_mode(bits)).map_err(|e| VmError::sys("set the mode of", upper, e))
+}
+
+/// Makes `skeleton/` anew from the names in `host`.
+fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
+    let handle = Dir::open_root(dir).map_err(|e| VmError::sys("open", dir, e))?;
+    handle.remove_tree(Path::new("skeleton")).map_err(|e| VmError::sys("remove", &dir.join("skeleton"), e))?;
+    let skeleton = dir.join("skeleton");
+    make(&skeleton)?;
+    let copies = fs::accessat(CWD, host.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    let entries = std::fs::read_dir(host.as_path()).map_err(|e| VmError::io("list", host.as_path(), &e))?;
+    for entry in entries.flatten() {
+        let to = skeleton.join(entry.file_name());
+        let from = host.as_path().join(entry.file_name());
+        let Ok(kind) = entry.file_type() else { continue };
+        let made = if kind.is_dir() {
+            std::fs::create_dir(&to)
+        } else if kind.is_symlink() {
+            std::fs::read_link(&from).and_then(|target| std::os::unix::fs::symlink(target, &to))
+        } else if kind.is_file() {
+            if copies && is_small(&from) { copy_with_times(&from, &to) } else { std::fs::File::create(&to).map(drop) }
+        } else {
+            continue;
+        };
+        match made {
+            // A file that the user may not read, or that went away meanwhile, is simply not there.
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound) => {}
+            other => other.map_err(|e| VmError::io("create", &to, &e))?,
+        }
+    }
+    fs::chmod(&skeleton, FileMode::from_raw_mode(0o755)).map_err(|e| VmError::sys("set the mode of", &skeleton, e))
+}
+
+fn copy_with_times(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::copy(from, to)?;
+    let meta = from.metadata()?;
+    let file: std::fs::File = fs::open(to, OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())?.into();
+    file.set_modified(meta.modified()?)
+}

@@ -1,0 +1,383 @@
+//! What one can do with a VM: create, boot, detach, run a program in it, stop, kill, delete.
+//!
+//! ```text
+//!   create ─► (VmRecord, VmLock) ─ boot ─► Running ─ program ─► session ─ attach ─► Ended ─ Running::end
+//!                                └ detach ─► a keeper of its own
+//! ```
+//!
+//! Invariants: a VM's layers are written only while its lock is held; a VM that nobody may keep is never synced to
+//! disk; whatever fails, no process is left.
+
+use crate::attach::{self, Ended, Streams};
+use crate::blueprint::{self, Blueprint, Brief};
+use crate::error::VmError;
+use crate::executor::Site;
+use crate::home::{Home, VmLock};
+use crate::keeper::{self, Control};
+use crate::launch::{self, Launched};
+use crate::layers;
+use crate::proto::{self, Order, Program, Reply, Request};
+use fvm_host::HostFacts;
+use fvm_model::path::Bytes;
+use fvm_model::vm::FORMAT;
+use fvm_model::{HostPath, Mode, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
+use fvm_sys::process::{self, Fork};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, Mode as FileMode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::stdio::{stderr, stdin, stdout};
+use std::ffi::OsString;
+
+/// What a new VM shall be.
+#[derive(Debug, Clone, Default)]
+pub struct NewVm {
+    /// Its name; made up when `None`.
+    pub name: Option<VmName>,
+    /// What it may use.
+    pub policy: Policy,
+    /// Deleted when its run ends.
+    pub ephemeral: bool,
+}
+
+/// A program as a person gives it.
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    /// Name and arguments.
+    pub argv: Vec<OsString>,
+    /// Environment; `FVM=<name>` is added.
+    pub env: Vec<(OsString, OsString)>,
+    /// Working directory.
+    pub cwd: OsString,
+    /// File mode creation mask.
+    pub umask: u32,
+}
+
+impl Call {
+    fn program(&self, vm: &VmName, passed: [bool; 3], terminal: Option<proto::WindowSize>) -> Program {
+        let own = (OsString::from("FVM"), OsString::from(vm.as_str()));
+        Program {
+            argv: self.argv.iter().cloned().map(Bytes).collect(),
+            env: self
+                .env
+                .iter()
+                .filter(|(key, _)| key != "FVM")
+                .cloned()
+                .chain([own])
+                .map(|(key, value)| (Bytes(key), Bytes(value)))
+                .collect(),
+            cwd: Bytes(self.cwd.clone()),
+            terminal,
+            passed,
+            umask: self.umask,
+        }
+    }
+}
+
+/// Makes a VM: its directory and record, and its lock, held.
+///
+/// # Errors
+/// When the name is taken or the state directory cannot be written.
+pub fn create(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<(VmRecord, VmLock), VmError> {
+    let mut random = [0u8; 6];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| VmError::Sys("get a random number", e))?;
+    let id = VmId::from_random(random);
+    // A made-up name cannot clash, so it need not wait for others.
+    let _names = new.name.is_some().then(|| home.lock_names()).transpose()?;
+    let name = home.free_name(new.name.as_ref(), &id)?;
+    let lock = home.create_dir(&id)?;
+    let place = fvm_host::choose_layers_dir(&home.vm_dir(&id), home.run_dir())?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let record = VmRecord {
+        format: FORMAT,
+        name,
+        state: VmState::Stopped,
+        ephemeral: new.ephemeral,
+        forked: Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) },
+        mode: mode_for(facts),
+        uid: facts.ids.euid,
+        policy: new.policy.clone(),
+        layers_dir: HostPath::new(if place.dir == home.vm_dir(&id) { place.dir.join("layers") } else { place.dir.join(id.as_str()) })
+            .map_err(|e| VmError::Internal(e.to_string()))?,
+        layers: Vec::new(),
+        id,
+    };
+    home.save(&record, !new.ephemeral)?;
+    Ok((record, lock))
+}
+
+/// How VMs are kept apart on this host, for this user.
+#[must_use]
+pub fn mode_for(facts: &HostFacts) -> Mode {
+    if !process::is_privileged() {
+        Mode::Rootless
+    } else if fvm_host::idmap_capable(&facts.root_fs_type) {
+        Mode::Shifted
+    } else {
+        Mode::Identity
+    }
+}
+
+/// The plan by which `record` would be started now.
+#[must_use]
+pub fn plan(home: &Home, facts: &HostFacts, record: &VmRecord) -> Blueprint {
+    let masked = home.masked(record);
+    blueprint::draw(&Brief { facts, mode: record.mode, policy: &record.policy, known: &record.layers, masked: &masked })
+}
+
+/// A VM that this process keeps.
+#[derive(Debug)]
+pub struct Running {
+    /// Its record as it is now.
+    pub record: VmRecord,
+    /// What the VM does not have, in words.
+    pub notices: Vec<String>,
+    vm: Launched,
+    control: Control,
+    lock: VmLock,
+}
+
+/// Starts a VM's init. The calling process must have one thread; see [`launch::launch`].
+///
+/// # Errors
+/// When the state does not allow it or a step fails.
+pub fn boot(home: &Home, facts: &HostFacts, mut record: VmRecord, lock: VmLock) -> Result<Running, VmError> {
+    record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
+    let blueprint = plan(home, facts, &record);
+    if blueprint.layers != record.layers {
+        record.layers.clone_from(&blueprint.layers);
+        home.save(&record, !record.ephemeral)?;
+    }
+    layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode)?;
+    let control = Control::open(home, &record.id)?;
+    let site = Site::new(home.vm_dir(&record.id).join("root"), record.layers_dir.as_path().into(), record.mode, record.ephemeral);
+    let vm = launch::launch(site, &blueprint)?;
+    Ok(Running { record, notices: blueprint.notices, vm, control, lock })
+}
+
+impl Running {
+    /// Runs a program on our own streams until it ends. Other clients are served meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be handed to init.
+    pub fn run(&self, call: &Call) -> Result<Ended, VmError> {
+        let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+        let streams = Streams::of_this_process();
+        let (session, theirs) = session_pair()?;
+        let program = call.program(&self.record.name, streams.passed(), streams.terminal);
+        let fds = with_streams(&theirs, &program);
+        proto::write_message(&self.vm.orders, &Order::Start(program), &fds).map_err(|e| VmError::Sys("reach init", e))?;
+        drop(theirs);
+        let (done, finished) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
+        let ended = std::thread::scope(|scope| {
+            scope.spawn(|| keeper::serve(&self.control, &self.vm, Some(&done)));
+            let ended = attach::attach(&session, &signals, streams);
+            drop(finished);
+            ended
+        });
+        process::unblock_signals(&attach::forwarded());
+        ended.map_err(|e| VmError::Sys("wait for the program", e))
+    }
+
+    /// Ends the VM and gives back its record and lock: nothing of it runs any more.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub fn end(self) -> Result<(VmRecord, VmLock), VmError> {
+        keeper::end(&self.vm).map_err(|e| VmError::Sys("end the VM", e))?;
+        let _collected = process::wait_nonblocking(self.vm.init.as_raw_nonzero().get(), false);
+        Ok((self.record, self.lock))
+    }
+
+    /// Keeps the VM until init ends, or, with a program, until that ends.
+    fn keep(self, session: Option<&OwnedFd>) -> Result<(), VmError> {
+        let ended = keeper::serve(&self.control, &self.vm, session).map_err(|e| VmError::Sys("wait for requests", e));
+        if !matches!(ended, Ok(true)) {
+            // The first packet says that the program runs: the end is the second, or the end of the socket.
+            while let Some(session) = session {
+                match proto::read_packet::<proto::Status>(session) {
+                    Some((proto::Status::Started { .. } | proto::Status::Stopped(_), _)) => {
+                        if keeper::serve(&self.control, &self.vm, Some(session)).unwrap_or(true) {
+                            break;
+                        }
+                    }
+                    _ => break,
+                }
+            }
+        }
+        self.end().map(drop)
+    }
+}
+
+/// Our streams that a program gets as they are, after its session socket.
+fn with_streams<'a>(session: &'a OwnedFd, program: &Program) -> Vec<BorrowedFd<'a>> {
+    let ours: [BorrowedFd<'static>; 3] = [stdin(), stdout(), stderr()];
+    let mut fds = vec![session.as_fd()];
+    fds.extend(ours.into_iter().zip(program.passed).filter(|(_, passed)| *passed).map(|(fd, _)| fd));
+    fds
+}
+
+fn session_pair() -> Result<(OwnedFd, OwnedFd), VmError> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(|e| VmError::Sys("make a socket pair", e))
+}
+
+/// Runs a program in a VM that another process keeps, on our own streams.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer.
+pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmError> {
+    let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+    let streams = Streams::of_this_process();
+    let (session, theirs) = session_pair()?;
+    let program = call.program(&record.name, streams.passed(), streams.terminal);
+    let fds = with_streams(&theirs, &program);
+    keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds)?;
+    drop(theirs);
+    attach::attach(&session, &signals, streams).map_err(|e| VmError::Sys("wait for the program", e))
+}
+
+/// Starts a VM with a keeper of its own and returns when it is ready. With a `call`, that program's output goes to
+/// the VM's log, and the VM ends with it.
+///
+/// # Errors
+/// Those of [`boot`], as the keeper met them.
+pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, call: Option<&Call>) -> Result<(), VmError> {
+    let log_path = home.output_log(&record.id);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let log = fs::open(&log_path, flags, FileMode::RUSR | FileMode::WUSR).map_err(|e| VmError::sys("open", &log_path, e))?;
+    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| VmError::Sys("open /dev/null", e))?;
+    let (result, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
+    match process::fork().map_err(|e| VmError::Sys("start a keeper", e))? {
+        Fork::Parent(_) => {
+            drop((report, lock));
+            let mut text = Vec::new();
+            let mut buffer = [0u8; 4096];
+            while let Ok(len @ 1..) = rustix::io::read(&result, &mut buffer[..]) {
+                text.extend_from_slice(&buffer[..len]);
+            }
+            match text.as_slice() {
+                b"ready" => Ok(()),
+                [] => Err(VmError::Keeper { name: record.name, why: "it died while starting".into() }),
+                why => Err(VmError::Setup { step: "start its keeper".into(), why: String::from_utf8_lossy(why).into_owned() }),
+            }
+        }
+        Fork::Child => {
+            drop(result);
+            let say = |text: &str| {
+                // The parent is the only reader; if it left, nobody needs to know.
+                let _left = rustix::io::write(&report, text.as_bytes());
+            };
+            let _leader = rustix::process::setsid();
+            let quiet = (0..3).all(|target| process::install_stdio(rustix::fd::AsRawFd::as_raw_fd(&null), target).is_ok());
+            let _root = rustix::process::chdir("/");
+            if !quiet {
+                say("cannot open /dev/null");
+                process::exit_now(1);
+            }
+            let code = match start_kept(home, facts, record, lock, call, [&null, &log, &log]) {
+                Ok((running, session)) => {
+                    say("ready");
+                    drop(report);
+                    i32::from(running.keep(session.as_ref()).is_err())
+                }
+                Err(e) => {
+                    say(&e.to_string());
+                    1
+                }
+            };
+            process::exit_now(code)
+        }
+    }
+}
+
+fn start_kept(
+    home: &Home,
+    facts: &HostFacts,
+    record: VmRecord,
+    lock: VmLock,
+    call: Option<&Call>,
+    streams: [&OwnedFd; 3],
+) -> Result<(Running, Option<OwnedFd>), VmError> {
+    let running = boot(home, facts, record, lock)?;
+    let Some(call) = call else { return Ok((running, None)) };
+    let (session, theirs) = session_pair()?;
+    let program = call.program(&running.record.name, [true; 3], None);
+    let fds = [theirs.as_fd(), streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()];
+    proto::write_message(&running.vm.orders, &Order::Start(program), &fds).map_err(|e| VmError::Sys("reach init", e))?;
+    Ok((running, Some(session)))
+}
+
+/// Ends a running VM: its processes get SIGTERM and `grace_ms` to end.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer.
+pub fn stop(home: &Home, record: &VmRecord, grace_ms: u64) -> Result<(), VmError> {
+    keeper::ask(home, &record.id, &record.name, &Request::Stop { grace_ms }, &[])?;
+    await_unlocked(home, record)
+}
+
+/// Ends a running VM at once.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer.
+pub fn kill(home: &Home, record: &VmRecord) -> Result<(), VmError> {
+    keeper::ask(home, &record.id, &record.name, &Request::Kill, &[])?;
+    await_unlocked(home, record)
+}
+
+/// After init's end the keeper gives the lock back, a moment later.
+fn await_unlocked(home: &Home, record: &VmRecord) -> Result<(), VmError> {
+    const TRIES: u32 = 500;
+    for _ in 0..TRIES {
+        if !home.is_locked(&record.id)? {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(4));
+    }
+    Err(VmError::Busy(record.name.clone()))
+}
+
+/// Keeper and init of a running VM, as the host numbers them.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer.
+pub fn processes(home: &Home, record: &VmRecord) -> Result<(i32, i32), VmError> {
+    match keeper::ask(home, &record.id, &record.name, &Request::Info, &[])? {
+        Reply::Info { keeper, init } => Ok((keeper, init)),
+        Reply::Done | Reply::Refused(_) => {
+            Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
+        }
+    }
+}
+
+/// Takes a stopped VM away. What is slow about it is left in the trash: call [`Home::empty_trash`] later.
+///
+/// # Errors
+/// [`VmError::State`] when it runs; [`VmError::Busy`] when another command holds it.
+pub fn delete(home: &Home, record: &mut VmRecord, _lock: &VmLock) -> Result<(), VmError> {
+    record.state = record.state.next(VmEvent::Delete).map_err(|source| VmError::State { name: record.name.clone(), source })?;
+    if !record.ephemeral {
+        home.save(record, true)?;
+    }
+    home.bury(record)
+}
+
+/// Empties the trash in a process of its own, so that the caller can answer now.
+///
+/// # Errors
+/// When no process can be started.
+pub fn empty_trash_behind(home: &Home) -> Result<(), VmError> {
+    match process::fork().map_err(|e| VmError::Sys("start a cleaner", e))? {
+        Fork::Parent(_) => Ok(()),
+        Fork::Child => {
+            let _leader = rustix::process::setsid();
+            // Nobody may wait for our end of their pipe.
+            if let Ok(null) = fs::open("/dev/null", OFlags::RDWR, FileMode::empty()) {
+                for target in 0..3 {
+                    let _still_open = process::install_stdio(rustix::fd::AsRawFd::as_raw_fd(&null), target);
+                }
+            }
+            process::close_all_but(&[]);
+            process::exit_now(i32::from(home.empty_trash().is_err()))
+        }
+    }
+}

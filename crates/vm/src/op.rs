@@ -1,0 +1,151 @@
+//! The sandbox as data: every step that turns a process into a VM, in order, printable (`fvm explain`).
+//!
+//! ```text
+//!             Shifted             Identity             Rootless
+//!   builder:  PrivateMounts       (init does           (init does
+//!             Overlay /  ...       everything)          everything)
+//!             ReadOnly, File
+//!             Device tree, System
+//!             Mask  <home> <run>
+//!   ───────── EnterNamespaces ─── after Proc, Mask ─── first of all ───
+//!   init:     Proc
+//!             PivotRoot, Loopback, Keyring
+//! ```
+//!
+//! Invariants: [`SetupOp`] holds no descriptor and no secret; a mask stands before the user namespace is entered, so
+//! that the kernel locks it and the VM's root cannot take it away; planning changes nothing ([`crate::build`]).
+
+use fvm_model::vm::XattrClass;
+use fvm_model::{HostPath, VmPath};
+use serde::Serialize;
+use std::fmt;
+
+/// Restrictions of a host mount that its counterpart in the VM keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+pub struct Restrict {
+    /// Read-only.
+    pub read_only: bool,
+    /// Set-uid programs run as themselves.
+    pub nosuid: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+}
+
+/// One step of building a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "op")]
+pub enum SetupOp {
+    /// Leave the host's mount propagation.
+    PrivateMounts,
+    /// A copy-on-write view of a host directory.
+    Overlay {
+        /// `layers/<layer>`.
+        layer: u32,
+        /// What is seen through it.
+        lower: HostPath,
+        /// Where it stands in the VM.
+        target: VmPath,
+        /// Ids shifted into the VM's range.
+        idmapped: bool,
+        /// Where overlayfs keeps its notes.
+        class: XattrClass,
+        /// Lower is `layers/<layer>/skeleton`, made from the names in `lower`.
+        skeleton: bool,
+        /// What the host's mount forbids.
+        restrict: Restrict,
+    },
+    /// A host directory or file, shown but not writable.
+    ReadOnly {
+        /// The source.
+        source: HostPath,
+        /// Where it stands in the VM.
+        target: VmPath,
+        /// Ids shifted into the VM's range.
+        idmapped: bool,
+        /// What the host's mount forbids.
+        restrict: Restrict,
+    },
+    /// A private copy of a host file that is itself a mount point.
+    File {
+        /// `layers/<layer>/file`.
+        layer: u32,
+        /// The original.
+        source: HostPath,
+        /// Where it stands in the VM.
+        target: VmPath,
+        /// Ids shifted into the VM's range.
+        idmapped: bool,
+    },
+    /// A `/dev` of its own: harmless nodes, terminals, shared memory.
+    Devices,
+    /// `/sys`, read-only.
+    System,
+    /// Nothing to see here: fvm's own state.
+    Mask {
+        /// Covered by an empty, read-only file system.
+        target: VmPath,
+    },
+    /// `/proc` of the VM's own processes.
+    Proc {
+        /// Cover what of it could change the kernel (needed only where the VM's root has the host's user id).
+        guarded: bool,
+    },
+    /// Become the VM's user in its own namespaces.
+    EnterNamespaces {
+        /// A network namespace too.
+        network: bool,
+        /// Id maps, as `inside outside count`.
+        uid_map: [u32; 3],
+        /// The same for groups.
+        gid_map: [u32; 3],
+    },
+    /// The VM's tree becomes `/`; the host's is gone.
+    PivotRoot,
+    /// POSIX message queues of its own.
+    MessageQueues,
+    /// Its own loopback interface, up.
+    Loopback,
+    /// An empty session keyring.
+    Keyring,
+}
+
+impl fmt::Display for Restrict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (set, name) in [(self.read_only, " read-only"), (self.nosuid, " nosuid"), (self.noexec, " noexec")] {
+            if set {
+                f.write_str(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SetupOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mapped = |yes: &bool| if *yes { ", ids shifted" } else { "" };
+        match self {
+            Self::PrivateMounts => f.write_str("make mounts private"),
+            Self::Overlay { layer, lower, target, idmapped, skeleton, restrict, .. } => {
+                let what = if *skeleton { "overlay over the names of" } else { "overlay over" };
+                write!(f, "{what} {lower} at {target} (layer {layer}{}){restrict}", mapped(idmapped))
+            }
+            Self::ReadOnly { source, target, idmapped, restrict } => {
+                write!(f, "show {source} read-only at {target}{}{restrict}", mapped(idmapped))
+            }
+            Self::File { layer, source, target, .. } => write!(f, "private copy of the file {source} at {target} (layer {layer})"),
+            Self::Devices => f.write_str("own /dev: null zero full random urandom tty, own terminals, own /dev/shm"),
+            Self::System => f.write_str("show /sys read-only"),
+            Self::Mask { target } => write!(f, "hide {target}"),
+            Self::Proc { guarded: false } => f.write_str("own /proc"),
+            Self::Proc { guarded: true } => f.write_str("own /proc, with its kernel settings read-only"),
+            Self::EnterNamespaces { network, uid_map, gid_map } => {
+                let net = if *network { " net" } else { "" };
+                write!(f, "enter namespaces: user mount pid ipc uts cgroup{net} (uids {uid_map:?}, gids {gid_map:?})")
+            }
+            Self::PivotRoot => f.write_str("make it the root; let go of the host's"),
+            Self::MessageQueues => f.write_str("own message queues at /dev/mqueue"),
+            Self::Loopback => f.write_str("set the loopback interface up"),
+            Self::Keyring => f.write_str("empty session keyring"),
+        }
+    }
+}

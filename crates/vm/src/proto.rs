@@ -1,0 +1,185 @@
+//! The messages between a client, the keeper and init, and how they travel.
+//!
+//! ```text
+//!   client ──Request + fds──► keeper ──Order + fds──► init ──fork──► program
+//!      │◄─────Reply──────────────┘                      │
+//!      └───────────── session socket ───────────────────┴─ Started(+ terminal), Stopped, Exited / Signal, Continue
+//! ```
+//!
+//! A stream message is a 4-byte length (little endian) and that much JSON; descriptors ride on the first byte. A
+//! session message is one JSON packet.
+//!
+//! Invariants: a message is at most [`MESSAGE_MAX_BYTES`]; what comes from a VM (session packets) is only ever a
+//! status: nothing it says makes the host's side do anything but report it.
+
+use fvm_model::path::Bytes;
+use fvm_sys::socket;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The largest message: room for the largest argument and environment block that Linux takes (about 2 MiB, escaped).
+pub const MESSAGE_MAX_BYTES: usize = 16 << 20;
+
+/// A program to start in a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Name (looked up in the VM's `PATH`) and arguments.
+    pub argv: Vec<Bytes>,
+    /// The whole environment.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// Working directory; `/` when it is not there.
+    pub cwd: Bytes,
+    /// The terminal to make for it, if any of its three streams is one.
+    pub terminal: Option<WindowSize>,
+    /// Which of standard input, output and error come with the message; the others are the terminal.
+    pub passed: [bool; 3],
+    /// File mode creation mask.
+    pub umask: u32,
+}
+
+/// Columns and rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct WindowSize {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+/// What the keeper asks of init. Descriptors with `Start`: the session socket, then the passed streams.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// Start a program.
+    Start(Program),
+    /// Ask every process to end (SIGTERM), then end; after `grace_ms` end regardless.
+    Stop {
+        /// How long they get.
+        grace_ms: u64,
+    },
+}
+
+/// What a client asks of a keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Who runs here?
+    Info,
+    /// Start a program; descriptors as in [`Order::Start`].
+    Start(Program),
+    /// Stop the VM.
+    Stop {
+        /// How long its processes get.
+        grace_ms: u64,
+    },
+    /// End the VM now.
+    Kill,
+}
+
+/// What a keeper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// To `Info`.
+    Info {
+        /// The keeper.
+        keeper: i32,
+        /// The VM's init, as the host numbers it.
+        init: i32,
+    },
+    /// Done.
+    Done,
+    /// Not done.
+    Refused(String),
+}
+
+/// What init (or the program's monitor) says on a session socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// It runs. The master side of its terminal comes with this message, if it has one.
+    Started {
+        /// Its process id inside.
+        pid: i32,
+    },
+    /// The program could not be executed: an error number.
+    NotExecuted(i32),
+    /// It ended with a code.
+    Exited(i32),
+    /// It was ended by a signal.
+    Signaled(i32),
+    /// It was paused by a signal (job control).
+    Stopped(i32),
+}
+
+/// What a client says on a session socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// Send this signal to the program.
+    Signal(i32),
+    /// Resume it in the foreground.
+    Continue,
+}
+
+/// Sends a stream message.
+///
+/// # Errors
+/// The kernel's; `EMSGSIZE` when it is too large.
+pub fn write_message<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut bytes = vec![0u8; 4];
+    serde_json::to_writer(&mut bytes, message).map_err(|_| Errno::INVAL)?;
+    let len = bytes.len() - 4;
+    if len > MESSAGE_MAX_BYTES {
+        return Err(Errno::MSGSIZE);
+    }
+    bytes[..4].copy_from_slice(&u32::try_from(len).map_err(|_| Errno::MSGSIZE)?.to_le_bytes());
+    socket::send(socket, &bytes, fds)
+}
+
+/// Receives a stream message with its descriptors; `None` at the end of the stream.
+///
+/// # Errors
+/// The kernel's; `EMSGSIZE` for a length over the limit, `EBADMSG` for one that is not such a message.
+pub fn read_message<T: DeserializeOwned>(socket: impl AsFd) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
+    let mut head = [0u8; 4];
+    let (mut got, mut fds) = socket::receive(socket.as_fd(), &mut head)?;
+    if got == 0 {
+        return Ok(None);
+    }
+    let fill = |buffer: &mut [u8], mut got: usize, fds: &mut Vec<OwnedFd>| -> Result<(), Errno> {
+        while got < buffer.len() {
+            let (more, also) = socket::receive(socket.as_fd(), &mut buffer[got..])?;
+            if more == 0 {
+                return Err(Errno::BADMSG);
+            }
+            fds.extend(also);
+            got += more;
+        }
+        Ok(())
+    };
+    fill(&mut head, std::mem::take(&mut got), &mut fds)?;
+    let len = u32::from_le_bytes(head) as usize;
+    if len > MESSAGE_MAX_BYTES {
+        return Err(Errno::MSGSIZE);
+    }
+    // Grown as the bytes come, so that a claimed length costs nothing.
+    let mut body = Vec::new();
+    while body.len() < len {
+        let start = body.len();
+        body.resize(len.min(start + (64 << 10)), 0);
+        fill(&mut body[start..], 0, &mut fds)?;
+    }
+    serde_json::from_slice(&body).map(|message| Some((message, fds))).map_err(|_| Errno::BADMSG)
+}
+
+/// Sends a session packet.
+///
+/// # Errors
+/// The kernel's.
+pub fn write_packet<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    socket::send(socket, &serde_json::to_vec(message).map_err(|_| Errno::INVAL)?, fds)
+}
+
+/// Receives a session packet; `None` when the other side is gone or talks nonsense.
+pub fn read_packet<T: DeserializeOwned>(socket: impl AsFd) -> Option<(T, Vec<OwnedFd>)> {
+    let mut buffer = [0u8; 256];
+    let (len, fds) = socket::receive(socket, &mut buffer).ok()?;
+    serde_json::from_slice(buffer.get(..len)?).ok().map(|message| (message, fds))
+}

@@ -1,0 +1,168 @@
+//! Starting one program in a VM, with or without a terminal of its own.
+//!
+//! ```text
+//!   no terminal   init ── fork ─► program       own session; streams as passed
+//!   terminal      init ── fork ─► monitor       session leader on the VM's own pty, relays job control
+//!                                   └ fork ─► program   own process group in the foreground
+//! ```
+//!
+//! The monitor exists so that Ctrl-Z works: the kernel lets a process group stop only if its leader's parent is in
+//! the same session. It tells the client, which suspends itself on the host, and resumes the program when the client
+//! comes back.
+//!
+//! Invariants: the program gets descriptors 0, 1, 2 and no other; default signals; an unblocked mask.
+
+use crate::proto::{self, Program, Status, WindowSize, Word};
+use fvm_sys::process::{self, Fork, Waited};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Exit status of a child that could not execute its program.
+const EXEC_FAILED: i32 = 127;
+
+/// Starts `program`; returns the process that init has to watch.
+///
+/// # Errors
+/// When there is no terminal or process to be had.
+pub fn start(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<i32, Errno> {
+    match program.terminal {
+        None => start_plain(program, session, streams),
+        Some(size) => start_on_terminal(program, session, streams, size),
+    }
+}
+
+fn start_plain(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<i32, Errno> {
+    match process::fork()? {
+        Fork::Parent(pid) => {
+            let pid = pid.as_raw_nonzero().get();
+            let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[]);
+            Ok(pid)
+        }
+        Fork::Child => {
+            let _already = rustix::process::setsid();
+            execute(program, session, &streams, None)
+        }
+    }
+}
+
+fn start_on_terminal(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3], size: WindowSize) -> Result<i32, Errno> {
+    let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    rustix::pty::grantpt(&master).or_else(|e| if e == Errno::NOTTY { Err(e) } else { Ok(()) })?;
+    rustix::pty::unlockpt(&master)?;
+    let name = rustix::pty::ptsname(&master, Vec::new())?;
+    let terminal = open(&name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&terminal, size)?;
+    match process::fork()? {
+        Fork::Parent(monitor) => {
+            let pid = monitor.as_raw_nonzero().get();
+            let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[master.as_fd()]);
+            Ok(pid)
+        }
+        Fork::Child => {
+            drop(master);
+            let code = i32::from(monitor(program, session, &streams, &terminal).is_err());
+            process::exit_now(code)
+        }
+    }
+}
+
+fn monitor(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: &OwnedFd) -> Result<(), Errno> {
+    rustix::process::setsid()?;
+    rustix::process::ioctl_tiocsctty(terminal)?;
+    let signals = process::signal_fd(&[Signal::CHILD.as_raw(), Signal::TTOU.as_raw()])?;
+    let pid = match process::fork()? {
+        Fork::Parent(pid) => pid,
+        Fork::Child => {
+            let own = rustix::process::getpid();
+            // TTOU is blocked: a background process may take the foreground.
+            if rustix::process::setpgid(None, None).and_then(|()| rustix::termios::tcsetpgrp(terminal, own)).is_err() {
+                process::exit_now(EXEC_FAILED);
+            }
+            execute(program, session, streams, Some(terminal))
+        }
+    };
+    let raw = pid.as_raw_nonzero().get();
+    let mut client_here = true;
+    loop {
+        let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
+        if client_here {
+            polled.push(PollFd::new(session, PollFlags::IN));
+        }
+        match poll(&mut polled, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+        let spoken = polled.get(1).is_some_and(|p| !p.revents().is_empty());
+        while process::next_signal(&signals)?.is_some() {}
+        while let Some((_, how)) = process::wait_nonblocking(raw, true)? {
+            let status = match how {
+                Waited::Exited(code) => Status::Exited(code),
+                Waited::Signaled(signal) => Status::Signaled(signal),
+                Waited::Stopped(signal) => {
+                    // In the background and wants the terminal: it is the only job, so it may have it.
+                    if signal == Signal::TTIN.as_raw() || signal == Signal::TTOU.as_raw() {
+                        resume(terminal, pid);
+                    } else {
+                        let _hung_up = proto::write_packet(session, &Status::Stopped(signal), &[]);
+                    }
+                    continue;
+                }
+            };
+            let _hung_up = proto::write_packet(session, &status, &[]);
+            return Ok(());
+        }
+        if spoken {
+            match proto::read_packet::<Word>(session) {
+                Some((Word::Continue, _)) => resume(terminal, pid),
+                Some((Word::Signal(signal), _)) => {
+                    let _ended = process::kill(-raw, signal);
+                }
+                None => {
+                    client_here = false;
+                    let _ended = process::kill(-raw, Signal::HUP.as_raw()).and_then(|()| process::kill(-raw, Signal::CONT.as_raw()));
+                }
+            }
+        }
+    }
+}
+
+fn resume(terminal: &OwnedFd, pid: rustix::process::Pid) {
+    let _hung_up = rustix::termios::tcsetpgrp(terminal, pid);
+    let _ended = process::kill(-pid.as_raw_nonzero().get(), Signal::CONT.as_raw());
+}
+
+/// The child: becomes the program, or reports why not and ends.
+fn execute(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: Option<&OwnedFd>) -> ! {
+    let error = become_program(program, session, streams, terminal);
+    let _hung_up = proto::write_packet(session, &Status::NotExecuted(error.raw_os_error()), &[]);
+    process::exit_now(EXEC_FAILED)
+}
+
+fn become_program(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: Option<&OwnedFd>) -> Errno {
+    for (target, stream) in (0..).zip(streams) {
+        let Some(source) = stream.as_ref().or(terminal) else { continue };
+        if let Err(e) = process::install_stdio(source.as_raw_fd(), target) {
+            return e;
+        }
+    }
+    process::close_all_but(&[session.as_raw_fd()]);
+    rustix::process::umask(Mode::from_raw_mode(program.umask));
+    if rustix::process::chdir(program.cwd.0.as_os_str()).is_err()
+        && let Err(e) = rustix::process::chdir("/")
+    {
+        return e;
+    }
+    process::default_signals();
+    let Some(name) = program.argv.first() else { return Errno::INVAL };
+    let mut command = Command::new(&name.0);
+    command.args(program.argv[1..].iter().map(|a| &a.0)).env_clear().envs(program.env.iter().map(|(k, v)| (&k.0, &v.0)));
+    Errno::from_io_error(&command.exec()).unwrap_or(Errno::INVAL)
+}
