@@ -49,7 +49,12 @@ impl Lower {
     pub(crate) fn open_root(host: &HostPath, excluded: &[HostPath]) -> Result<Self, Errno> {
         let root = Dir::open_root(host.as_path())?;
         let mount = root.stat(Path::new(""))?.stx_mnt_id;
-        Ok(Self { root, host: host.clone(), excluded: excluded.to_vec(), mount })
+        Ok(Self {
+            root,
+            host: host.clone(),
+            excluded: excluded.to_vec(),
+            mount,
+        })
     }
 
     /// Whether the entry lies on this layer's own mount.
@@ -96,7 +101,9 @@ impl Lower {
                 continue;
             };
             for (name, _) in entries {
-                let Some(left) = budget.checked_sub(1) else { return Walked::Partly };
+                let Some(left) = budget.checked_sub(1) else {
+                    return Walked::Partly;
+                };
                 *budget = left;
                 let name = Path::new(&name);
                 let child: PathBuf = rel.join(name);
@@ -112,6 +119,10 @@ impl Lower {
                 }
             }
         }
-        if complete { Walked::All } else { Walked::Partly }
+        if complete {
+            Walked::All
+        } else {
+            Walked::Partly
+        }
     }
 }

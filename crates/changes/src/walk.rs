@@ -9,11 +9,11 @@
 //! Invariants: the walk is iterative, one directory is open at a time on each side, and paths may be longer than the
 //! kernel takes; nothing found in an upper ends the scan but sheer number.
 
+use crate::ScanError;
 use crate::compare::{Side, birth, delta, file_type, is_whiteout, same_content, time};
 use crate::layer::{Candidate, LayerScan};
 use crate::lower::DIR_MAX_ENTRIES;
 use crate::overlay::{Marks, Origin, Redirect};
-use crate::ScanError;
 use fvm_model::change::TouchedDir;
 use fvm_model::{ChangeKind, FileType, MetaDelta, Timestamp};
 use fvm_sys::dir::Dir;
@@ -44,20 +44,33 @@ impl LayerScan<'_> {
         if !self.trusted() {
             return;
         }
-        let mut pending = vec![Pending { rel: PathBuf::new(), lower: Some(PathBuf::new()), opaque: false }];
+        let mut pending = vec![Pending {
+            rel: PathBuf::new(),
+            lower: Some(PathBuf::new()),
+            opaque: false,
+        }];
         while let Some(at) = pending.pop() {
             // What cannot be read is reported by pass 2.
-            let Ok(dir) = self.upper.beneath_deep(&at.rel) else { continue };
-            let Ok(entries) = dir.entries(DIR_MAX_ENTRIES) else { continue };
+            let Ok(dir) = self.upper.beneath_deep(&at.rel) else {
+                continue;
+            };
+            let Ok(entries) = dir.entries(DIR_MAX_ENTRIES) else {
+                continue;
+            };
             for (name, kind) in entries {
-                if !matches!(kind, rustix::fs::FileType::Directory | rustix::fs::FileType::Unknown) {
+                if !matches!(
+                    kind,
+                    rustix::fs::FileType::Directory | rustix::fs::FileType::Unknown
+                ) {
                     continue;
                 }
                 let rel = at.rel.join(&name);
                 if rel.as_os_str().len() > PATH_MAX_BYTES || self.is_foreign(&rel) {
                     continue;
                 }
-                let Ok(child) = dir.beneath(Path::new(&name)) else { continue };
+                let Ok(child) = dir.beneath(Path::new(&name)) else {
+                    continue;
+                };
                 let marks = Marks::read_dir(&child, self.input.class).unwrap_or_default();
                 drop(child);
                 let by_name = at.lower.as_ref().map(|l| l.join(&name));
@@ -70,14 +83,27 @@ impl LayerScan<'_> {
                     }
                     Some(Ok(redirect)) => self.follow(&rel, &at, redirect, by_name),
                 };
-                pending.push(Pending { rel, lower: if marks.opaque { None } else { lower }, opaque: false });
+                pending.push(Pending {
+                    rel,
+                    lower: if marks.opaque { None } else { lower },
+                    opaque: false,
+                });
             }
         }
         // Moved away and back into a replaced directory: pass 2 compares that by path anyway.
         let home = |rel: &PathBuf, lower: &PathBuf| {
-            rel == lower && !rel.ancestors().skip(1).any(|a| self.claimed.contains_key(a) || self.moved.contains_key(a))
+            rel == lower
+                && !rel
+                    .ancestors()
+                    .skip(1)
+                    .any(|a| self.claimed.contains_key(a) || self.moved.contains_key(a))
         };
-        let back: Vec<PathBuf> = self.moved.iter().filter(|(r, l)| home(r, l)).map(|(r, _)| r.clone()).collect();
+        let back: Vec<PathBuf> = self
+            .moved
+            .iter()
+            .filter(|(r, l)| home(r, l))
+            .map(|(r, _)| r.clone())
+            .collect();
         for rel in back {
             self.moved.remove(&rel);
             self.claimed.remove(&rel);
@@ -85,12 +111,19 @@ impl LayerScan<'_> {
         }
     }
 
-    fn follow(&mut self, rel: &Path, at: &Pending, redirect: Redirect, by_name: Option<PathBuf>) -> Option<PathBuf> {
+    fn follow(
+        &mut self,
+        rel: &Path,
+        at: &Pending,
+        redirect: Redirect,
+        by_name: Option<PathBuf>,
+    ) -> Option<PathBuf> {
         let lower = match redirect {
             Redirect::FromRoot(path) => Some(path),
             Redirect::Sibling(name) => at.lower.as_ref().map(|l| l.join(name)),
         };
-        let there = lower.filter(|l| !self.lower.is_excluded(l) && matches!(self.lower.open(l), Ok(Some(_))));
+        let there = lower
+            .filter(|l| !self.lower.is_excluded(l) && matches!(self.lower.open(l), Ok(Some(_))));
         let Some(lower) = there else {
             self.lost.insert(rel.to_path_buf());
             return None;
@@ -99,7 +132,10 @@ impl LayerScan<'_> {
             return Some(lower);
         }
         if self.claimed.contains_key(&lower) {
-            self.warn(rel, "two directories say that they were moved from one place; read as a new one");
+            self.warn(
+                rel,
+                "two directories say that they were moved from one place; read as a new one",
+            );
             return None;
         }
         self.claimed.insert(lower.clone(), rel.to_path_buf());
@@ -114,16 +150,28 @@ impl LayerScan<'_> {
 
     /// Pass 2: every entry.
     pub(crate) fn walk(&mut self) -> Result<(), ScanError> {
-        let mut pending = vec![Pending { rel: PathBuf::new(), lower: Some(PathBuf::new()), opaque: false }];
+        let mut pending = vec![Pending {
+            rel: PathBuf::new(),
+            lower: Some(PathBuf::new()),
+            opaque: false,
+        }];
         while let Some(at) = pending.pop() {
             if at.rel.as_os_str().len() > PATH_MAX_BYTES {
-                self.warn(&PathBuf::new(), format_args!("a path longer than {PATH_MAX_BYTES} bytes was not followed"));
+                self.warn(
+                    &PathBuf::new(),
+                    format_args!("a path longer than {PATH_MAX_BYTES} bytes was not followed"),
+                );
                 continue;
             }
             let dir = match self.upper.beneath_deep(&at.rel) {
                 Ok(dir) => dir,
                 Err(e) => {
-                    self.warn(&at.rel, format_args!("the VM's directory cannot be read ({e}); nothing below it is listed"));
+                    self.warn(
+                        &at.rel,
+                        format_args!(
+                            "the VM's directory cannot be read ({e}); nothing below it is listed"
+                        ),
+                    );
                     continue;
                 }
             };
@@ -131,15 +179,27 @@ impl LayerScan<'_> {
                 None => None,
                 Some(Ok(opened)) => opened,
                 Some(Err(e)) => {
-                    self.warn(&at.rel, format_args!("the host's directory cannot be read ({e}); nothing below it is listed"));
+                    self.warn(
+                        &at.rel,
+                        format_args!(
+                            "the host's directory cannot be read ({e}); nothing below it is listed"
+                        ),
+                    );
                     continue;
                 }
             };
             let entries = match dir.entries(DIR_MAX_ENTRIES) {
                 Ok(entries) => entries,
-                Err(Errno::TOOBIG) => return Err(ScanError::TooMany { limit: DIR_MAX_ENTRIES }),
+                Err(Errno::TOOBIG) => {
+                    return Err(ScanError::TooMany {
+                        limit: DIR_MAX_ENTRIES,
+                    });
+                }
                 Err(e) => {
-                    self.warn(&at.rel, format_args!("the VM's directory cannot be listed ({e})"));
+                    self.warn(
+                        &at.rel,
+                        format_args!("the VM's directory cannot be listed ({e})"),
+                    );
                     continue;
                 }
             };
@@ -150,7 +210,10 @@ impl LayerScan<'_> {
                     Ok(next) => pending.extend(next),
                     Err(Stopped::Scan(e)) => return Err(e),
                     Err(Stopped::Entry(e)) => {
-                        self.warn(&at.rel.join(name), format_args!("cannot be read ({e}); not listed"));
+                        self.warn(
+                            &at.rel.join(name),
+                            format_args!("cannot be read ({e}); not listed"),
+                        );
                     }
                 }
             }
@@ -162,12 +225,21 @@ impl LayerScan<'_> {
     }
 
     /// What a replaced directory no longer has.
-    fn missing(&mut self, rel: &Path, dir: &Dir, lower: &Path, upper: &[OsString]) -> Result<(), ScanError> {
+    fn missing(
+        &mut self,
+        rel: &Path,
+        dir: &Dir,
+        lower: &Path,
+        upper: &[OsString],
+    ) -> Result<(), ScanError> {
         let have: HashSet<&OsString> = upper.iter().collect();
         let entries = match dir.entries(DIR_MAX_ENTRIES) {
             Ok(entries) => entries,
             Err(e) => {
-                self.warn(rel, format_args!("the host's directory cannot be listed ({e})"));
+                self.warn(
+                    rel,
+                    format_args!("the host's directory cannot be listed ({e})"),
+                );
                 return Ok(());
             }
         };
@@ -177,20 +249,32 @@ impl LayerScan<'_> {
                 continue;
             }
             match dir.stat(Path::new(name)) {
-                Ok(stat) if self.lower.owns(&stat) => self.push_deleted(&child, lower.join(name), stat)?,
+                Ok(stat) if self.lower.owns(&stat) => {
+                    self.push_deleted(&child, lower.join(name), stat)?
+                }
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, at: &Pending, dir: &Dir, lower_dir: Option<&Dir>, name: &Path) -> Result<Option<Pending>, Stopped> {
+    fn entry(
+        &mut self,
+        at: &Pending,
+        dir: &Dir,
+        lower_dir: Option<&Dir>,
+        name: &Path,
+    ) -> Result<Option<Pending>, Stopped> {
         let rel = at.rel.join(name);
         if self.is_foreign(&rel) {
             return Ok(None);
         }
         let stat = dir.stat(name)?;
-        let upper = Side { dir, name, stat: &stat };
+        let upper = Side {
+            dir,
+            name,
+            stat: &stat,
+        };
         let lower_rel = at.lower.as_ref().map(|l| l.join(name));
         let lower_stat = match lower_dir {
             Some(lower_dir) => lower_dir.stat_opt(name)?,
@@ -219,7 +303,19 @@ impl LayerScan<'_> {
         let origin = Marks::read_origin(dir, name, self.input.class).unwrap_or(Origin::Unnamed);
         match (lower, lower_dir) {
             (Some((l, s)), Some(lower_dir)) if file_type(&s) == file_type(&stat) => {
-                self.same_place(&rel, upper, origin, (l, Side { dir: lower_dir, name, stat: &s }))?;
+                self.same_place(
+                    &rel,
+                    upper,
+                    origin,
+                    (
+                        l,
+                        Side {
+                            dir: lower_dir,
+                            name,
+                            stat: &s,
+                        },
+                    ),
+                )?;
             }
             (Some((l, s)), _) => self.retyped(&rel, upper, origin, l, s)?,
             (None, _) => {
@@ -229,19 +325,42 @@ impl LayerScan<'_> {
         Ok(None)
     }
 
-    fn retyped(&mut self, rel: &Path, upper: Side<'_>, origin: Origin, lower: PathBuf, stat: Statx) -> Result<(), ScanError> {
+    fn retyped(
+        &mut self,
+        rel: &Path,
+        upper: Side<'_>,
+        origin: Origin,
+        lower: PathBuf,
+        stat: Statx,
+    ) -> Result<(), ScanError> {
         let from = file_type(&stat);
-        let found = self.push(rel, ChangeKind::Retyped { from }, Some((upper, origin)), Some((lower.clone(), stat)))?;
+        let found = self.push(
+            rel,
+            ChangeKind::Retyped { from },
+            Some((upper, origin)),
+            Some((lower.clone(), stat)),
+        )?;
         if from == FileType::Directory {
             self.gone_dirs.push(lower);
         } else {
-            self.candidates.push(Candidate { rel: lower, stat, found: Some(found), taken: false });
+            self.candidates.push(Candidate {
+                rel: lower,
+                stat,
+                found: Some(found),
+                taken: false,
+            });
         }
         Ok(())
     }
 
     /// A non-directory over a host entry of its own type.
-    fn same_place(&mut self, rel: &Path, upper: Side<'_>, origin: Origin, lower: (PathBuf, Side<'_>)) -> Result<(), Stopped> {
+    fn same_place(
+        &mut self,
+        rel: &Path,
+        upper: Side<'_>,
+        origin: Origin,
+        lower: (PathBuf, Side<'_>),
+    ) -> Result<(), Stopped> {
         let (lower_rel, lower) = lower;
         if self.trusted()
             && let Ok(handle) = name_to_handle(lower.dir, lower.name)
@@ -260,7 +379,12 @@ impl LayerScan<'_> {
                 return Ok(());
             }
         };
-        self.push(rel, kind, Some((upper, origin)), Some((lower_rel, *lower.stat)))?;
+        self.push(
+            rel,
+            kind,
+            Some((upper, origin)),
+            Some((lower_rel, *lower.stat)),
+        )?;
         Ok(())
     }
 
@@ -278,35 +402,81 @@ impl LayerScan<'_> {
             Err(_) => Marks::default(),
         };
         if let Some(from) = self.moved.get(&rel).cloned() {
-            let Some(from_dir) = self.lower.open(&from)? else { return Err(Errno::NOENT.into()) };
+            let Some(from_dir) = self.lower.open(&from)? else {
+                return Err(Errno::NOENT.into());
+            };
             let from_stat = from_dir.stat(Path::new(""))?;
-            let side = Side { dir: &from_dir, name: Path::new(""), stat: &from_stat };
+            let side = Side {
+                dir: &from_dir,
+                name: Path::new(""),
+                stat: &from_stat,
+            };
             let meta = self.dir_delta(&rel, upper, side)?;
-            let kind = ChangeKind::Renamed { modified: false, meta };
-            self.push(&rel, kind, Some((upper, marks.origin)), Some((from.clone(), from_stat)))?;
-            return Ok(Pending { rel, lower: Some(from), opaque: false });
+            let kind = ChangeKind::Renamed {
+                modified: false,
+                meta,
+            };
+            self.push(
+                &rel,
+                kind,
+                Some((upper, marks.origin)),
+                Some((from.clone(), from_stat)),
+            )?;
+            return Ok(Pending {
+                rel,
+                lower: Some(from),
+                opaque: false,
+            });
         }
         let lost = self.lost.contains(&rel) || (marks.origin != Origin::Absent && !marks.opaque);
         match (lower, lower_dir) {
-            (Some((l, s)), Some(lower_dir)) if file_type(&s) == FileType::Directory && !self.lost.contains(&rel) => {
-                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name: upper.name, stat: &s })?;
+            (Some((l, s)), Some(lower_dir))
+                if file_type(&s) == FileType::Directory && !self.lost.contains(&rel) =>
+            {
+                let meta = self.dir_delta(
+                    &rel,
+                    upper,
+                    Side {
+                        dir: lower_dir,
+                        name: upper.name,
+                        stat: &s,
+                    },
+                )?;
                 // A directory that both sides made after the fork: the VM removed nothing from the host's.
                 // All in a replaced directory is, unless the kernel noted that it was moved back here.
                 let opaque = marks.opaque || (at.opaque && !self.at_home.contains(&rel));
                 let both_new = opaque && birth(&s).is_some_and(|b| b > self.input.forked);
                 if meta.any() && !both_new {
-                    self.push(&rel, ChangeKind::Metadata { meta }, Some((upper, marks.origin)), Some((l.clone(), s)))?;
+                    self.push(
+                        &rel,
+                        ChangeKind::Metadata { meta },
+                        Some((upper, marks.origin)),
+                        Some((l.clone(), s)),
+                    )?;
                 }
-                Ok(Pending { rel, lower: Some(l), opaque: opaque && !both_new })
+                Ok(Pending {
+                    rel,
+                    lower: Some(l),
+                    opaque: opaque && !both_new,
+                })
             }
             (Some((l, s)), _) if file_type(&s) != FileType::Directory => {
                 self.retyped(&rel, upper, marks.origin, l, s)?;
-                Ok(Pending { rel, lower: None, opaque: false })
+                Ok(Pending {
+                    rel,
+                    lower: None,
+                    opaque: false,
+                })
             }
             _ => {
-                let index = self.push(&rel, ChangeKind::Created, Some((upper, marks.origin)), None)?;
+                let index =
+                    self.push(&rel, ChangeKind::Created, Some((upper, marks.origin)), None)?;
                 self.found[index].lost = lost;
-                Ok(Pending { rel, lower: None, opaque: false })
+                Ok(Pending {
+                    rel,
+                    lower: None,
+                    opaque: false,
+                })
             }
         }
     }
@@ -314,15 +484,26 @@ impl LayerScan<'_> {
     /// Metadata of a directory. Its mtime follows its entries, so it is a change only when it was set by hand (to
     /// before the fork or to the future); else the directory is noted as touched. An mtime that was merely copied up
     /// long ago, while the host's has moved on, is neither.
-    fn dir_delta(&mut self, rel: &Path, upper: Side<'_>, lower: Side<'_>) -> Result<MetaDelta, Errno> {
+    fn dir_delta(
+        &mut self,
+        rel: &Path,
+        upper: Side<'_>,
+        lower: Side<'_>,
+    ) -> Result<MetaDelta, Errno> {
         let mut meta = delta(upper, lower)?;
         if meta.times {
             let (ours, theirs) = (time(upper.stat.stx_mtime), time(lower.stat.stx_mtime));
-            let future = Timestamp { secs: self.now.secs.saturating_add(FUTURE_SECS), nanos: 0 };
+            let future = Timestamp {
+                secs: self.now.secs.saturating_add(FUTURE_SECS),
+                nanos: 0,
+            };
             let forked = self.input.forked;
             meta.times = ours > future || (ours < forked && theirs < forked);
             if !meta.times && ours >= forked {
-                self.touched.push(TouchedDir { path: self.vm_path(rel), mtime: ours });
+                self.touched.push(TouchedDir {
+                    path: self.vm_path(rel),
+                    mtime: ours,
+                });
             }
         }
         Ok(meta)
