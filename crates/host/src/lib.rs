@@ -8,9 +8,11 @@
 //!
 //! Invariants: nothing here writes; collecting facts reads one file and looks once at each mount.
 
+mod kernel;
 pub mod mounts;
 mod place;
 
+pub use kernel::{Feature, Kernel, Level, probe};
 pub use place::{LayersPlace, choose_layers_dir};
 pub use mounts::{Mount, MountFlags, MountInfoError, Shown, VisibleMount, parse, visible};
 

@@ -111,6 +111,21 @@ pub fn unshare(namespaces: Namespaces) -> Result<(), Errno> {
     if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(crate::last_errno()) }
 }
 
+/// Runs `body` in a forked child and returns its result: for trying out what cannot be undone in this process.
+///
+/// # Errors
+/// What `body` returned, or `EIO` when the child died.
+pub fn in_child(body: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    match fork()? {
+        Fork::Child => exit_now(body().err().map_or(0, |e| e.raw_os_error().clamp(1, 254))),
+        Fork::Parent(pid) => match wait_blocking(pid.as_raw_nonzero().get(), false)?.1 {
+            Waited::Exited(0) => Ok(()),
+            Waited::Exited(errno) => Err(Errno::from_raw_os_error(errno)),
+            Waited::Signaled(_) | Waited::Stopped(_) => Err(Errno::IO),
+        },
+    }
+}
+
 /// Ends this process at once: no destructor, no buffer flushed. For children of [`fork`].
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.

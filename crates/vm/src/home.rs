@@ -87,7 +87,8 @@ impl Home {
             .filter_map(|p| HostPath::new(p).ok())
             .collect();
         paths.sort();
-        paths.dedup();
+        // One cover hides everything below it.
+        paths.dedup_by(|below, above| below.is_within(above));
         paths
     }
 
