@@ -216,6 +216,17 @@ impl Fvm {
         Ok((blueprint.ops, blueprint.notices))
     }
 
+    /// The same for a VM that would be made now.
+    ///
+    /// # Errors
+    /// When the host cannot be looked at.
+    pub fn explain_new(&self) -> Result<(Vec<SetupOp>, Vec<String>), FvmError> {
+        let facts = facts()?;
+        let record = lifecycle::draft(&self.home, &facts, &NewVm::default())?;
+        let blueprint = lifecycle::plan(&self.home, &facts, &record);
+        Ok((blueprint.ops, blueprint.notices))
+    }
+
     /// Where the scan of a VM looks.
     #[must_use]
     pub fn scan_input(&self, record: &VmRecord) -> ScanInput {
@@ -253,7 +264,7 @@ impl Fvm {
     /// # Errors
     /// When a chosen path is not a change, or there are conflicts and the choice does not say what to do.
     pub fn decide(&self, record: &VmRecord, changes: &ChangeSet, choice: &Choice) -> Result<Plan, FvmError> {
-        Ok(fvm_review::decide(changes, choice, &self.layer_dirs(record))?)
+        Ok(fvm_review::decide(changes, choice, &self.layer_dirs(record))?.with_forked(record.forked))
     }
 
     /// Carries a plan out. Unless `keep`, what was committed then leaves the VM's layers: the VM sees the host's
@@ -264,9 +275,10 @@ impl Fvm {
     pub fn commit(&self, record: &VmRecord, changes: &ChangeSet, plan: Plan, keep: bool) -> Result<Committed, FvmError> {
         let _lock = self.lock(record)?;
         let selected = plan.selected.clone();
+        let dropped: Vec<VmPath> = plan.host_kept.iter().chain(&selected).cloned().collect();
         let published = fvm_commit::prepare(plan, &self.layer_dirs(record))?.publish()?;
         if !keep {
-            self.forget(record, changes, &selected)?;
+            self.forget(record, changes, &dropped)?;
         }
         Ok(Committed { summary: count(changes, &selected), operations: published.applied, notes: published.notes })
     }

@@ -48,6 +48,13 @@ impl Streams {
         Self { is_terminal, terminal: is_terminal.contains(&true).then(window_size) }
     }
 
+    /// With our input a terminal and our output not (`fvm run -- x | less`), the terminal belongs to the pipeline: it
+    /// stays in its usual mode, and nothing is read from it unless the program asks.
+    #[must_use]
+    pub fn begins_in_background(&self) -> bool {
+        self.is_terminal[0] && !self.is_terminal[1]
+    }
+
     /// Which of our streams are handed over as they are.
     #[must_use]
     pub fn passed(&self) -> [bool; 3] {
@@ -108,11 +115,10 @@ impl Drop for Raw {
 /// When waiting fails.
 pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<Ended, Errno> {
     let [terminal_in, terminal_out, _] = streams.is_terminal;
-    // With our output in a pipe (`fvm run -- x | less`) the terminal belongs to the pipeline: leave it as it is.
-    let raw = Raw::enter(terminal_in && terminal_out);
+    let raw = Raw::enter(!streams.begins_in_background() && terminal_in);
     let screen = if terminal_out { stdout() } else { stderr() };
     let mut master: Option<OwnedFd> = None;
-    let mut reads_input = terminal_in;
+    let mut reads_input = terminal_in && !streams.begins_in_background();
     let mut not_executed = None;
     loop {
         let mut polled = vec![PollFd::new(session, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
@@ -158,6 +164,11 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
                     }
                 }
                 Some((Status::NotExecuted(errno), _)) => not_executed = Some(errno),
+                Some((Status::Stopped(signal), _)) if signal == Signal::TTIN.as_raw() || signal == Signal::TTOU.as_raw() => {
+                    // It wants the terminal: from now on our input is its input.
+                    reads_input = terminal_in;
+                    let _ended = proto::write_packet(session, &Word::Continue, &[]);
+                }
                 Some((Status::Stopped(_), _)) => {
                     raw.off();
                     // Our shell sees a stopped job; `fg` brings us back to the next line.

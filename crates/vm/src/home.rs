@@ -315,7 +315,7 @@ impl Home {
     /// When `given` is taken.
     pub fn free_name(&self, given: Option<&VmName>, id: &VmId) -> Result<VmName, VmError> {
         match given {
-            None => format!("vm-{}", &id.as_str()[..8]).parse().map_err(|e| VmError::Internal(format!("{e}"))),
+            None => Self::made_up_name(id),
             Some(name) => match self.find(name.as_str()) {
                 Err(VmError::NoSuchVm(_)) => Ok(name.clone()),
                 Ok(_) => Err(VmError::NameTaken(name.clone())),
@@ -324,6 +324,15 @@ impl Home {
                 Err(e) => Err(e),
             },
         }
+    }
+
+    /// The name of a VM that was given none.
+    ///
+    /// # Errors
+    /// Never: an id begins with letters that a name may hold.
+    pub fn made_up_name(id: &VmId) -> Result<VmName, VmError> {
+        let short: String = id.as_str().chars().take(8).collect();
+        format!("vm-{short}").parse().map_err(|e| VmError::Internal(format!("{e}")))
     }
 
     /// Serialises creation under a name: held while a name is looked up and taken.

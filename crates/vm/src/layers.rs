@@ -97,7 +97,9 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
         let from = host.as_path().join(entry.file_name());
         let Ok(kind) = entry.file_type() else { continue };
         let made = if kind.is_dir() {
-            std::fs::create_dir(&to)
+            // What the user may not read stays closed.
+            let readable = fs::accessat(CWD, &from, Access::READ_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok();
+            std::fs::DirBuilder::new().mode(if readable { 0o755 } else { 0 }).create(&to)
         } else if kind.is_symlink() {
             std::fs::read_link(&from).and_then(|target| std::os::unix::fs::symlink(target, &to))
         } else if kind.is_file() {

@@ -53,7 +53,7 @@ pub struct Call {
 }
 
 impl Call {
-    fn program(&self, vm: &VmName, passed: [bool; 3], terminal: Option<proto::WindowSize>) -> Program {
+    fn program(&self, vm: &VmName, streams: &Streams) -> Program {
         let own = (OsString::from("FVM"), OsString::from(vm.as_str()));
         Program {
             argv: self.argv.iter().cloned().map(Bytes).collect(),
@@ -66,8 +66,9 @@ impl Call {
                 .map(|(key, value)| (Bytes(key), Bytes(value)))
                 .collect(),
             cwd: Bytes(self.cwd.clone()),
-            terminal,
-            passed,
+            terminal: streams.terminal,
+            background: streams.begins_in_background(),
+            passed: streams.passed(),
             umask: self.umask,
         }
     }
@@ -78,31 +79,39 @@ impl Call {
 /// # Errors
 /// When the name is taken or the state directory cannot be written.
 pub fn create(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<(VmRecord, VmLock), VmError> {
+    let mut record = draft(home, facts, new)?;
+    // A made-up name cannot clash, so it need not wait for others.
+    let _names = new.name.is_some().then(|| home.lock_names()).transpose()?;
+    record.name = home.free_name(new.name.as_ref(), &record.id)?;
+    let lock = home.create_dir(&record.id)?;
+    home.save(&record, !new.ephemeral)?;
+    Ok((record, lock))
+}
+
+/// The record of a VM as [`create`] would make it now; nothing is written.
+///
+/// # Errors
+/// When there is no place for its layers.
+pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, VmError> {
     let mut random = [0u8; 6];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| VmError::Sys("get a random number", e))?;
     let id = VmId::from_random(random);
-    // A made-up name cannot clash, so it need not wait for others.
-    let _names = new.name.is_some().then(|| home.lock_names()).transpose()?;
-    let name = home.free_name(new.name.as_ref(), &id)?;
-    let lock = home.create_dir(&id)?;
-    let place = fvm_host::choose_layers_dir(&home.vm_dir(&id), home.run_dir())?;
+    let place = fvm_host::choose_layers_dir(home.state_dir(), home.run_dir())?;
+    let layers_dir = if place.dir == home.state_dir() { home.vm_dir(&id).join("layers") } else { place.dir.join(id.as_str()) };
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    let record = VmRecord {
+    Ok(VmRecord {
         format: FORMAT,
-        name,
+        name: Home::made_up_name(&id)?,
         state: VmState::Stopped,
         ephemeral: new.ephemeral,
         forked: Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) },
         mode: mode_for(facts),
         uid: facts.ids.euid,
         policy: new.policy.clone(),
-        layers_dir: HostPath::new(if place.dir == home.vm_dir(&id) { place.dir.join("layers") } else { place.dir.join(id.as_str()) })
-            .map_err(|e| VmError::Internal(e.to_string()))?,
+        layers_dir: HostPath::new(layers_dir).map_err(|e| VmError::Internal(e.to_string()))?,
         layers: Vec::new(),
         id,
-    };
-    home.save(&record, !new.ephemeral)?;
-    Ok((record, lock))
+    })
 }
 
 /// How VMs are kept apart on this host, for this user.
@@ -163,7 +172,7 @@ impl Running {
         let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
         let streams = Streams::of_this_process();
         let (session, theirs) = session_pair()?;
-        let program = call.program(&self.record.name, streams.passed(), streams.terminal);
+        let program = call.program(&self.record.name, &streams);
         let fds = with_streams(&theirs, &program);
         proto::write_message(&self.vm.orders, &Order::Start(program), &fds).map_err(|e| VmError::Sys("reach init", e))?;
         drop(theirs);
@@ -228,7 +237,7 @@ pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmErro
     let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
     let streams = Streams::of_this_process();
     let (session, theirs) = session_pair()?;
-    let program = call.program(&record.name, streams.passed(), streams.terminal);
+    let program = call.program(&record.name, &streams);
     let fds = with_streams(&theirs, &program);
     keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds)?;
     drop(theirs);
@@ -300,7 +309,7 @@ fn start_kept(
     let running = boot(home, facts, record, lock)?;
     let Some(call) = call else { return Ok((running, None)) };
     let (session, theirs) = session_pair()?;
-    let program = call.program(&running.record.name, [true; 3], None);
+    let program = call.program(&running.record.name, &Streams { is_terminal: [false; 3], terminal: None });
     let fds = [theirs.as_fd(), streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()];
     proto::write_message(&running.vm.orders, &Order::Start(program), &fds).map_err(|e| VmError::Sys("reach init", e))?;
     Ok((running, Some(session)))

@@ -32,6 +32,8 @@ pub struct Program {
     pub cwd: Bytes,
     /// The terminal to make for it, if any of its three streams is one.
     pub terminal: Option<WindowSize>,
+    /// It begins in that terminal's background, and is paused when it wants to read from it: the client then decides.
+    pub background: bool,
     /// Which of standard input, output and error come with the message; the others are the terminal.
     pub passed: [bool; 3],
     /// File mode creation mask.

@@ -83,7 +83,8 @@ fn monitor(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3],
         Fork::Child => {
             let own = rustix::process::getpid();
             // TTOU is blocked: a background process may take the foreground.
-            if rustix::process::setpgid(None, None).and_then(|()| rustix::termios::tcsetpgrp(terminal, own)).is_err() {
+            let front = || if program.background { Ok(()) } else { rustix::termios::tcsetpgrp(terminal, own) };
+            if rustix::process::setpgid(None, None).and_then(|()| front()).is_err() {
                 process::exit_now(EXEC_FAILED);
             }
             execute(program, session, streams, Some(terminal))
@@ -107,12 +108,7 @@ fn monitor(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3],
                 Waited::Exited(code) => Status::Exited(code),
                 Waited::Signaled(signal) => Status::Signaled(signal),
                 Waited::Stopped(signal) => {
-                    // In the background and wants the terminal: it is the only job, so it may have it.
-                    if signal == Signal::TTIN.as_raw() || signal == Signal::TTOU.as_raw() {
-                        resume(terminal, pid);
-                    } else {
-                        let _hung_up = proto::write_packet(session, &Status::Stopped(signal), &[]);
-                    }
+                    let _hung_up = proto::write_packet(session, &Status::Stopped(signal), &[]);
                     continue;
                 }
             };

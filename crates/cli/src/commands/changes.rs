@@ -8,7 +8,7 @@ use crate::render;
 use fvm::model::{ChangeSet, Plan, VmPath, VmRecord, exit};
 use fvm::{Choice, FileDiff, Fvm, OnConflict, ScanInput};
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 /// `fvm status`.
@@ -140,7 +140,7 @@ fn tell_plan(out: &Output, plan: &Plan) {
         out.say(&format!("also: {} ({})", added.path, added.why));
     }
     for skipped in &plan.skipped {
-        out.say(&format!("left out: {} ({})", skipped.path, skipped.why));
+        out.say(&format!("left out: {} ({})", skipped.path, skipped.reason));
     }
 }
 

@@ -6,7 +6,6 @@ use crate::render;
 use clap::CommandFactory;
 use fvm::model::{Mode, exit};
 use fvm::{Fvm, Level};
-use std::io::Write;
 
 /// `fvm completions`.
 pub fn completions(shell: clap_complete::Shell, out: &Output) -> Done {

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 use fvm::model::{ChangeSet, Policy, VmRecord, VmState, exit};
-use fvm::{Call, Choice, Ended, Fvm, NewVm, VmError, VmLock};
+use fvm::{Call, Ended, Fvm, NewVm, VmError, VmLock};
 use std::ffi::OsString;
 
 /// What to do with a new VM when its program has ended.

@@ -8,7 +8,7 @@ use crate::render;
 use fvm::model::{Timestamp, VmName, VmRecord, VmState, exit};
 use fvm::{Found, Fvm, FvmError, NewVm, SetupOp, VmError};
 use serde::Serialize;
-use std::io::{Read, Write};
+use std::io::Read;
 
 /// `fvm create`.
 pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
