@@ -30,14 +30,14 @@ const MAX_ENTRIES: usize = 4_000_000;
 /// Drops the `chosen` changes of `set` (a fresh scan of the same layers); returns how many changes went.
 ///
 /// A chosen path that is a change drops that change, with all below it when it is a created, moved or replaced
-/// directory (but not when only its metadata changed). A chosen path that is no change drops all changes below it. Hard links to one file
-/// go together, and a rename goes by either of its names.
+/// directory (but not when only its metadata changed). A chosen path that is no change drops all changes below it.
+/// Hard links to one file go together, and a rename goes by either of its names.
 ///
 /// # Errors
 /// When the kernel refuses; changes dropped so far stay dropped.
 pub fn discard(input: &ScanInput, set: &ChangeSet, chosen: &[VmPath]) -> Result<usize, ScanError> {
     let picked = closure(set, chosen);
-    let whole = removed_whole(set, &picked);
+    let below = below_removed(set, &picked);
     let stay = set
         .changes
         .iter()
@@ -50,13 +50,7 @@ pub fn discard(input: &ScanInput, set: &ChangeSet, chosen: &[VmPath]) -> Result<
     for index in picked.iter().rev() {
         let change = &set.changes[*index];
         // Goes with the directory above it, and has no trace elsewhere.
-        let inside = change
-            .path
-            .as_path()
-            .ancestors()
-            .skip(1)
-            .any(|a| whole.contains(a));
-        if inside && change.before.is_none() && change.link_group.is_none() {
+        if below[*index] && change.before.is_none() && change.link_group.is_none() {
             continue;
         }
         drop_change(input, set, change, &still_moved).map_err(|(what, source)| match what {
@@ -74,14 +68,22 @@ pub fn discard(input: &ScanInput, set: &ChangeSet, chosen: &[VmPath]) -> Result<
     Ok(picked.len())
 }
 
-/// The directories among the picked that are removed with all below them.
-fn removed_whole<'s>(set: &'s ChangeSet, picked: &BTreeSet<usize>) -> HashSet<&'s Path> {
-    picked
-        .iter()
-        .map(|i| &set.changes[*i])
-        .filter(|c| takes_all_below(c))
-        .map(|c| c.path.as_path())
-        .collect()
+/// For each change, whether it lies below a picked directory that goes with all below it.
+fn below_removed(set: &ChangeSet, picked: &BTreeSet<usize>) -> Vec<bool> {
+    // By component, a directory is followed by all below it.
+    let mut order: Vec<usize> = (0..set.changes.len()).collect();
+    order.sort_by(|a, b| set.changes[*a].path.cmp(&set.changes[*b].path));
+    let mut below = vec![false; set.changes.len()];
+    let mut top: Option<&VmPath> = None;
+    for index in order {
+        let change = &set.changes[index];
+        if top.is_some_and(|t| change.path.is_within(t)) {
+            below[index] = true;
+        } else if picked.contains(&index) && takes_all_below(change) {
+            top = Some(&change.path);
+        }
+    }
+    below
 }
 
 /// The indices of all changes that go, ascending.
@@ -109,18 +111,10 @@ fn closure(set: &ChangeSet, chosen: &[VmPath]) -> BTreeSet<usize> {
     loop {
         let before = picked.len();
         groups.extend(picked.iter().filter_map(|i| set.changes[*i].link_group));
-        let whole = removed_whole(set, &picked);
+        let below = below_removed(set, &picked);
         for (index, change) in set.changes.iter().enumerate() {
             let linked = change.link_group.is_some_and(|g| groups.contains(&g));
-            if linked
-                || (!whole.is_empty()
-                    && change
-                        .path
-                        .as_path()
-                        .ancestors()
-                        .skip(1)
-                        .any(|a| whole.contains(a)))
-            {
+            if linked || below[index] {
                 picked.insert(index);
             }
         }

@@ -25,6 +25,7 @@ pub mod discard;
 mod layer;
 mod links;
 mod lower;
+mod moves;
 mod open;
 pub mod overlay;
 mod renames;

@@ -17,12 +17,14 @@ use std::os::unix::fs::symlink;
 fn a_very_deep_and_a_very_wide_directory_are_listed_in_full() {
     let overlay = Overlay::new(User, "true");
     let upper = overlay.path("layer/upper");
-    std::process::Command::new("sh")
-        .arg("-ec")
-        .arg("cd \"$0\"; i=0; while [ $i -lt 2500 ]; do mkdir dd; cd -P dd; i=$((i+1)); done; echo bottom >f")
-        .arg(&upper)
-        .status()
-        .unwrap();
+    let mut dir = fvm_sys::dir::Dir::open_root(&upper).unwrap();
+    for _ in 0..2500 {
+        rustix::fs::mkdirat(&dir, "dd", rustix::fs::Mode::RWXU).unwrap();
+        dir = dir.beneath("dd".as_ref()).unwrap();
+    }
+    let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+    let bottom = rustix::fs::openat(&dir, "f", flags, rustix::fs::Mode::RUSR).unwrap();
+    rustix::io::write(&bottom, b"bottom\n").unwrap();
     std::fs::create_dir(upper.join("wide")).unwrap();
     for n in 0..100_000 {
         File::create(upper.join(format!("wide/{n}"))).unwrap();
