@@ -123,7 +123,7 @@ impl Fvm {
             Err(e) => {
                 if let Ok(Some(lock)) = self.home.try_lock(&record.id) {
                     lifecycle::delete(&self.home, &mut record, &lock)?;
-                    self.home.empty_trash()?;
+                    self.home.empty_trash(true)?;
                 }
                 Err(e.into())
             }

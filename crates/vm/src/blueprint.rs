@@ -63,7 +63,10 @@ pub fn draw(brief: &Brief<'_>) -> Blueprint {
         Mode::Rootless => pen.directory(&HostPath::root()),
     }
     pen.ops.extend([SetupOp::Devices, SetupOp::System]);
-    pen.ops.extend(brief.masked.iter().map(|path| SetupOp::Mask { target: path.in_vm() }));
+    for path in brief.masked {
+        let layer = pen.layer_over(path);
+        pen.ops.push(SetupOp::Mask { target: path.in_vm(), layer });
+    }
     pen.finish()
 }
 
@@ -109,6 +112,15 @@ impl Pen<'_> {
         let n = self.layers.iter().map(|l| l.n + 1).max().unwrap_or(0);
         self.layers.push(Layer { n, host: host.clone(), kind });
         n
+    }
+
+    /// The overlay through which `path` is seen; `None` when it is in a part that is the VM's own.
+    fn layer_over(&self, path: &HostPath) -> Option<(u32, HostPath)> {
+        let over = self.ops.iter().rev().find_map(|op| match op {
+            SetupOp::Overlay { layer, lower, .. } if path.is_within(lower) => Some((*layer, lower.clone())),
+            _ => None,
+        });
+        over.filter(|_| !fvm_host::mounts::is_system_place(path))
     }
 
     fn class(&self) -> XattrClass {

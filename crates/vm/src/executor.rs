@@ -13,12 +13,14 @@ use crate::blueprint::SHIFT;
 use crate::op::{Restrict, SetupOp};
 use fvm_model::vm::XattrClass;
 use fvm_model::{HostPath, Mode, VmPath};
+use fvm_sys::dir::Dir;
 use fvm_sys::mount::{self, MountError, MountOption};
 use fvm_sys::{ids, net};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, CWD, Mode as FileMode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// A step that failed.
@@ -92,7 +94,7 @@ impl Site {
                 mount::add_attributes(copy.as_fd(), attrs, recursive)?;
                 self.place(&copy, &vm("/sys"))?;
             }
-            SetupOp::Mask { target } => self.mask(target)?,
+            SetupOp::Mask { target, layer } => self.mask(target, layer.as_ref())?,
             SetupOp::Proc { guarded } => self.proc(*guarded)?,
             SetupOp::EnterNamespaces { .. } => return Err(Errno::INVAL.into()),
             SetupOp::MessageQueues => {
@@ -190,28 +192,32 @@ impl Site {
         }
     }
 
-    /// Covers `target`. If the VM moved the directory elsewhere in its tree, it would be seen there: refuse.
-    fn mask(&self, target: &VmPath) -> Result<(), MountError> {
+    /// Covers `target`. If the VM moved a directory above it, it would be seen under another name: refuse.
+    fn mask(&self, target: &VmPath, layer: Option<&(u32, HostPath)>) -> Result<(), MountError> {
         let relative = target.relative_to(&VmPath::root()).ok_or(Errno::INVAL)?;
-        let host = match fs::stat(target.as_path()) {
-            Ok(stat) => stat,
+        match fs::stat(target.as_path()) {
+            Ok(_) => {}
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
             Err(e) => return Err(e.into()),
-        };
+        }
         let moved = || MountError {
             errno: Errno::PERM,
             message: format!("the VM moved a directory above {target}: undo that first with 'fvm discard'"),
         };
+        if let Some((n, lower)) = layer {
+            let upper = self.layers_dir.join(n.to_string()).join("upper");
+            let below = target.relative_to(&lower.in_vm()).ok_or(Errno::INVAL)?;
+            if !is_where_it_was(&upper, below, self.mode.xattr_class())? {
+                return Err(moved());
+            }
+        }
         let point = match mount::mount_point(self.tree()?, relative) {
             Ok(point) => point,
-            // Below a place that the VM does not show at all, such as /dev or /run when they are its own.
-            Err(Errno::NOENT) if is_own_tree(target) => return Ok(()),
+            // Below a place that is the VM's own, such as /dev.
+            Err(Errno::NOENT) if layer.is_none() => return Ok(()),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(moved()),
             Err(e) => return Err(e.into()),
         };
-        if fs::fstat(&point)?.st_ino != host.st_ino {
-            return Err(moved());
-        }
         let nothing = MountAttrFlags::MOUNT_ATTR_RDONLY | attributes(Restrict { read_only: true, nosuid: true, noexec: true });
         let cover = mount::new_mount("tmpfs", &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())], nothing)?;
         Ok(mount::attach(cover.as_fd(), point.as_fd())?)
@@ -319,9 +325,24 @@ fn is_essential(target: &VmPath) -> bool {
     ["/dev", "/proc", "/sys"].iter().any(|p| target.as_path() == Path::new(p))
 }
 
-/// Places that are the VM's own and not a view of the host's.
-fn is_own_tree(target: &VmPath) -> bool {
-    ["/dev", "/proc", "/sys"].iter().any(|p| target.as_path().starts_with(p))
+/// Whether the directory `below` is still the host's own in a VM with this `upper`: no directory on the way was
+/// removed, replaced or renamed. Overlayfs marks those in the upper layer, where the VM cannot write by itself.
+fn is_where_it_was(upper: &Path, below: &Path, class: XattrClass) -> Result<bool, Errno> {
+    let mut dir = Dir::open_root(upper)?;
+    for name in below.components() {
+        let name: &Path = name.as_ref();
+        let Some(stat) = dir.stat_opt(name)? else { return Ok(true) };
+        if u32::from(stat.stx_mode) & 0o170_000 != 0o040_000 {
+            return Ok(false);
+        }
+        for mark in ["redirect", "opaque"] {
+            if dir.xattr(name, OsStr::new(&format!("{}{mark}", class.prefix())))?.is_some() {
+                return Ok(false);
+            }
+        }
+        dir = dir.beneath(name)?;
+    }
+    Ok(true)
 }
 
 fn attributes(restrict: Restrict) -> MountAttrFlags {

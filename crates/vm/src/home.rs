@@ -243,17 +243,24 @@ impl Home {
         }
     }
 
-    /// Removes everything that was buried. Slow: done after the answer.
+    /// Removes everything that was buried. Slow: done after the answer. While another process does it: with `wait`
+    /// waits for its turn, else leaves it to that one.
     ///
     /// # Errors
     /// The first entry that could not be removed.
-    pub fn empty_trash(&self) -> Result<(), VmError> {
+    pub fn empty_trash(&self, wait: bool) -> Result<(), VmError> {
         let vms = self.state.join("vms");
         let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
-        // One at a time; whoever has it removes ours too.
-        let Some(_lock) = lock_file(&vms.join(".trash-lock"))? else { return Ok(()) };
+        let lock_path = vms.join(".trash-lock");
+        let lock = open_lock(&lock_path)?;
+        let how = if wait { fs::FlockOperation::LockExclusive } else { fs::FlockOperation::NonBlockingLockExclusive };
+        match fs::flock(&lock, how) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(()),
+            Err(e) => return Err(VmError::sys("lock", &lock_path, e)),
+        }
         for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
-            if name.to_str().is_some_and(|n| n.starts_with(".trash-")) {
+            if name.to_str().is_some_and(|n| n.starts_with(".trash-") && n != ".trash-lock") {
                 dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?;
             }
         }
@@ -274,7 +281,7 @@ impl Home {
             let rubbish = match self.load(&id) {
                 Ok(record) => record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting),
                 // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
-                Err(_) => !self.vm_dir(&id).join("vm.json").exists() && self.vm_dir(&id).join("lock").exists() && self.is_young_or_empty(&id),
+                Err(_) => self.never_was(&id),
             };
             if !rubbish || self.is_locked(&id)? {
                 continue;
@@ -286,14 +293,17 @@ impl Home {
             }
             swept += 1;
         }
-        self.empty_trash()?;
+        self.empty_trash(false)?;
         self.sweep_sockets()?;
         Ok(swept)
     }
 
-    /// A directory that was being created: it has no layers yet.
-    fn is_young_or_empty(&self, id: &VmId) -> bool {
-        !self.vm_dir(id).join("layers").exists()
+    /// A directory that somebody began to make a VM in, and not just now.
+    fn never_was(&self, id: &VmId) -> bool {
+        const GRACE_S: u64 = 10;
+        let dir = self.vm_dir(id);
+        let old = dir.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() >= GRACE_S));
+        old && !dir.join("vm.json").exists() && !dir.join("layers").exists()
     }
 
     fn sweep_sockets(&self) -> Result<(), VmError> {

@@ -386,7 +386,7 @@ pub fn empty_trash_behind(home: &Home) -> Result<(), VmError> {
                 }
             }
             process::close_all_but(&[]);
-            process::exit_now(i32::from(home.empty_trash().is_err()))
+            process::exit_now(i32::from(home.empty_trash(true).is_err()))
         }
     }
 }

@@ -84,6 +84,8 @@ pub enum SetupOp {
     Mask {
         /// Covered by an empty, read-only file system.
         target: VmPath,
+        /// The layer through which it would be seen, and the directory that this stands over.
+        layer: Option<(u32, HostPath)>,
     },
     /// `/proc` of the VM's own processes.
     Proc {
@@ -135,7 +137,7 @@ impl fmt::Display for SetupOp {
             Self::File { layer, source, target, .. } => write!(f, "private copy of the file {source} at {target} (layer {layer})"),
             Self::Devices => f.write_str("own /dev: null zero full random urandom tty, own terminals, own /dev/shm"),
             Self::System => f.write_str("show /sys read-only"),
-            Self::Mask { target } => write!(f, "hide {target}"),
+            Self::Mask { target, .. } => write!(f, "hide {target}"),
             Self::Proc { guarded: false } => f.write_str("own /proc"),
             Self::Proc { guarded: true } => f.write_str("own /proc, with its kernel settings read-only"),
             Self::EnterNamespaces { network, uid_map, gid_map } => {
