@@ -6,6 +6,8 @@
 //!   mount    mount_setattr, fsopen & co. with errors that carry the kernel's own message
 //!   ids      setfsuid/setfsgid, securebits, id maps
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
+//!   seccomp  user notification of named calls
+//!   net      the loopback interface
 //!   socket   file descriptors over unix sockets
 //! ```
 //!
@@ -17,6 +19,7 @@ pub mod ids;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod seccomp;
 pub mod socket;
 
 /// The calling thread's `errno`.

@@ -8,6 +8,7 @@
 //! Invariants: one thread, one loop; it holds no descriptor but its own; it trusts its keeper and nobody in the VM;
 //! when the orders end, so does it, and the kernel ends the VM's other processes with it.
 
+use crate::links;
 use crate::proto::{self, Order, Program, Status, Word};
 use crate::session;
 use fvm_sys::process::{self, Waited};
@@ -27,21 +28,27 @@ struct Watched {
     alone: bool,
 }
 
-/// Serves until the keeper goes or says stop.
-pub fn serve(orders: &OwnedFd) -> ! {
-    let code = i32::from(run(orders).is_err());
+/// Serves until the keeper goes or says stop. `links`: hard links need care here ([`crate::links`]).
+pub fn serve(orders: &OwnedFd, links: bool) -> ! {
+    let code = i32::from(run(orders, links).is_err());
     process::exit_now(code)
 }
 
-fn run(orders: &OwnedFd) -> Result<(), Errno> {
+fn run(orders: &OwnedFd, links: bool) -> Result<(), Errno> {
     // No terminal of the host's, whatever the keeper's session was.
     let _already_leader = rustix::process::setsid();
     process::default_signals();
     let signals = process::signal_fd(&[Signal::CHILD.as_raw()])?;
+    // Without it everything works but what it is for.
+    let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
     let mut deadline: Option<Instant> = None;
     loop {
-        let (order_ready, signal_ready, session_ready) = wait_for_work(orders, &signals, &watched, deadline)?;
+        let ready = wait_for_work(orders, &signals, links.as_ref(), &watched, deadline)?;
+        let Ready { order: order_ready, signal: signal_ready, sessions: session_ready, .. } = ready;
+        if let (true, Some(listener)) = (ready.link, &links) {
+            links::serve(listener);
+        }
         if signal_ready {
             while process::next_signal(&signals)?.is_some() {}
             let any_left = reap(&mut watched);
@@ -75,15 +82,25 @@ fn run(orders: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Sleeps until there is something to do: (an order, a signal, which sessions).
+/// What there is to do.
+struct Ready {
+    order: bool,
+    signal: bool,
+    link: bool,
+    sessions: Vec<bool>,
+}
+
+/// Sleeps until there is something to do.
 fn wait_for_work(
     orders: &OwnedFd,
     signals: &OwnedFd,
+    links: Option<&OwnedFd>,
     watched: &[Watched],
     deadline: Option<Instant>,
-) -> Result<(bool, bool, Vec<bool>), Errno> {
+) -> Result<Ready, Errno> {
     let mut polled = vec![PollFd::new(orders, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
     polled.extend(watched.iter().filter(|w| listens(w)).map(|w| PollFd::new(&w.session, PollFlags::IN)));
+    polled.extend(links.map(|fd| PollFd::new(fd, PollFlags::IN)));
     let timeout = deadline.map(|d| {
         let left = d.saturating_duration_since(Instant::now());
         rustix::time::Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) }
@@ -96,7 +113,8 @@ fn wait_for_work(
     let (order, signal) = (ready(&polled[0]), ready(&polled[1]));
     let mut rest = polled[2..].iter();
     let sessions = watched.iter().map(|w| listens(w) && rest.next().is_some_and(ready)).collect();
-    Ok((order, signal, sessions))
+    let link = rest.next().is_some_and(ready);
+    Ok(Ready { order, signal, link, sessions })
 }
 
 fn listens(entry: &Watched) -> bool {

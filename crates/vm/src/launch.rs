@@ -278,7 +278,7 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
     let orders = rustix::io::dup(&ends.orders);
     process::close_all_but(&[orders.as_ref().map_or(-1, AsRawFd::as_raw_fd)]);
     match orders {
-        Ok(orders) => init::serve(&orders),
+        Ok(orders) => init::serve(&orders, site.mode == Mode::Rootless),
         Err(_) => process::exit_now(1),
     }
 }

@@ -20,6 +20,7 @@ mod init;
 pub mod keeper;
 pub mod launch;
 mod layers;
+pub mod links;
 pub mod lifecycle;
 pub mod op;
 pub mod proto;
