@@ -94,13 +94,13 @@ impl Fvm {
         Ok(self.home.list()?)
     }
 
-    /// What a VM does now: its stored state, or running when its lock is held by a keeper.
+    /// What a VM does now: its stored state, or running while a keeper holds it.
     ///
     /// # Errors
     /// When its lock cannot be queried.
     pub fn state(&self, record: &VmRecord) -> Result<VmState, FvmError> {
-        let locked = self.home.is_locked(&record.id)?;
-        Ok(if locked && record.state == VmState::Stopped { VmState::Running } else { record.state })
+        let running = record.state == VmState::Stopped && lifecycle::is_running(&self.home, record)?;
+        Ok(if running { VmState::Running } else { record.state })
     }
 
     /// Makes a VM of the host as it is now.

@@ -170,9 +170,9 @@ impl Pen<'_> {
             self.ops.push(SetupOp::ReadOnly { source, target: dir.in_vm(), idmapped: false, restrict });
             return;
         }
-        let readable = may(dir, Access::READ_OK | Access::EXEC_OK);
+        let enterable = may(dir, Access::EXEC_OK);
         let skeleton = self.brief.facts.has_mounts_below(dir);
-        if !readable {
+        if !enterable {
             // As on the host: the user sees that it is there, and no more.
             return;
         }

@@ -91,15 +91,20 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
     let skeleton = dir.join("skeleton");
     make(&skeleton)?;
     let copies = fs::accessat(CWD, host.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_ok();
-    let entries = std::fs::read_dir(host.as_path()).map_err(|e| VmError::io("list", host.as_path(), &e))?;
-    for entry in entries.flatten() {
+    let entries = match std::fs::read_dir(host.as_path()) {
+        Ok(entries) => Some(entries),
+        // As on the host: the user may enter, but not look around.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => None,
+        Err(e) => return Err(VmError::io("list", host.as_path(), &e)),
+    };
+    for entry in entries.into_iter().flatten().flatten() {
         let to = skeleton.join(entry.file_name());
         let from = host.as_path().join(entry.file_name());
         let Ok(kind) = entry.file_type() else { continue };
         let made = if kind.is_dir() {
-            // What the user may not read stays closed.
-            let readable = fs::accessat(CWD, &from, Access::READ_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok();
-            std::fs::DirBuilder::new().mode(if readable { 0o755 } else { 0 }).create(&to)
+            // What the user may not enter stays closed.
+            let enterable = fs::accessat(CWD, &from, Access::EXEC_OK, AtFlags::EACCESS).is_ok();
+            std::fs::DirBuilder::new().mode(if enterable { 0o755 } else { 0 }).create(&to)
         } else if kind.is_symlink() {
             std::fs::read_link(&from).and_then(|target| std::os::unix::fs::symlink(target, &to))
         } else if kind.is_file() {

@@ -345,6 +345,22 @@ fn await_unlocked(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     Err(VmError::Busy(record.name.clone()))
 }
 
+/// Whether a VM runs. One whose init has just ended counts as stopped, and is so when this returns.
+///
+/// # Errors
+/// When its lock cannot be queried.
+pub fn is_running(home: &Home, record: &VmRecord) -> Result<bool, VmError> {
+    if !home.is_locked(&record.id)? {
+        return Ok(false);
+    }
+    match processes(home, record) {
+        Ok((_, init)) if crate::ps::is_alive(init) => Ok(true),
+        Ok(_) => await_unlocked(home, record).map(|()| false),
+        // Held by a command that is not a keeper: a commit, a deletion.
+        Err(_) => Ok(false),
+    }
+}
+
 /// Keeper and init of a running VM, as the host numbers them.
 ///
 /// # Errors

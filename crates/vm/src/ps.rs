@@ -49,6 +49,13 @@ pub fn processes(init: i32) -> Vec<Process> {
     found
 }
 
+/// Whether a process is there and has not ended.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| parse_stat(&stat).is_some_and(|(_, state, _)| !matches!(state, 'Z' | 'X')))
+}
+
 fn read(pid: i32) -> Option<Process> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let (name, state, parent) = parse_stat(&stat)?;
