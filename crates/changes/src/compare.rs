@@ -21,10 +21,7 @@ const BLOCK_BYTES: usize = 128 * 1024;
 
 /// A `statx` time.
 pub(crate) fn time(t: StatxTimestamp) -> Timestamp {
-    Timestamp {
-        secs: t.tv_sec,
-        nanos: t.tv_nsec,
-    }
+    Timestamp { secs: t.tv_sec, nanos: t.tv_nsec }
 }
 
 /// The birth time, where the file system has one.

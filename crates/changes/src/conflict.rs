@@ -41,10 +41,7 @@ impl LayerScan<'_> {
             .iter()
             .enumerate()
             .filter(|(_, f)| !f.dead)
-            .filter_map(|(i, f)| {
-                self.conflict(f, handles, &mut budget, &mut warnings)
-                    .map(|c| (i, c))
-            })
+            .filter_map(|(i, f)| self.conflict(f, handles, &mut budget, &mut warnings).map(|c| (i, c)))
             .collect();
         for (rel, what) in warnings {
             self.warn(&rel, what);
@@ -52,13 +49,8 @@ impl LayerScan<'_> {
         for (index, what) in conflicts {
             let change = &mut self.found[index].change;
             // Both sides wrote the same bytes, and only the time of doing so differs: that is no change.
-            let only_times = MetaDelta {
-                times: true,
-                ..MetaDelta::default()
-            };
-            if change.kind == (ChangeKind::Metadata { meta: only_times })
-                && change.file_type != FileType::Directory
-            {
+            let only_times = MetaDelta { times: true, ..MetaDelta::default() };
+            if change.kind == (ChangeKind::Metadata { meta: only_times }) && change.file_type != FileType::Directory {
                 self.found[index].dead = true;
             } else {
                 change.conflict = Some(what);
@@ -94,31 +86,20 @@ impl LayerScan<'_> {
                 let ours = meta.mode || meta.owner || meta.xattrs;
                 (ours && own_change(lower, forked)).then(|| CHANGED.to_owned())
             }
-            ChangeKind::Deleted | ChangeKind::Retyped { .. } => {
-                changed.then(|| since(lower, forked).to_owned())
-            }
+            ChangeKind::Deleted | ChangeKind::Retyped { .. } => changed.then(|| since(lower, forked).to_owned()),
             _ => self.copied(found, rel, lower, handles).map(str::to_owned),
         }
     }
 
     /// A file that is compared with a host file.
-    fn copied(
-        &self,
-        found: &Found,
-        rel: &Path,
-        lower: &Statx,
-        handles: &Handles,
-    ) -> Option<&'static str> {
+    fn copied(&self, found: &Found, rel: &Path, lower: &Statx, handles: &Handles) -> Option<&'static str> {
         let forked = self.input.forked;
         let changed_since_fork = (time(lower.stx_ctime) > forked).then(|| since(lower, forked));
         let upper = found.upper.as_ref()?;
         let (Origin::Handle(origin), true) = (&upper.origin, self.trusted()) else {
             return changed_since_fork;
         };
-        let current = self
-            .lower_parent(rel)
-            .ok()
-            .and_then(|(dir, name)| name_to_handle(&dir, name).ok());
+        let current = self.lower_parent(rel).ok().and_then(|(dir, name)| name_to_handle(&dir, name).ok());
         match current {
             Some(current) if current == *origin => {
                 let born = upper.born.unwrap_or(forked);
@@ -139,10 +120,7 @@ impl LayerScan<'_> {
         if found.lost {
             return Some(DELETED);
         }
-        let upper = found
-            .upper
-            .as_ref()
-            .filter(|_| found.change.file_type != FileType::Directory)?;
+        let upper = found.upper.as_ref().filter(|_| found.change.file_type != FileType::Directory)?;
         match &upper.origin {
             Origin::Handle(origin) if self.trusted() && !handles.may_know(origin) => Some(DELETED),
             _ => None,
@@ -150,12 +128,7 @@ impl LayerScan<'_> {
     }
 
     /// The first entry below `top` that the host changed after the fork.
-    fn changed_below(
-        &self,
-        top: &Path,
-        forked: Timestamp,
-        budget: &mut usize,
-    ) -> (Option<String>, Walked) {
+    fn changed_below(&self, top: &Path, forked: Timestamp, budget: &mut usize) -> (Option<String>, Walked) {
         let mut seen = None;
         let walked = self.lower.subtree(top, None, budget, |_, _, rel, stat| {
             let is_dir = file_type(stat) == FileType::Directory;
@@ -178,9 +151,5 @@ fn own_change(lower: &Statx, forked: Timestamp) -> bool {
 }
 
 fn since(lower: &Statx, forked: Timestamp) -> &'static str {
-    if birth(lower).is_some_and(|b| b > forked) {
-        CREATED
-    } else {
-        CHANGED
-    }
+    if birth(lower).is_some_and(|b| b > forked) { CREATED } else { CHANGED }
 }

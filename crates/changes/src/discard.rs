@@ -38,14 +38,8 @@ const MAX_ENTRIES: usize = 4_000_000;
 pub fn discard(input: &ScanInput, set: &ChangeSet, chosen: &[VmPath]) -> Result<usize, ScanError> {
     let picked = closure(set, chosen);
     let below = below_removed(set, &picked);
-    let stay = set
-        .changes
-        .iter()
-        .enumerate()
-        .filter(|(i, c)| is_rename(c) && !picked.contains(i));
-    let still_moved: HashSet<VmPath> = stay
-        .filter_map(|(_, c)| c.base.as_ref().map(HostPath::in_vm))
-        .collect();
+    let stay = set.changes.iter().enumerate().filter(|(i, c)| is_rename(c) && !picked.contains(i));
+    let still_moved: HashSet<VmPath> = stay.filter_map(|(_, c)| c.base.as_ref().map(HostPath::in_vm)).collect();
     // Children before their parents.
     for index in picked.iter().rev() {
         let change = &set.changes[*index];
@@ -54,15 +48,8 @@ pub fn discard(input: &ScanInput, set: &ChangeSet, chosen: &[VmPath]) -> Result<
             continue;
         }
         drop_change(input, set, change, &still_moved).map_err(|(what, source)| match what {
-            "" => ScanError::NotInLayer {
-                path: change.path.to_string(),
-                layer: change.layer,
-            },
-            what => ScanError::Discard {
-                path: printable(change.path.as_bytes()),
-                what,
-                source,
-            },
+            "" => ScanError::NotInLayer { path: change.path.to_string(), layer: change.layer },
+            what => ScanError::Discard { path: printable(change.path.as_bytes()), what, source },
         })?;
     }
     Ok(picked.len())
@@ -92,10 +79,7 @@ fn closure(set: &ChangeSet, chosen: &[VmPath]) -> BTreeSet<usize> {
     // Both names of every change, so that a long choice costs no more than the set.
     let mut by_name: HashMap<&Path, Vec<usize>> = HashMap::new();
     for (index, change) in set.changes.iter().enumerate() {
-        by_name
-            .entry(change.path.as_path())
-            .or_default()
-            .push(index);
+        by_name.entry(change.path.as_path()).or_default().push(index);
         if let (true, Some(base)) = (is_rename(change), &change.base) {
             by_name.entry(base.as_path()).or_default().push(index);
         }
@@ -103,8 +87,7 @@ fn closure(set: &ChangeSet, chosen: &[VmPath]) -> BTreeSet<usize> {
     for path in chosen {
         match by_name.get(path.as_path()) {
             Some(exact) => picked.extend(exact),
-            None => picked
-                .extend((0..set.changes.len()).filter(|i| set.changes[*i].path.is_within(path))),
+            None => picked.extend((0..set.changes.len()).filter(|i| set.changes[*i].path.is_within(path))),
         }
     }
     let mut groups: HashSet<u32> = HashSet::new();
@@ -129,11 +112,7 @@ fn is_rename(change: &Change) -> bool {
 }
 
 fn takes_all_below(change: &Change) -> bool {
-    change.file_type == FileType::Directory
-        && !matches!(
-            change.kind,
-            ChangeKind::Metadata { .. } | ChangeKind::Deleted
-        )
+    change.file_type == FileType::Directory && !matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Deleted)
 }
 
 type Failed = (&'static str, Errno);
@@ -147,12 +126,9 @@ fn drop_change(
     let (view, rel) = place(input, change.layer, &change.path).map_err(|_| ("", Errno::INVAL))?;
     if view.layer.kind == LayerKind::File {
         let copied = std::fs::copy(view.layer.host.as_path(), view.dir.join("file"));
-        return copied.map(drop).map_err(|e| {
-            (
-                "copying the host's file",
-                Errno::from_io_error(&e).unwrap_or(Errno::IO),
-            )
-        });
+        return copied
+            .map(drop)
+            .map_err(|e| ("copying the host's file", Errno::from_io_error(&e).unwrap_or(Errno::IO)));
     }
     let layer = LayerDir {
         upper: Dir::open_root(&view.dir.join("upper")).map_err(|e| ("opening the layer", e))?,
@@ -162,45 +138,30 @@ fn drop_change(
     if let (ChangeKind::Metadata { .. }, FileType::Directory, Some(base)) =
         (&change.kind, change.file_type, &change.base)
     {
-        return layer
-            .restore_directory(&rel, base)
-            .map_err(|e| ("restoring the directory's metadata", e));
+        return layer.restore_directory(&rel, base).map_err(|e| ("restoring the directory's metadata", e));
     }
-    layer
-        .remove(&rel)
-        .map_err(|e| ("removing the VM's version", e))?;
+    layer.remove(&rel).map_err(|e| ("removing the VM's version", e))?;
     if still_moved.contains(&change.path) {
-        return layer
-            .whiteout(&rel)
-            .map_err(|e| ("keeping the old name hidden", e));
+        return layer.whiteout(&rel).map_err(|e| ("keeping the old name hidden", e));
     }
     let Some(base) = change.base.as_ref().filter(|_| change.before.is_some()) else {
         return Ok(());
     };
     let base_rel = if is_rename(change) {
         let at = vm_place(set, base);
-        place(input, change.layer, &at)
-            .map_err(|_| ("", Errno::INVAL))?
-            .1
+        place(input, change.layer, &at).map_err(|_| ("", Errno::INVAL))?.1
     } else {
         rel
     };
     if is_rename(change) {
-        layer
-            .remove_whiteout(&base_rel)
-            .map_err(|e| ("uncovering the old name", e))?;
+        layer.remove_whiteout(&base_rel).map_err(|e| ("uncovering the old name", e))?;
     }
-    layer
-        .uncover(&base_rel, base)
-        .map_err(|e| ("uncovering the host's version", e))
+    layer.uncover(&base_rel, base).map_err(|e| ("uncovering the host's version", e))
 }
 
 /// Where a host entry would stand in the VM: below a moved directory, under its new name.
 fn vm_place(set: &ChangeSet, base: &HostPath) -> VmPath {
-    let moved = set
-        .changes
-        .iter()
-        .filter(|c| is_rename(c) && c.file_type == FileType::Directory);
+    let moved = set.changes.iter().filter(|c| is_rename(c) && c.file_type == FileType::Directory);
     let deepest = moved
         .filter_map(|c| c.base.as_ref().map(|b| (b, c)))
         .filter(|(b, _)| base != *b && base.is_within(b))
@@ -221,10 +182,7 @@ impl LayerDir<'_> {
     /// The directory that holds `rel`, when the upper (still) has it.
     fn parent<'p>(&self, rel: &'p Path) -> Result<Option<(Dir, &'p Path)>, Errno> {
         let name = Path::new(rel.file_name().ok_or(Errno::INVAL)?);
-        match self
-            .upper
-            .beneath_deep(rel.parent().unwrap_or(Path::new("")))
-        {
+        match self.upper.beneath_deep(rel.parent().unwrap_or(Path::new(""))) {
             Ok(dir) => Ok(Some((dir, name))),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(e) => Err(e),
@@ -241,9 +199,10 @@ impl LayerDir<'_> {
         {
             for (entry, _) in index.entries(MAX_ENTRIES)? {
                 let entry = Path::new(&entry);
-                if index.stat_opt(entry)?.is_some_and(|s| {
-                    s.stx_ino == stat.stx_ino && compare::file_type(&s) != FileType::Directory
-                }) {
+                if index
+                    .stat_opt(entry)?
+                    .is_some_and(|s| s.stx_ino == stat.stx_ino && compare::file_type(&s) != FileType::Directory)
+                {
                     fs::unlinkat(index, entry, AtFlags::empty())?;
                 }
             }
@@ -289,41 +248,28 @@ impl LayerDir<'_> {
     /// Replaces `opaque` of one directory by whiteouts for all that is to stay hidden.
     fn make_merged(&self, dir: &Dir, host: &HostPath, wanted: Option<&Path>) -> Result<(), Errno> {
         let prefix = self.input.class.prefix();
-        let (opaque, redirect) = (
-            OsString::from(format!("{prefix}opaque")),
-            OsString::from(format!("{prefix}redirect")),
-        );
+        let (opaque, redirect) =
+            (OsString::from(format!("{prefix}opaque")), OsString::from(format!("{prefix}redirect")));
         if dir.xattr(Path::new(""), &opaque)?.as_deref() != Some(b"y") {
             return Ok(());
         }
-        let wanted = wanted
-            .and_then(|w| w.components().next())
-            .map(|c| c.as_os_str().to_owned());
+        let wanted = wanted.and_then(|w| w.components().next()).map(|c| c.as_os_str().to_owned());
         let lower = Dir::open_root(host.as_path())?;
         let mount = lower.stat(Path::new(""))?.stx_mnt_id;
-        let upper: HashMap<OsString, fs::FileType> =
-            dir.entries(MAX_ENTRIES)?.into_iter().collect();
+        let upper: HashMap<OsString, fs::FileType> = dir.entries(MAX_ENTRIES)?.into_iter().collect();
         for (name, _) in lower.entries(MAX_ENTRIES)? {
             let path = Path::new(&name);
             let Some(stat) = lower.stat_opt(path)? else {
                 continue;
             };
-            if stat.stx_mnt_id != mount
-                || self
-                    .input
-                    .excluded
-                    .iter()
-                    .any(|e| host.join(&name).is_within(e))
-            {
+            if stat.stx_mnt_id != mount || self.input.excluded.iter().any(|e| host.join(&name).is_within(e)) {
                 continue;
             }
             if !upper.contains_key(&name) {
                 if wanted.as_ref() != Some(&name) {
                     make_whiteout(dir, path)?;
                 }
-            } else if dir
-                .stat(path)
-                .is_ok_and(|s| compare::file_type(&s) == FileType::Directory)
+            } else if dir.stat(path).is_ok_and(|s| compare::file_type(&s) == FileType::Directory)
                 && dir.xattr(path, &redirect)?.is_none()
             {
                 dir.set_xattr(path, &opaque, b"y")?;
@@ -342,10 +288,7 @@ impl LayerDir<'_> {
         let from_root = base.relative_to(&HostPath::root()).unwrap_or(here);
         let host = Dir::open_root(Path::new("/"))?.beneath_deep(from_root)?;
         let stat = host.stat(here)?;
-        let (uid, gid) = (
-            fs::Uid::from_raw(stat.stx_uid),
-            fs::Gid::from_raw(stat.stx_gid),
-        );
+        let (uid, gid) = (fs::Uid::from_raw(stat.stx_uid), fs::Gid::from_raw(stat.stx_gid));
         fs::fchown(&dir, Some(uid), Some(gid))?;
         fs::fchmod(&dir, Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777))?;
         let theirs = host.xattrs(here)?;
@@ -356,27 +299,13 @@ impl LayerDir<'_> {
             }
         }
         for (name, value) in theirs.iter().filter(|(name, _)| !is_overlay_attr(name)) {
-            if dir.xattr(here, name)?.as_ref() != Some(value)
-                && !name.as_bytes().starts_with(b"trusted.")
-            {
+            if dir.xattr(here, name)?.as_ref() != Some(value) && !name.as_bytes().starts_with(b"trusted.") {
                 dir.set_xattr(here, name, value)?;
             }
         }
-        let mtime = Timespec {
-            tv_sec: stat.stx_mtime.tv_sec,
-            tv_nsec: stat.stx_mtime.tv_nsec.into(),
-        };
-        let atime = Timespec {
-            tv_sec: 0,
-            tv_nsec: fs::UTIME_OMIT,
-        };
-        fs::futimens(
-            &dir,
-            &Timestamps {
-                last_access: atime,
-                last_modification: mtime,
-            },
-        )
+        let mtime = Timespec { tv_sec: stat.stx_mtime.tv_sec, tv_nsec: stat.stx_mtime.tv_nsec.into() };
+        let atime = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+        fs::futimens(&dir, &Timestamps { last_access: atime, last_modification: mtime })
     }
 }
 

@@ -90,37 +90,22 @@ pub(crate) struct LayerScan<'a> {
 
 impl<'a> LayerScan<'a> {
     /// Opens both sides; `Ok(Err(why))` when the host directory is gone.
-    pub(crate) fn open(
-        input: &'a ScanInput,
-        view: &LayerView,
-    ) -> Result<Result<Self, String>, ScanError> {
+    pub(crate) fn open(input: &'a ScanInput, view: &LayerView) -> Result<Result<Self, String>, ScanError> {
         let layer = &view.layer;
         let fail = |path: &Path| {
             let (layer, path) = (layer.n, printable(path.as_os_str().as_bytes()));
-            move |source| ScanError::Layer {
-                layer,
-                path,
-                source,
-            }
+            move |source| ScanError::Layer { layer, path, source }
         };
         let upper_path = view.dir.join("upper");
         let upper = Dir::open_root(&upper_path).map_err(fail(&upper_path))?;
         let lower = match Lower::open_root(&layer.host, &input.excluded) {
             Ok(lower) => lower,
             Err(Errno::NOENT | Errno::NOTDIR) => {
-                return Ok(Err(format!(
-                    "'{}' is gone on the host: layer {} was not read",
-                    layer.host, layer.n
-                )));
+                return Ok(Err(format!("'{}' is gone on the host: layer {} was not read", layer.host, layer.n)));
             }
             Err(e) => return Err(fail(layer.host.as_path())(e)),
         };
-        let covered = input
-            .layers
-            .iter()
-            .map(|l| l.layer.host.clone())
-            .filter(|h| *h != layer.host)
-            .collect();
+        let covered = input.layers.iter().map(|l| l.layer.host.clone()).filter(|h| *h != layer.host).collect();
         let locked = input.class == XattrClass::User && may_not_write(&lower.root);
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Ok(Ok(Self {
@@ -141,10 +126,7 @@ impl<'a> LayerScan<'a> {
             seen: HashSet::new(),
             touched: Vec::new(),
             warnings: Vec::new(),
-            now: Timestamp {
-                secs: now.tv_sec,
-                nanos: u32::try_from(now.tv_nsec).unwrap_or(0),
-            },
+            now: Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) },
             root_locked: locked.then_some("you may not change this directory on the host"),
         }))
     }
@@ -158,8 +140,7 @@ impl<'a> LayerScan<'a> {
             let path = self.vm_path(rel);
             self.warnings.push(format!("{path}: {what}"));
         } else if self.warnings.len() == WARNINGS_MAX {
-            self.warnings
-                .push(format!("layer {}: more warnings were left out", self.n));
+            self.warnings.push(format!("layer {}: more warnings were left out", self.n));
         }
     }
 
@@ -185,28 +166,21 @@ impl<'a> LayerScan<'a> {
             (None, None) => FileType::File,
         };
         let target = match &upper {
-            Some((side, _)) if file_type == FileType::Symlink => {
-                match side.dir.read_link(side.name) {
-                    Ok(target) => Some(fvm_model::path::Bytes(target)),
-                    Err(e) => {
-                        self.warn(rel, format_args!("its link target cannot be read ({e})"));
-                        None
-                    }
+            Some((side, _)) if file_type == FileType::Symlink => match side.dir.read_link(side.name) {
+                Ok(target) => Some(fvm_model::path::Bytes(target)),
+                Err(e) => {
+                    self.warn(rel, format_args!("its link target cannot be read ({e})"));
+                    None
                 }
-            }
+            },
             _ => None,
         };
         let created = kind == ChangeKind::Created;
-        let changes_parent = !matches!(
-            kind,
-            ChangeKind::Modified { .. } | ChangeKind::Metadata { .. }
-        );
+        let changes_parent = !matches!(kind, ChangeKind::Modified { .. } | ChangeKind::Metadata { .. });
         let in_root = rel.parent().is_none_or(|p| p.as_os_str().is_empty());
         let uncommittable = match file_type {
             FileType::Socket => Some("a socket cannot be committed"),
-            FileType::CharDevice | FileType::BlockDevice => {
-                Some("a device node cannot be committed")
-            }
+            FileType::CharDevice | FileType::BlockDevice => Some("a device node cannot be committed"),
             _ if in_root && changes_parent => self.root_locked,
             _ => None,
         };
@@ -214,15 +188,9 @@ impl<'a> LayerScan<'a> {
             path: self.vm_path(rel),
             kind,
             file_type,
-            base: lower
-                .as_ref()
-                .filter(|_| !created)
-                .map(|(l, _)| self.lower.host.join(l)),
+            base: lower.as_ref().filter(|_| !created).map(|(l, _)| self.lower.host.join(l)),
             layer: self.n,
-            before: lower
-                .as_ref()
-                .filter(|_| !created)
-                .map(|(_, stat)| meta(stat)),
+            before: lower.as_ref().filter(|_| !created).map(|(_, stat)| meta(stat)),
             after: upper.as_ref().map(|(side, _)| meta(side.stat)),
             target,
             link_group: None,
@@ -236,24 +204,12 @@ impl<'a> LayerScan<'a> {
             born: birth(side.stat),
             origin,
         });
-        self.found.push(Found {
-            change,
-            rel: rel.to_path_buf(),
-            lower,
-            upper,
-            dead: false,
-            lost: false,
-        });
+        self.found.push(Found { change, rel: rel.to_path_buf(), lower, upper, dead: false, lost: false });
         Ok(self.found.len() - 1)
     }
 
     /// The host's entry `stat` at `lower` is gone from its place `rel` in the VM, unless a rename took it.
-    pub(crate) fn push_deleted(
-        &mut self,
-        rel: &Path,
-        lower: PathBuf,
-        stat: Statx,
-    ) -> Result<(), ScanError> {
+    pub(crate) fn push_deleted(&mut self, rel: &Path, lower: PathBuf, stat: Statx) -> Result<(), ScanError> {
         if self.claimed.contains_key(&lower) {
             return Ok(());
         }
@@ -262,12 +218,7 @@ impl<'a> LayerScan<'a> {
         if is_dir {
             self.gone_dirs.push(lower);
         } else {
-            self.candidates.push(Candidate {
-                rel: lower,
-                stat,
-                found: Some(index),
-                taken: false,
-            });
+            self.candidates.push(Candidate { rel: lower, stat, found: Some(index), taken: false });
         }
         Ok(())
     }

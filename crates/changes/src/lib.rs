@@ -93,9 +93,7 @@ pub enum ScanError {
         layer: u32,
     },
     /// The layers hold more than fvm is ready to list.
-    #[error(
-        "the VM has more than {limit} changed entries in one layer; delete some in the VM, or discard a directory"
-    )]
+    #[error("the VM has more than {limit} changed entries in one layer; delete some in the VM, or discard a directory")]
     TooMany {
         /// The limit.
         limit: usize,
@@ -118,11 +116,9 @@ pub enum ScanError {
 pub fn filter(mut set: ChangeSet, only: &[VmPath]) -> ChangeSet {
     if !only.is_empty() {
         let within = |path: &VmPath| only.iter().any(|o| path.is_within(o));
-        let is_rename =
-            |c: &fvm_model::Change| matches!(c.kind, fvm_model::ChangeKind::Renamed { .. });
-        set.changes.retain(|c| {
-            within(&c.path) || (is_rename(c) && c.base.as_ref().is_some_and(|b| within(&b.in_vm())))
-        });
+        let is_rename = |c: &fvm_model::Change| matches!(c.kind, fvm_model::ChangeKind::Renamed { .. });
+        set.changes
+            .retain(|c| within(&c.path) || (is_rename(c) && c.base.as_ref().is_some_and(|b| within(&b.in_vm()))));
         set.touched.retain(|t| within(&t.path));
     }
     set

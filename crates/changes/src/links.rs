@@ -39,14 +39,8 @@ impl LayerScan<'_> {
             let kind = match &found.change.kind {
                 ChangeKind::Modified { meta } => ChangeKind::Modified { meta: *meta },
                 ChangeKind::Metadata { meta } => ChangeKind::Metadata { meta: *meta },
-                ChangeKind::Renamed {
-                    modified: true,
-                    meta,
-                } => ChangeKind::Modified { meta: *meta },
-                ChangeKind::Renamed {
-                    modified: false,
-                    meta,
-                } if meta.any() => ChangeKind::Metadata { meta: *meta },
+                ChangeKind::Renamed { modified: true, meta } => ChangeKind::Modified { meta: *meta },
+                ChangeKind::Renamed { modified: false, meta } if meta.any() => ChangeKind::Metadata { meta: *meta },
                 _ => continue,
             };
             let is_indexed = indexed.contains(&upper.ino) && upper.origin != Origin::Absent;
@@ -73,14 +67,7 @@ impl LayerScan<'_> {
                     ..template.clone()
                 };
                 let lower = Some((alias, lower));
-                self.found.push(Found {
-                    change,
-                    rel,
-                    lower,
-                    upper: Some(upper.clone()),
-                    dead: false,
-                    lost: false,
-                });
+                self.found.push(Found { change, rel, lower, upper: Some(upper.clone()), dead: false, lost: false });
             }
         }
         Ok(())
@@ -88,23 +75,14 @@ impl LayerScan<'_> {
 
     /// Inodes in `work/index`: upper files that stand for host files with several names.
     fn indexed_inodes(&self) -> HashSet<u64> {
-        if !self.trusted()
-            || !self
-                .found
-                .iter()
-                .any(|f| f.lower.as_ref().is_some_and(|(_, s)| s.stx_nlink > 1))
-        {
+        if !self.trusted() || !self.found.iter().any(|f| f.lower.as_ref().is_some_and(|(_, s)| s.stx_nlink > 1)) {
             return HashSet::new();
         }
         let Ok(dir) = Dir::open_root(&self.index_path) else {
             return HashSet::new();
         };
         let entries = dir.entries(DIR_MAX_ENTRIES).unwrap_or_default();
-        entries
-            .iter()
-            .filter_map(|(name, _)| dir.stat(Path::new(name)).ok())
-            .map(|s| s.stx_ino)
-            .collect()
+        entries.iter().filter_map(|(name, _)| dir.stat(Path::new(name)).ok()).map(|s| s.stx_ino).collect()
     }
 
     /// All other names of a host file: first near it, then further out.
@@ -114,21 +92,12 @@ impl LayerScan<'_> {
         let mut searched: Option<PathBuf> = None;
         let mut complete = true;
         for top in rel.ancestors().skip(1) {
-            let walked =
-                self.lower
-                    .subtree(top, searched.as_deref(), budget, |_, _, child, stat| {
-                        if stat.stx_ino == ino
-                            && file_type(stat) != FileType::Directory
-                            && child != rel
-                        {
-                            names.push(child.to_path_buf());
-                        }
-                        if names.len() >= wanted {
-                            Visit::Stop
-                        } else {
-                            Visit::More
-                        }
-                    });
+            let walked = self.lower.subtree(top, searched.as_deref(), budget, |_, _, child, stat| {
+                if stat.stx_ino == ino && file_type(stat) != FileType::Directory && child != rel {
+                    names.push(child.to_path_buf());
+                }
+                if names.len() >= wanted { Visit::Stop } else { Visit::More }
+            });
             complete &= walked != Walked::Partly;
             if names.len() >= wanted {
                 break;
@@ -136,18 +105,8 @@ impl LayerScan<'_> {
             searched = Some(top.to_path_buf());
         }
         if names.len() < wanted {
-            let why = if complete {
-                "outside this layer"
-            } else {
-                "where the search did not reach"
-            };
-            self.warn(
-                rel,
-                format_args!(
-                    "the host's file has {} more names {why}",
-                    wanted - names.len()
-                ),
-            );
+            let why = if complete { "outside this layer" } else { "where the search did not reach" };
+            self.warn(rel, format_args!("the host's file has {} more names {why}", wanted - names.len()));
         }
         names.remove(0);
         names
@@ -155,10 +114,7 @@ impl LayerScan<'_> {
 
     /// Where the VM sees the host's `lower` entry, if nothing in the upper stands there or hides it.
     fn visible_place(&self, lower: &Path) -> Option<PathBuf> {
-        let moved = lower
-            .ancestors()
-            .skip(1)
-            .find_map(|a| self.claimed.get(a).map(|to| (a, to)));
+        let moved = lower.ancestors().skip(1).find_map(|a| self.claimed.get(a).map(|to| (a, to)));
         let rel = match moved {
             Some((from, to)) => to.join(lower.strip_prefix(from).ok()?),
             None => lower.to_path_buf(),
@@ -170,8 +126,7 @@ impl LayerScan<'_> {
                 Ok(dir) => {
                     let next = rel.strip_prefix(parent).ok()?.components().next()?;
                     let absent = matches!(dir.stat_opt(Path::new(next.as_os_str())), Ok(None));
-                    let opaque = crate::overlay::Marks::read_dir(&dir, self.input.class)
-                        .is_ok_and(|m| m.opaque);
+                    let opaque = crate::overlay::Marks::read_dir(&dir, self.input.class).is_ok_and(|m| m.opaque);
                     return (absent && !opaque).then_some(rel);
                 }
                 Err(_) => dir_rel = parent.parent(),
@@ -191,11 +146,7 @@ impl LayerScan<'_> {
                 groups.entry(upper.ino).or_default().push(index);
             }
         }
-        let unchanged: HashMap<u64, &PathBuf> = self
-            .unchanged_links
-            .iter()
-            .map(|(ino, rel)| (*ino, rel))
-            .collect();
+        let unchanged: HashMap<u64, &PathBuf> = self.unchanged_links.iter().map(|(ino, rel)| (*ino, rel)).collect();
         let mut groups: Vec<(u64, Vec<usize>)> = groups.into_iter().collect();
         groups.sort_by_key(|(_, members)| members[0]);
         for (ino, members) in groups {

@@ -49,12 +49,7 @@ impl Lower {
     pub(crate) fn open_root(host: &HostPath, excluded: &[HostPath]) -> Result<Self, Errno> {
         let root = Dir::open_root(host.as_path())?;
         let mount = root.stat(Path::new(""))?.stx_mnt_id;
-        Ok(Self {
-            root,
-            host: host.clone(),
-            excluded: excluded.to_vec(),
-            mount,
-        })
+        Ok(Self { root, host: host.clone(), excluded: excluded.to_vec(), mount })
     }
 
     /// Whether the entry lies on this layer's own mount.
@@ -119,10 +114,6 @@ impl Lower {
                 }
             }
         }
-        if complete {
-            Walked::All
-        } else {
-            Walked::Partly
-        }
+        if complete { Walked::All } else { Walked::Partly }
     }
 }

@@ -19,11 +19,7 @@ impl LayerScan<'_> {
         if !self.trusted() {
             return;
         }
-        let mut pending = vec![Pending {
-            rel: PathBuf::new(),
-            lower: Some(PathBuf::new()),
-            opaque: false,
-        }];
+        let mut pending = vec![Pending { rel: PathBuf::new(), lower: Some(PathBuf::new()), opaque: false }];
         while let Some(at) = pending.pop() {
             // What cannot be read is reported by pass 2.
             let Ok(dir) = self.upper.beneath_deep(&at.rel) else {
@@ -33,10 +29,7 @@ impl LayerScan<'_> {
                 continue;
             };
             for (name, kind) in entries {
-                if !matches!(
-                    kind,
-                    rustix::fs::FileType::Directory | rustix::fs::FileType::Unknown
-                ) {
+                if !matches!(kind, rustix::fs::FileType::Directory | rustix::fs::FileType::Unknown) {
                     continue;
                 }
                 let rel = at.rel.join(&name);
@@ -58,27 +51,14 @@ impl LayerScan<'_> {
                     }
                     Some(Ok(redirect)) => self.follow(&rel, &at, redirect, by_name),
                 };
-                pending.push(Pending {
-                    rel,
-                    lower: if marks.opaque { None } else { lower },
-                    opaque: false,
-                });
+                pending.push(Pending { rel, lower: if marks.opaque { None } else { lower }, opaque: false });
             }
         }
         // Moved away and back into a replaced directory: pass 2 compares that by path anyway.
         let home = |rel: &PathBuf, lower: &PathBuf| {
-            rel == lower
-                && !rel
-                    .ancestors()
-                    .skip(1)
-                    .any(|a| self.claimed.contains_key(a) || self.moved.contains_key(a))
+            rel == lower && !rel.ancestors().skip(1).any(|a| self.claimed.contains_key(a) || self.moved.contains_key(a))
         };
-        let back: Vec<PathBuf> = self
-            .moved
-            .iter()
-            .filter(|(r, l)| home(r, l))
-            .map(|(r, _)| r.clone())
-            .collect();
+        let back: Vec<PathBuf> = self.moved.iter().filter(|(r, l)| home(r, l)).map(|(r, _)| r.clone()).collect();
         for rel in back {
             self.moved.remove(&rel);
             self.claimed.remove(&rel);
@@ -86,19 +66,12 @@ impl LayerScan<'_> {
         }
     }
 
-    fn follow(
-        &mut self,
-        rel: &Path,
-        at: &Pending,
-        redirect: Redirect,
-        by_name: Option<PathBuf>,
-    ) -> Option<PathBuf> {
+    fn follow(&mut self, rel: &Path, at: &Pending, redirect: Redirect, by_name: Option<PathBuf>) -> Option<PathBuf> {
         let lower = match redirect {
             Redirect::FromRoot(path) => Some(path),
             Redirect::Sibling(name) => at.lower.as_ref().map(|l| l.join(name)),
         };
-        let there = lower
-            .filter(|l| !self.lower.is_excluded(l) && matches!(self.lower.open(l), Ok(Some(_))));
+        let there = lower.filter(|l| !self.lower.is_excluded(l) && matches!(self.lower.open(l), Ok(Some(_))));
         let Some(lower) = there else {
             self.lost.insert(rel.to_path_buf());
             return None;
@@ -107,10 +80,7 @@ impl LayerScan<'_> {
             return Some(lower);
         }
         if self.claimed.contains_key(&lower) {
-            self.warn(
-                rel,
-                "two directories say that they were moved from one place; read as a new one",
-            );
+            self.warn(rel, "two directories say that they were moved from one place; read as a new one");
             return None;
         }
         self.claimed.insert(lower.clone(), rel.to_path_buf());

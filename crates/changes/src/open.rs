@@ -32,9 +32,7 @@ pub fn open_after(input: &ScanInput, change: &Change) -> Result<OwnedFd, ScanErr
 /// # Errors
 /// When it is gone or not a regular file any more, or the kernel refuses.
 pub fn open_before(change: &Change) -> Result<Option<OwnedFd>, ScanError> {
-    let (Some(base), Some(FileType::File)) =
-        (&change.base, change.before.as_ref().map(|m| m.file_type))
-    else {
+    let (Some(base), Some(FileType::File)) = (&change.base, change.before.as_ref().map(|m| m.file_type)) else {
         return Ok(None);
     };
     let fail = |source| read_error(BEFORE, base, source);
@@ -45,8 +43,7 @@ pub fn open_before(change: &Change) -> Result<Option<OwnedFd>, ScanError> {
 /// The target of the VM's symlink.
 pub(crate) fn link_after(input: &ScanInput, change: &Change) -> Result<OsString, ScanError> {
     let (dir, name) = after_place(input, change)?;
-    dir.read_link(&name)
-        .map_err(|e| read_error(AFTER, &change.path, e))
+    dir.read_link(&name).map_err(|e| read_error(AFTER, &change.path, e))
 }
 
 /// The target of the host's symlink.
@@ -57,18 +54,13 @@ pub(crate) fn link_before(base: &HostPath) -> Result<OsString, ScanError> {
 }
 
 fn read_error(what: &'static str, path: impl AsRef<Path>, source: Errno) -> ScanError {
-    ScanError::Read {
-        what,
-        path: printable(path.as_ref().as_os_str().as_bytes()),
-        source,
-    }
+    ScanError::Read { what, path: printable(path.as_ref().as_os_str().as_bytes()), source }
 }
 
 fn before_place(base: &HostPath) -> Result<(Dir, PathBuf), Errno> {
     let rel = base.relative_to(&HostPath::root()).ok_or(Errno::INVAL)?;
     let name = rel.file_name().ok_or(Errno::ISDIR)?;
-    let dir =
-        Dir::open_root(Path::new("/"))?.beneath_deep(rel.parent().unwrap_or(Path::new("")))?;
+    let dir = Dir::open_root(Path::new("/"))?.beneath_deep(rel.parent().unwrap_or(Path::new("")))?;
     Ok((dir, name.into()))
 }
 
@@ -77,16 +69,11 @@ fn after_place(input: &ScanInput, change: &Change) -> Result<(Dir, PathBuf), Sca
     let (view, rel) = place(input, change.layer, path)?;
     let fail = |source| read_error(AFTER, path, source);
     if view.layer.kind == LayerKind::File {
-        return Ok((
-            Dir::open_root(&view.dir).map_err(fail)?,
-            PathBuf::from("file"),
-        ));
+        return Ok((Dir::open_root(&view.dir).map_err(fail)?, PathBuf::from("file")));
     }
     let name = rel.file_name().ok_or_else(|| fail(Errno::ISDIR))?;
     let upper = Dir::open_root(&view.dir.join("upper")).map_err(fail)?;
-    let dir = upper
-        .beneath_deep(rel.parent().unwrap_or(Path::new("")))
-        .map_err(fail)?;
+    let dir = upper.beneath_deep(rel.parent().unwrap_or(Path::new(""))).map_err(fail)?;
     Ok((dir, name.into()))
 }
 
@@ -96,17 +83,8 @@ pub(crate) fn place<'i>(
     layer: u32,
     path: &VmPath,
 ) -> Result<(&'i LayerView, PathBuf), ScanError> {
-    let missing = || ScanError::NotInLayer {
-        path: path.to_string(),
-        layer,
-    };
-    let view = input
-        .layers
-        .iter()
-        .find(|l| l.layer.n == layer)
-        .ok_or_else(missing)?;
-    let rel = path
-        .relative_to(&view.layer.host.in_vm())
-        .ok_or_else(missing)?;
+    let missing = || ScanError::NotInLayer { path: path.to_string(), layer };
+    let view = input.layers.iter().find(|l| l.layer.n == layer).ok_or_else(missing)?;
+    let rel = path.relative_to(&view.layer.host.in_vm()).ok_or_else(missing)?;
     Ok((view, rel.to_path_buf()))
 }

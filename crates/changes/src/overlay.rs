@@ -58,33 +58,20 @@ pub(crate) struct Marks {
 impl Marks {
     /// Reads the notes of directory `dir` itself.
     pub(crate) fn read_dir(dir: &Dir, class: XattrClass) -> Result<Self, Errno> {
-        let get = |what: &str| {
-            dir.xattr(
-                Path::new(""),
-                OsStr::new(&format!("{}{what}", class.prefix())),
-            )
-        };
+        let get = |what: &str| dir.xattr(Path::new(""), OsStr::new(&format!("{}{what}", class.prefix())));
         let opaque = get("opaque")?.is_some_and(|v| v == b"y");
         // The kernel stops at `opaque`, and rootless mounts neither write nor follow redirects.
         let redirect = match class {
-            XattrClass::Trusted if !opaque => {
-                get("redirect")?.map(|v| parse_redirect(&v).ok_or(()))
-            }
+            XattrClass::Trusted if !opaque => get("redirect")?.map(|v| parse_redirect(&v).ok_or(())),
             _ => None,
         };
-        Ok(Self {
-            opaque,
-            redirect,
-            origin: get("origin")?.map_or(Origin::Absent, |v| parse_origin(&v)),
-        })
+        Ok(Self { opaque, redirect, origin: get("origin")?.map_or(Origin::Absent, |v| parse_origin(&v)) })
     }
 
     /// Reads `origin` of the non-directory `name` in `dir`.
     pub(crate) fn read_origin(dir: &Dir, name: &Path, class: XattrClass) -> Result<Origin, Errno> {
         let attr = format!("{}origin", class.prefix());
-        Ok(dir
-            .xattr(name, OsStr::new(&attr))?
-            .map_or(Origin::Absent, |v| parse_origin(&v)))
+        Ok(dir.xattr(name, OsStr::new(&attr))?.map_or(Origin::Absent, |v| parse_origin(&v)))
     }
 }
 
@@ -92,8 +79,7 @@ impl Marks {
 #[must_use]
 pub fn is_overlay_attr(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name.starts_with(XattrClass::Trusted.prefix().as_bytes())
-        || name.starts_with(XattrClass::User.prefix().as_bytes())
+    name.starts_with(XattrClass::Trusted.prefix().as_bytes()) || name.starts_with(XattrClass::User.prefix().as_bytes())
 }
 
 /// Parses `redirect`; `None` when it is not one that the kernel would write.
@@ -103,11 +89,9 @@ pub(crate) fn parse_redirect(value: &[u8]) -> Option<Redirect> {
     }
     let good = |c: &[u8]| !c.is_empty() && c != b"." && c != b".." && c.len() <= 255;
     match value.strip_prefix(b"/") {
-        None => (good(value) && !value.contains(&b'/'))
-            .then(|| Redirect::Sibling(OsStr::from_bytes(value).to_owned())),
+        None => (good(value) && !value.contains(&b'/')).then(|| Redirect::Sibling(OsStr::from_bytes(value).to_owned())),
         Some(rest) => {
-            let ok = rest.split(|b| *b == b'/').all(good)
-                && rest.split(|b| *b == b'/').count() <= REDIRECT_MAX_DEPTH;
+            let ok = rest.split(|b| *b == b'/').all(good) && rest.split(|b| *b == b'/').count() <= REDIRECT_MAX_DEPTH;
             ok.then(|| Redirect::FromRoot(PathBuf::from(OsStr::from_bytes(rest))))
         }
     }
@@ -121,10 +105,7 @@ pub(crate) fn parse_origin(value: &[u8]) -> Origin {
     if usize::from(*len) != value.len() || value.len() <= ORIGIN_HEAD_BYTES {
         return Origin::Unnamed;
     }
-    Origin::Handle(FileHandle {
-        kind: i32::from(*kind),
-        bytes: value[ORIGIN_HEAD_BYTES..].to_vec(),
-    })
+    Origin::Handle(FileHandle { kind: i32::from(*kind), bytes: value[ORIGIN_HEAD_BYTES..].to_vec() })
 }
 
 #[cfg(test)]
@@ -133,21 +114,12 @@ mod tests {
 
     #[test]
     fn a_redirect_that_would_leave_the_layer_is_refused() {
-        for bad in [
-            "", "/", ".", "..", "/..", "/a/../b", "a/b", "/a//b", "/a/", "a\0", "/a\0b", "../a",
-            "/./a",
-        ] {
+        for bad in ["", "/", ".", "..", "/..", "/a/../b", "a/b", "/a//b", "/a/", "a\0", "/a\0b", "../a", "/./a"] {
             assert_eq!(parse_redirect(bad.as_bytes()), None, "{bad:?}");
         }
         assert_eq!(parse_redirect(&b"/a".repeat(3000)), None);
-        assert_eq!(
-            parse_redirect(b"/a/b"),
-            Some(Redirect::FromRoot("a/b".into()))
-        );
-        assert_eq!(
-            parse_redirect(b"b\xff"),
-            Some(Redirect::Sibling(OsStr::from_bytes(b"b\xff").to_owned()))
-        );
+        assert_eq!(parse_redirect(b"/a/b"), Some(Redirect::FromRoot("a/b".into())));
+        assert_eq!(parse_redirect(b"b\xff"), Some(Redirect::Sibling(OsStr::from_bytes(b"b\xff").to_owned())));
     }
 
     #[test]
@@ -155,13 +127,7 @@ mod tests {
         let mut good = vec![0, 0xfb, 29, 0, 1];
         good.extend([7; 16]);
         good.extend([1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(
-            parse_origin(&good),
-            Origin::Handle(FileHandle {
-                kind: 1,
-                bytes: vec![1, 2, 3, 4, 5, 6, 7, 8]
-            })
-        );
+        assert_eq!(parse_origin(&good), Origin::Handle(FileHandle { kind: 1, bytes: vec![1, 2, 3, 4, 5, 6, 7, 8] }));
         for len in 0..good.len() {
             assert_eq!(parse_origin(&good[..len]), Origin::Unnamed, "{len}");
         }
@@ -171,11 +137,7 @@ mod tests {
 
     #[test]
     fn both_classes_and_escaped_ones_are_overlays_own() {
-        for own in [
-            "trusted.overlay.opaque",
-            "user.overlay.x",
-            "user.overlay.overlay.opaque",
-        ] {
+        for own in ["trusted.overlay.opaque", "user.overlay.x", "user.overlay.overlay.opaque"] {
             assert!(is_overlay_attr(OsStr::new(own)), "{own}");
         }
         assert!(!is_overlay_attr(OsStr::new("user.overlays")));

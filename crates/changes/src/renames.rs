@@ -41,18 +41,11 @@ impl Handles {
 impl LayerScan<'_> {
     /// Turns deletion + creation of one file into a rename.
     pub(crate) fn match_renames(&mut self) -> Handles {
-        if self.trusted() {
-            self.match_by_handle()
-        } else {
-            self.match_by_content()
-        }
+        if self.trusted() { self.match_by_handle() } else { self.match_by_content() }
     }
 
     fn match_by_handle(&mut self) -> Handles {
-        let mut handles = Handles {
-            known: std::mem::take(&mut self.seen),
-            complete: true,
-        };
+        let mut handles = Handles { known: std::mem::take(&mut self.seen), complete: true };
         let named = |f: &crate::layer::Found| match &f.upper {
             Some(upper) if f.change.file_type != FileType::Directory => match &upper.origin {
                 Origin::Handle(handle) => Some(handle.clone()),
@@ -60,17 +53,10 @@ impl LayerScan<'_> {
             },
             _ => None,
         };
-        let origins: Vec<(usize, FileHandle)> = self
-            .found
-            .iter()
-            .enumerate()
-            .filter_map(|(i, f)| named(f).map(|h| (i, h)))
-            .collect();
+        let origins: Vec<(usize, FileHandle)> =
+            self.found.iter().enumerate().filter_map(|(i, f)| named(f).map(|h| (i, h))).collect();
         // An edited file in its own place needs no search.
-        if origins
-            .iter()
-            .all(|(i, h)| self.found[*i].lower.is_some() && handles.known.contains(h))
-        {
+        if origins.iter().all(|(i, h)| self.found[*i].lower.is_some() && handles.known.contains(h)) {
             return handles;
         }
         let mut by_handle: HashMap<FileHandle, Vec<usize>> = HashMap::new();
@@ -92,11 +78,7 @@ impl LayerScan<'_> {
                 let candidate = &self.candidates[**c];
                 !candidate.taken && crate::compare::file_type(&candidate.stat) == wanted
             };
-            if let Some(candidate) = by_handle
-                .get(&handle)
-                .and_then(|list| list.iter().find(free))
-                .copied()
-            {
+            if let Some(candidate) = by_handle.get(&handle).and_then(|list| list.iter().find(free)).copied() {
                 self.rename(found, candidate);
             }
         }
@@ -112,39 +94,25 @@ impl LayerScan<'_> {
     pub(crate) fn lower_parent<'p>(&self, rel: &'p Path) -> Result<(Dir, &'p Path), Errno> {
         let name = rel.file_name().ok_or(Errno::INVAL)?;
         let parent = rel.parent().unwrap_or(Path::new(""));
-        Ok((
-            self.lower.open(parent)?.ok_or(Errno::NOENT)?,
-            Path::new(name),
-        ))
+        Ok((self.lower.open(parent)?.ok_or(Errno::NOENT)?, Path::new(name)))
     }
 
     /// Adds what deleted directories hold on the host to the candidates; whether all of it was seen.
-    fn search_gone_dirs(
-        &mut self,
-        known: &mut HashSet<FileHandle>,
-        by: &mut HashMap<FileHandle, Vec<usize>>,
-    ) -> bool {
+    fn search_gone_dirs(&mut self, known: &mut HashSet<FileHandle>, by: &mut HashMap<FileHandle, Vec<usize>>) -> bool {
         let mut budget = SEARCH_MAX_ENTRIES;
         let mut complete = true;
         let candidates = &mut self.candidates;
         for top in &self.gone_dirs {
-            let walked = self
-                .lower
-                .subtree(top, None, &mut budget, |dir, name, rel, stat| {
-                    if crate::compare::file_type(stat) != FileType::Directory
-                        && let Ok(handle) = name_to_handle(dir, name)
-                    {
-                        known.insert(handle.clone());
-                        by.entry(handle).or_default().push(candidates.len());
-                        candidates.push(Candidate {
-                            rel: rel.to_path_buf(),
-                            stat: *stat,
-                            found: None,
-                            taken: false,
-                        });
-                    }
-                    Visit::More
-                });
+            let walked = self.lower.subtree(top, None, &mut budget, |dir, name, rel, stat| {
+                if crate::compare::file_type(stat) != FileType::Directory
+                    && let Ok(handle) = name_to_handle(dir, name)
+                {
+                    known.insert(handle.clone());
+                    by.entry(handle).or_default().push(candidates.len());
+                    candidates.push(Candidate { rel: rel.to_path_buf(), stat: *stat, found: None, taken: false });
+                }
+                Visit::More
+            });
             complete &= walked == Walked::All;
         }
         complete
@@ -177,35 +145,18 @@ impl LayerScan<'_> {
                 self.rename(*created, *removed);
             }
         }
-        Handles {
-            known: HashSet::new(),
-            complete: false,
-        }
+        Handles { known: HashSet::new(), complete: false }
     }
 
-    fn compare(
-        &self,
-        found: usize,
-        candidate: usize,
-    ) -> Result<(bool, fvm_model::MetaDelta), Errno> {
+    fn compare(&self, found: usize, candidate: usize) -> Result<(bool, fvm_model::MetaDelta), Errno> {
         let rel = &self.found[found].rel;
-        let upper_dir = self
-            .upper
-            .beneath_deep(rel.parent().unwrap_or(Path::new("")))?;
+        let upper_dir = self.upper.beneath_deep(rel.parent().unwrap_or(Path::new("")))?;
         let upper_name = Path::new(rel.file_name().ok_or(Errno::INVAL)?);
         let upper_stat = upper_dir.stat(upper_name)?;
         let candidate = &self.candidates[candidate];
         let (lower_dir, lower_name) = self.lower_parent(&candidate.rel)?;
-        let upper = Side {
-            dir: &upper_dir,
-            name: upper_name,
-            stat: &upper_stat,
-        };
-        let lower = Side {
-            dir: &lower_dir,
-            name: lower_name,
-            stat: &candidate.stat,
-        };
+        let upper = Side { dir: &upper_dir, name: upper_name, stat: &upper_stat };
+        let lower = Side { dir: &lower_dir, name: lower_name, stat: &candidate.stat };
         Ok((same_content(upper, lower)?, delta(upper, lower)?))
     }
 
@@ -214,10 +165,7 @@ impl LayerScan<'_> {
             Ok(result) => result,
             Err(e) => {
                 let rel = self.found[found].rel.clone();
-                self.warn(
-                    &rel,
-                    format_args!("cannot be compared with the file it was moved from ({e})"),
-                );
+                self.warn(&rel, format_args!("cannot be compared with the file it was moved from ({e})"));
                 return;
             }
         };
@@ -225,10 +173,7 @@ impl LayerScan<'_> {
         source.taken = true;
         let (from, stat, removed) = (source.rel.clone(), source.stat, source.found);
         let moved = &mut self.found[found];
-        moved.change.kind = ChangeKind::Renamed {
-            modified: !same,
-            meta: delta,
-        };
+        moved.change.kind = ChangeKind::Renamed { modified: !same, meta: delta };
         moved.change.base = Some(self.lower.host.join(&from));
         moved.change.before = Some(meta(&stat));
         moved.lower = Some((from, stat));

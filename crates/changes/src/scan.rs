@@ -35,20 +35,15 @@ pub fn scan(input: &ScanInput) -> Result<ChangeSet, ScanError> {
             },
         }
     }
-    set.changes
-        .sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
+    set.changes.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
     set.changes.dedup_by(|later, first| {
         let same = later.path == first.path;
         if same {
-            set.warnings.push(format!(
-                "{}: two layers hold this path; layer {} was believed",
-                first.path, first.layer
-            ));
+            set.warnings.push(format!("{}: two layers hold this path; layer {} was believed", first.path, first.layer));
         }
         same
     });
-    set.touched
-        .sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
+    set.touched.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
     Ok(set)
 }
 
@@ -60,24 +55,14 @@ pub fn scan_under(input: &ScanInput, only: &[VmPath]) -> Result<ChangeSet, ScanE
     Ok(filter(scan(input)?, only))
 }
 
-fn scan_layer(
-    mut layer: LayerScan<'_>,
-    groups: &mut u32,
-    set: &mut ChangeSet,
-) -> Result<(), ScanError> {
+fn scan_layer(mut layer: LayerScan<'_>, groups: &mut u32, set: &mut ChangeSet) -> Result<(), ScanError> {
     layer.find_moves();
     layer.walk()?;
     let handles = layer.match_renames();
     layer.find_aliases()?;
     layer.group_links(groups);
     layer.find_conflicts(&handles);
-    set.changes.extend(
-        layer
-            .found
-            .into_iter()
-            .filter(|f| !f.dead)
-            .map(|f| f.change),
-    );
+    set.changes.extend(layer.found.into_iter().filter(|f| !f.dead).map(|f| f.change));
     set.touched.extend(layer.touched);
     set.warnings.extend(layer.warnings);
     Ok(())
@@ -94,28 +79,13 @@ fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
     let ours_dir = Dir::open_root(&view.dir).map_err(fail)?;
     let ours_stat = ours_dir.stat(Path::new("file")).map_err(fail)?;
     let theirs = host.parent().and_then(|p| Dir::open_root(p.as_path()).ok());
-    let theirs = theirs.and_then(|dir| {
-        dir.stat(Path::new(host.name()))
-            .ok()
-            .map(|stat| (dir, stat))
-    });
+    let theirs = theirs.and_then(|dir| dir.stat(Path::new(host.name())).ok().map(|stat| (dir, stat)));
     let Some((their_dir, their_stat)) = theirs else {
-        set.warnings.push(format!(
-            "'{host}' is gone on the host: layer {} was not read",
-            view.layer.n
-        ));
+        set.warnings.push(format!("'{host}' is gone on the host: layer {} was not read", view.layer.n));
         return Ok(());
     };
-    let ours = Side {
-        dir: &ours_dir,
-        name: Path::new("file"),
-        stat: &ours_stat,
-    };
-    let their = Side {
-        dir: &their_dir,
-        name: Path::new(host.name()),
-        stat: &their_stat,
-    };
+    let ours = Side { dir: &ours_dir, name: Path::new("file"), stat: &ours_stat };
+    let their = Side { dir: &their_dir, name: Path::new(host.name()), stat: &their_stat };
     let (ours_meta, their_meta) = (meta(&ours_stat), meta(&their_stat));
     let compared = if ours_meta.file_type == their_meta.file_type {
         same_content(ours, their).and_then(|same| Ok((same, delta(ours, their)?)))
@@ -128,8 +98,7 @@ fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
         Ok((true, meta)) => ChangeKind::Metadata { meta },
         Ok((false, meta)) => ChangeKind::Modified { meta },
         Err(e) => {
-            set.warnings
-                .push(format!("{host}: cannot be compared ({e})"));
+            set.warnings.push(format!("{host}: cannot be compared ({e})"));
             return Ok(());
         }
     };

@@ -59,10 +59,7 @@ pub enum FileDiff {
 /// When a version cannot be opened or read.
 pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>, ScanError> {
     match change.kind {
-        ChangeKind::Metadata { .. }
-        | ChangeKind::Renamed {
-            modified: false, ..
-        } => return Ok(None),
+        ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. } => return Ok(None),
         _ => {}
     }
     let before = read_before(change)?;
@@ -72,16 +69,10 @@ pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>,
     }
     let (before_bytes, after_bytes) = (before.len(), after.len());
     let (Some(old), Some(new)) = (before.bytes(), after.bytes()) else {
-        return Ok(Some(FileDiff::TooLarge {
-            before_bytes,
-            after_bytes,
-        }));
+        return Ok(Some(FileDiff::TooLarge { before_bytes, after_bytes }));
     };
     let (Some(old), Some(new)) = (as_text(old), as_text(new)) else {
-        return Ok(Some(FileDiff::Binary {
-            before_bytes,
-            after_bytes,
-        }));
+        return Ok(Some(FileDiff::Binary { before_bytes, after_bytes }));
     };
     Ok(Some(diff_text(old, new)))
 }
@@ -90,19 +81,11 @@ fn diff_text(old: &str, new: &str) -> FileDiff {
     let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(old, new);
     let count = |tag| diff.iter_all_changes().filter(|c| c.tag() == tag).count();
     let (added, removed) = (count(ChangeTag::Insert), count(ChangeTag::Delete));
-    FileDiff::Text {
-        patch: diff.unified_diff().context_radius(3).to_string(),
-        added,
-        removed,
-    }
+    FileDiff::Text { patch: diff.unified_diff().context_radius(3).to_string(), added, removed }
 }
 
 fn as_text(bytes: &[u8]) -> Option<&str> {
-    if bytes.contains(&0) {
-        None
-    } else {
-        std::str::from_utf8(bytes).ok()
-    }
+    if bytes.contains(&0) { None } else { std::str::from_utf8(bytes).ok() }
 }
 
 /// One side.
@@ -133,9 +116,7 @@ impl Content {
 
 fn read_before(change: &Change) -> Result<Content, ScanError> {
     match (&change.base, change.before.as_ref().map(|m| m.file_type)) {
-        (Some(base), Some(FileType::Symlink)) => {
-            Ok(Content::Bytes(line(link_before(base)?.into_vec())))
-        }
+        (Some(base), Some(FileType::Symlink)) => Ok(Content::Bytes(line(link_before(base)?.into_vec()))),
         _ => match open_before(change)? {
             Some(fd) => read(fd, change, "the host's version"),
             None => Ok(Content::None),
@@ -169,15 +150,8 @@ fn read(fd: OwnedFd, change: &Change, what: &'static str) -> Result<Content, Sca
     }
     let mut bytes = Vec::new();
     // A running VM may make it longer meanwhile.
-    let read = file
-        .take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
-    Ok(if read as u64 > MAX_BYTES {
-        Content::Long(read as u64)
-    } else {
-        Content::Bytes(bytes)
-    })
+    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(if read as u64 > MAX_BYTES { Content::Long(read as u64) } else { Content::Bytes(bytes) })
 }
 
 #[cfg(test)]
@@ -186,18 +160,8 @@ mod tests {
 
     #[test]
     fn a_diff_says_when_the_last_line_has_no_newline() {
-        let FileDiff::Text {
-            patch,
-            added,
-            removed,
-        } = diff_text("a\nb\n", "a\nc")
-        else {
-            panic!()
-        };
-        assert_eq!(
-            patch,
-            "@@ -1,2 +1,2 @@\n a\n-b\n+c\n\\ No newline at end of file\n"
-        );
+        let FileDiff::Text { patch, added, removed } = diff_text("a\nb\n", "a\nc") else { panic!() };
+        assert_eq!(patch, "@@ -1,2 +1,2 @@\n a\n-b\n+c\n\\ No newline at end of file\n");
         assert_eq!((added, removed), (1, 1));
     }
 

@@ -46,17 +46,10 @@ impl LayerScan<'_> {
 
     /// Pass 2: every entry.
     pub(crate) fn walk(&mut self) -> Result<(), ScanError> {
-        let mut pending = vec![Pending {
-            rel: PathBuf::new(),
-            lower: Some(PathBuf::new()),
-            opaque: false,
-        }];
+        let mut pending = vec![Pending { rel: PathBuf::new(), lower: Some(PathBuf::new()), opaque: false }];
         while let Some(at) = pending.pop() {
             if at.rel.as_os_str().len() > PATH_MAX_BYTES {
-                self.warn(
-                    &PathBuf::new(),
-                    format_args!("a path longer than {PATH_MAX_BYTES} bytes was not followed"),
-                );
+                self.warn(&PathBuf::new(), format_args!("a path longer than {PATH_MAX_BYTES} bytes was not followed"));
                 continue;
             }
             let dir = match self.upper.beneath_deep(&at.rel) {
@@ -64,9 +57,7 @@ impl LayerScan<'_> {
                 Err(e) => {
                     self.warn(
                         &at.rel,
-                        format_args!(
-                            "the VM's directory cannot be read ({e}); nothing below it is listed"
-                        ),
+                        format_args!("the VM's directory cannot be read ({e}); nothing below it is listed"),
                     );
                     continue;
                 }
@@ -77,9 +68,7 @@ impl LayerScan<'_> {
                 Some(Err(e)) => {
                     self.warn(
                         &at.rel,
-                        format_args!(
-                            "the host's directory cannot be read ({e}); nothing below it is listed"
-                        ),
+                        format_args!("the host's directory cannot be read ({e}); nothing below it is listed"),
                     );
                     continue;
                 }
@@ -87,15 +76,10 @@ impl LayerScan<'_> {
             let entries = match dir.entries(DIR_MAX_ENTRIES) {
                 Ok(entries) => entries,
                 Err(Errno::TOOBIG) => {
-                    return Err(ScanError::TooMany {
-                        limit: DIR_MAX_ENTRIES,
-                    });
+                    return Err(ScanError::TooMany { limit: DIR_MAX_ENTRIES });
                 }
                 Err(e) => {
-                    self.warn(
-                        &at.rel,
-                        format_args!("the VM's directory cannot be listed ({e})"),
-                    );
+                    self.warn(&at.rel, format_args!("the VM's directory cannot be listed ({e})"));
                     continue;
                 }
             };
@@ -106,10 +90,7 @@ impl LayerScan<'_> {
                     Ok(next) => pending.extend(next),
                     Err(Stopped::Scan(e)) => return Err(e),
                     Err(Stopped::Entry(e)) => {
-                        self.warn(
-                            &at.rel.join(name),
-                            format_args!("cannot be read ({e}); not listed"),
-                        );
+                        self.warn(&at.rel.join(name), format_args!("cannot be read ({e}); not listed"));
                     }
                 }
             }
@@ -121,21 +102,12 @@ impl LayerScan<'_> {
     }
 
     /// What a replaced directory no longer has.
-    fn missing(
-        &mut self,
-        rel: &Path,
-        dir: &Dir,
-        lower: &Path,
-        upper: &[OsString],
-    ) -> Result<(), ScanError> {
+    fn missing(&mut self, rel: &Path, dir: &Dir, lower: &Path, upper: &[OsString]) -> Result<(), ScanError> {
         let have: HashSet<&OsString> = upper.iter().collect();
         let entries = match dir.entries(DIR_MAX_ENTRIES) {
             Ok(entries) => entries,
             Err(e) => {
-                self.warn(
-                    rel,
-                    format_args!("the host's directory cannot be listed ({e})"),
-                );
+                self.warn(rel, format_args!("the host's directory cannot be listed ({e})"));
                 return Ok(());
             }
         };
@@ -145,9 +117,7 @@ impl LayerScan<'_> {
                 continue;
             }
             match dir.stat(Path::new(name)) {
-                Ok(stat) if self.lower.owns(&stat) => {
-                    self.push_deleted(&child, lower.join(name), stat)?
-                }
+                Ok(stat) if self.lower.owns(&stat) => self.push_deleted(&child, lower.join(name), stat)?,
                 _ => {}
             }
         }
@@ -166,11 +136,7 @@ impl LayerScan<'_> {
             return Ok(None);
         }
         let stat = dir.stat(name)?;
-        let upper = Side {
-            dir,
-            name,
-            stat: &stat,
-        };
+        let upper = Side { dir, name, stat: &stat };
         let lower_rel = at.lower.as_ref().map(|l| l.join(name));
         let lower_stat = match lower_dir {
             Some(lower_dir) => lower_dir.stat_opt(name)?,
@@ -199,19 +165,7 @@ impl LayerScan<'_> {
         let origin = Marks::read_origin(dir, name, self.input.class).unwrap_or(Origin::Unnamed);
         match (lower, lower_dir) {
             (Some((l, s)), Some(lower_dir)) if file_type(&s) == file_type(&stat) => {
-                self.same_place(
-                    &rel,
-                    upper,
-                    origin,
-                    (
-                        l,
-                        Side {
-                            dir: lower_dir,
-                            name,
-                            stat: &s,
-                        },
-                    ),
-                )?;
+                self.same_place(&rel, upper, origin, (l, Side { dir: lower_dir, name, stat: &s }))?;
             }
             (Some((l, s)), _) => self.retyped(&rel, upper, origin, l, s)?,
             (None, _) => {
@@ -230,21 +184,11 @@ impl LayerScan<'_> {
         stat: Statx,
     ) -> Result<(), ScanError> {
         let from = file_type(&stat);
-        let found = self.push(
-            rel,
-            ChangeKind::Retyped { from },
-            Some((upper, origin)),
-            Some((lower.clone(), stat)),
-        )?;
+        let found = self.push(rel, ChangeKind::Retyped { from }, Some((upper, origin)), Some((lower.clone(), stat)))?;
         if from == FileType::Directory {
             self.gone_dirs.push(lower);
         } else {
-            self.candidates.push(Candidate {
-                rel: lower,
-                stat,
-                found: Some(found),
-                taken: false,
-            });
+            self.candidates.push(Candidate { rel: lower, stat, found: Some(found), taken: false });
         }
         Ok(())
     }
@@ -275,12 +219,7 @@ impl LayerScan<'_> {
                 return Ok(());
             }
         };
-        self.push(
-            rel,
-            kind,
-            Some((upper, origin)),
-            Some((lower_rel, *lower.stat)),
-        )?;
+        self.push(rel, kind, Some((upper, origin)), Some((lower_rel, *lower.stat)))?;
         Ok(())
     }
 
@@ -302,77 +241,33 @@ impl LayerScan<'_> {
                 return Err(Errno::NOENT.into());
             };
             let from_stat = from_dir.stat(Path::new(""))?;
-            let side = Side {
-                dir: &from_dir,
-                name: Path::new(""),
-                stat: &from_stat,
-            };
+            let side = Side { dir: &from_dir, name: Path::new(""), stat: &from_stat };
             let meta = self.dir_delta(&rel, upper, side)?;
-            let kind = ChangeKind::Renamed {
-                modified: false,
-                meta,
-            };
-            self.push(
-                &rel,
-                kind,
-                Some((upper, marks.origin)),
-                Some((from.clone(), from_stat)),
-            )?;
-            return Ok(Pending {
-                rel,
-                lower: Some(from),
-                opaque: false,
-            });
+            let kind = ChangeKind::Renamed { modified: false, meta };
+            self.push(&rel, kind, Some((upper, marks.origin)), Some((from.clone(), from_stat)))?;
+            return Ok(Pending { rel, lower: Some(from), opaque: false });
         }
         let lost = self.lost.contains(&rel) || (marks.origin != Origin::Absent && !marks.opaque);
         match (lower, lower_dir) {
-            (Some((l, s)), Some(lower_dir))
-                if file_type(&s) == FileType::Directory && !self.lost.contains(&rel) =>
-            {
-                let meta = self.dir_delta(
-                    &rel,
-                    upper,
-                    Side {
-                        dir: lower_dir,
-                        name: upper.name,
-                        stat: &s,
-                    },
-                )?;
+            (Some((l, s)), Some(lower_dir)) if file_type(&s) == FileType::Directory && !self.lost.contains(&rel) => {
+                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name: upper.name, stat: &s })?;
                 // A directory that both sides made after the fork: the VM removed nothing from the host's.
                 // All in a replaced directory is, unless the kernel noted that it was moved back here.
                 let opaque = marks.opaque || (at.opaque && !self.at_home.contains(&rel));
                 let both_new = opaque && birth(&s).is_some_and(|b| b > self.input.forked);
                 if meta.any() && !both_new {
-                    self.push(
-                        &rel,
-                        ChangeKind::Metadata { meta },
-                        Some((upper, marks.origin)),
-                        Some((l.clone(), s)),
-                    )?;
+                    self.push(&rel, ChangeKind::Metadata { meta }, Some((upper, marks.origin)), Some((l.clone(), s)))?;
                 }
-                Ok(Pending {
-                    rel,
-                    lower: Some(l),
-                    opaque: opaque && !both_new,
-                })
+                Ok(Pending { rel, lower: Some(l), opaque: opaque && !both_new })
             }
             (Some((l, s)), _) if file_type(&s) != FileType::Directory => {
                 self.retyped(&rel, upper, marks.origin, l, s)?;
-                Ok(Pending {
-                    rel,
-                    lower: None,
-                    opaque: false,
-                })
+                Ok(Pending { rel, lower: None, opaque: false })
             }
             _ => {
-                let index =
-                    self.push(&rel, ChangeKind::Created, Some((upper, marks.origin)), None)?;
+                let index = self.push(&rel, ChangeKind::Created, Some((upper, marks.origin)), None)?;
                 self.found[index].lost = lost;
-                Ok(Pending {
-                    rel,
-                    lower: None,
-                    opaque: false,
-                })
+                Ok(Pending { rel, lower: None, opaque: false })
             }
         }
     }
@@ -380,26 +275,15 @@ impl LayerScan<'_> {
     /// Metadata of a directory. Its mtime follows its entries, so it is a change only when it was set by hand (to
     /// before the fork or to the future); else the directory is noted as touched. An mtime that was merely copied up
     /// long ago, while the host's has moved on, is neither.
-    fn dir_delta(
-        &mut self,
-        rel: &Path,
-        upper: Side<'_>,
-        lower: Side<'_>,
-    ) -> Result<MetaDelta, Errno> {
+    fn dir_delta(&mut self, rel: &Path, upper: Side<'_>, lower: Side<'_>) -> Result<MetaDelta, Errno> {
         let mut meta = delta(upper, lower)?;
         if meta.times {
             let (ours, theirs) = (time(upper.stat.stx_mtime), time(lower.stat.stx_mtime));
-            let future = Timestamp {
-                secs: self.now.secs.saturating_add(FUTURE_SECS),
-                nanos: 0,
-            };
+            let future = Timestamp { secs: self.now.secs.saturating_add(FUTURE_SECS), nanos: 0 };
             let forked = self.input.forked;
             meta.times = ours > future || (ours < forked && theirs < forked);
             if !meta.times && ours >= forked {
-                self.touched.push(TouchedDir {
-                    path: self.vm_path(rel),
-                    mtime: ours,
-                });
+                self.touched.push(TouchedDir { path: self.vm_path(rel), mtime: ours });
             }
         }
         Ok(meta)

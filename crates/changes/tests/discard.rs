@@ -55,26 +55,14 @@ fn root_and_user_discarding_everything_gives_the_host_back() {
 fn root_and_user_discarding_one_keeps_the_rest() {
     let both: &[(&str, &str, &[&str])] = &[
         ("echo more >>f; echo more >>g", "f", &["M g"]),
-        (
-            "echo more >>d/x; rm d/y; chmod 700 d",
-            "d",
-            &["M d/x", "D d/y"],
-        ),
+        ("echo more >>d/x; rm d/y; chmod 700 d", "d", &["M d/x", "D d/y"]),
         ("echo more >>d/x; rm d/y; echo more >>f", "d", &["M f"]),
         ("mkdir n; echo >n/a; echo >n/b", "n/a", &["C n", "C n/b"]),
         ("mkdir n; echo >n/a; echo >n/b; rm f", "n", &["D f"]),
-        (
-            "rm -r d; mkdir d; echo new >d/new",
-            "d/x",
-            &["C d/new", "D d/sub", "D d/y"],
-        ),
+        ("rm -r d; mkdir d; echo new >d/new", "d/x", &["C d/new", "D d/sub", "D d/y"]),
         ("rm -r d; mkdir -p d/sub", "d/sub/s", &["D d/x", "D d/y"]),
         ("rm -r d; mkdir -p d/sub", "d/y", &["D d/sub/s", "D d/x"]),
-        (
-            "rm -r d; mkdir d; echo other >d/x",
-            "d/x",
-            &["D d/sub", "D d/y"],
-        ),
+        ("rm -r d; mkdir d; echo other >d/x", "d/x", &["D d/sub", "D d/y"]),
         ("mv f k; rm g", "k", &["D g"]),
         ("mv f k; rm g", "f", &["D g"]),
         ("mv f k; mkdir f", "f", &[]),
@@ -82,11 +70,7 @@ fn root_and_user_discarding_one_keeps_the_rest() {
     let root: &[(&str, &str, &[&str])] = &[
         ("mv d b; rm b/x; mv b/y k", "b/x", &["R b<d", "R k<d/y"]),
         ("mv d b; rm b/x; mv b/y k", "k", &["R b<d", "D b/x<d/x"]),
-        (
-            "mv d b; mkdir d; echo n >d/n",
-            "b",
-            &["C d/n", "D d/sub", "D d/x", "D d/y"],
-        ),
+        ("mv d b; mkdir d; echo n >d/n", "b", &["C d/n", "D d/sub", "D d/x", "D d/y"]),
         ("mv d b; mkdir e/n; echo n >e/n/n", "e/n", &["R b<d"]),
         ("echo more >>h1; echo more >>f", "h2", &["M f"]),
     ];
@@ -99,11 +83,7 @@ fn root_and_user_discarding_one_keeps_the_rest() {
             overlay.vm(script);
             discard(&overlay.input(), &overlay.scan(), &[overlay.at(chosen)]).unwrap();
             overlay.vm("find . -type f -exec cat {} + >/dev/null");
-            assert_eq!(
-                overlay.lines(),
-                *want,
-                "{class:?}: {script}; discard {chosen}"
-            );
+            assert_eq!(overlay.lines(), *want, "{class:?}: {script}; discard {chosen}");
         }
     };
     run(Trusted, both);

@@ -32,22 +32,11 @@ fn a_very_deep_and_a_very_wide_directory_are_listed_in_full() {
     let set = overlay.scan();
     assert_eq!(set.warnings, Vec::<String>::new());
     assert_eq!(set.changes.len(), 2500 + 1 + 1 + 100_000);
-    let deepest = set
-        .changes
-        .iter()
-        .max_by_key(|c| c.path.as_bytes().len())
-        .unwrap();
+    let deepest = set.changes.iter().max_by_key(|c| c.path.as_bytes().len()).unwrap();
     let mut text = String::new();
-    File::from(open_after(&overlay.input(), deepest).unwrap())
-        .read_to_string(&mut text)
-        .unwrap();
+    File::from(open_after(&overlay.input(), deepest).unwrap()).read_to_string(&mut text).unwrap();
     assert_eq!(text, "bottom\n");
-    fvm_changes::discard(
-        &overlay.input(),
-        &set,
-        &[overlay.at("dd"), overlay.at("wide")],
-    )
-    .unwrap();
+    fvm_changes::discard(&overlay.input(), &set, &[overlay.at("dd"), overlay.at("wide")]).unwrap();
     assert!(overlay.scan().changes.is_empty());
 }
 
@@ -62,11 +51,7 @@ fn names_of_any_bytes_are_kept_and_links_are_not_followed() {
     File::create(upper.join("link/s")).unwrap();
     symlink("/etc", upper.join("sub")).unwrap();
     let set = overlay.scan();
-    let got: Vec<_> = set
-        .changes
-        .iter()
-        .map(|c| common::line(&overlay.path("host"), c))
-        .collect();
+    let got: Vec<_> = set.changes.iter().map(|c| common::line(&overlay.path("host"), c)).collect();
     assert_eq!(got[1..], ["T link Symlink", "C link/s", "T sub Directory"]);
     assert!(set.changes[0].path.as_bytes().ends_with(odd.as_bytes()));
 }
@@ -80,20 +65,10 @@ fn root_a_redirect_that_no_kernel_wrote_is_a_warning() {
         let overlay = Overlay::new(Trusted, "mkdir d; echo x >d/x");
         let dir = overlay.path("layer/upper/n");
         std::fs::create_dir(&dir).unwrap();
-        rustix::fs::lsetxattr(
-            &dir,
-            "trusted.overlay.redirect",
-            bad.as_bytes(),
-            rustix::fs::XattrFlags::empty(),
-        )
-        .unwrap();
-        rustix::fs::lsetxattr(
-            &dir,
-            "trusted.overlay.origin",
-            &[0, 0xfb, 200, 1],
-            rustix::fs::XattrFlags::empty(),
-        )
-        .unwrap();
+        rustix::fs::lsetxattr(&dir, "trusted.overlay.redirect", bad.as_bytes(), rustix::fs::XattrFlags::empty())
+            .unwrap();
+        rustix::fs::lsetxattr(&dir, "trusted.overlay.origin", &[0, 0xfb, 200, 1], rustix::fs::XattrFlags::empty())
+            .unwrap();
         let set = overlay.scan();
         assert_eq!(set.warnings.len(), 1, "{bad:?}: {:?}", set.warnings);
         assert_eq!(set.changes.len(), 1);
@@ -103,32 +78,20 @@ fn root_a_redirect_that_no_kernel_wrote_is_a_warning() {
     for name in ["n", "m"] {
         let dir = overlay.path("layer/upper").join(name);
         std::fs::create_dir(&dir).unwrap();
-        rustix::fs::lsetxattr(
-            &dir,
-            "trusted.overlay.redirect",
-            b"/d",
-            rustix::fs::XattrFlags::empty(),
-        )
-        .unwrap();
+        rustix::fs::lsetxattr(&dir, "trusted.overlay.redirect", b"/d", rustix::fs::XattrFlags::empty()).unwrap();
     }
     assert_eq!(overlay.scan().warnings.len(), 1);
 }
 
 #[test]
 fn both_versions_can_be_read_and_compared() {
-    let overlay = Overlay::new(
-        User,
-        "echo old >f; echo gone >g; ln -s a l; printf 'a\\0b' >bin; echo m >m",
-    );
+    let overlay = Overlay::new(User, "echo old >f; echo gone >g; ln -s a l; printf 'a\\0b' >bin; echo m >m");
     let upper = overlay.path("layer/upper");
     std::fs::write(upper.join("f"), "old\nnew\n").unwrap();
     std::fs::write(upper.join("bin"), "text\n").unwrap();
     symlink("b", upper.join("l")).unwrap();
     std::fs::write(upper.join("n"), "n\n").unwrap();
-    File::create(upper.join("big"))
-        .unwrap()
-        .set_len(9 << 20)
-        .unwrap();
+    File::create(upper.join("big")).unwrap().set_len(9 << 20).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
         upper.join("g"),
@@ -139,65 +102,30 @@ fn both_versions_can_be_read_and_compared() {
     .unwrap();
     let set = overlay.scan();
     let diff = |name: &str| {
-        let change = set
-            .changes
-            .iter()
-            .find(|c| c.path == overlay.at(name))
-            .unwrap();
+        let change = set.changes.iter().find(|c| c.path == overlay.at(name)).unwrap();
         diff_file(&overlay.input(), change).unwrap().unwrap()
     };
-    let text = |patch: &str, added, removed| FileDiff::Text {
-        patch: patch.into(),
-        added,
-        removed,
-    };
+    let text = |patch: &str, added, removed| FileDiff::Text { patch: patch.into(), added, removed };
     assert_eq!(diff("f"), text("@@ -1 +1,2 @@\n old\n+new\n", 1, 0));
     assert_eq!(diff("l"), text("@@ -1 +1 @@\n-a\n+b\n", 1, 1));
     assert_eq!(diff("n"), text("@@ -0,0 +1 @@\n+n\n", 1, 0));
     assert_eq!(diff("g"), text("@@ -1 +0,0 @@\n-gone\n", 0, 1));
-    assert_eq!(
-        diff("bin"),
-        FileDiff::Binary {
-            before_bytes: 3,
-            after_bytes: 5
-        }
-    );
-    assert_eq!(
-        diff("big"),
-        FileDiff::TooLarge {
-            before_bytes: 0,
-            after_bytes: 9 << 20
-        }
-    );
-    let f = set
-        .changes
-        .iter()
-        .find(|c| c.path == overlay.at("f"))
-        .unwrap();
+    assert_eq!(diff("bin"), FileDiff::Binary { before_bytes: 3, after_bytes: 5 });
+    assert_eq!(diff("big"), FileDiff::TooLarge { before_bytes: 0, after_bytes: 9 << 20 });
+    let f = set.changes.iter().find(|c| c.path == overlay.at("f")).unwrap();
     let mut old = String::new();
-    File::from(open_before(f).unwrap().unwrap())
-        .read_to_string(&mut old)
-        .unwrap();
+    File::from(open_before(f).unwrap().unwrap()).read_to_string(&mut old).unwrap();
     assert_eq!(old, "old\n");
     // Swapped for a link after the scan: refused.
     std::fs::remove_file(upper.join("f")).unwrap();
     symlink("/etc/passwd", upper.join("f")).unwrap();
     assert!(open_after(&overlay.input(), f).is_err());
-    assert_eq!(
-        scan_under(&overlay.input(), &[overlay.at("n")])
-            .unwrap()
-            .changes
-            .len(),
-        1
-    );
+    assert_eq!(scan_under(&overlay.input(), &[overlay.at("n")]).unwrap().changes.len(), 1);
 }
 
 #[test]
 fn other_layers_and_our_own_state_are_left_out_and_a_mounted_file_is_not_committable() {
-    let overlay = Overlay::new(
-        User,
-        "mkdir home state; echo a >hosts; echo s >state/secret",
-    );
+    let overlay = Overlay::new(User, "mkdir home state; echo a >hosts; echo s >state/secret");
     let upper = overlay.path("layer/upper");
     for dir in ["home", "state"] {
         std::fs::create_dir(upper.join(dir)).unwrap();
@@ -205,36 +133,20 @@ fn other_layers_and_our_own_state_are_left_out_and_a_mounted_file_is_not_committ
     }
     let mut input = overlay.input();
     input.excluded = vec![HostPath::new(overlay.path("host/state")).unwrap()];
-    for (n, name, kind) in [
-        (1, "home", LayerKind::Overlay),
-        (2, "hosts", LayerKind::File),
-    ] {
+    for (n, name, kind) in [(1, "home", LayerKind::Overlay), (2, "hosts", LayerKind::File)] {
         let dir = overlay.path(&format!("layer{n}"));
         std::fs::create_dir_all(dir.join("upper")).unwrap();
         std::fs::write(dir.join("file"), "a\nb\n").unwrap();
         let host = HostPath::new(overlay.path("host").join(name)).unwrap();
-        input.layers.push(LayerView {
-            layer: Layer { n, host, kind },
-            dir,
-        });
+        input.layers.push(LayerView { layer: Layer { n, host, kind }, dir });
     }
     let set = scan(&input).unwrap();
     assert_eq!(set.changes.len(), 1, "{:?}", set.changes);
     assert_eq!(set.changes[0].path, overlay.at("hosts"));
     assert_eq!(set.changes[0].file_type, FileType::File);
-    assert_eq!(
-        set.changes[0].uncommittable.as_deref(),
-        Some("it is a mount point on the host")
-    );
+    assert_eq!(set.changes[0].uncommittable.as_deref(), Some("it is a mount point on the host"));
     let diff = diff_file(&input, &set.changes[0]).unwrap().unwrap();
-    assert!(matches!(
-        diff,
-        FileDiff::Text {
-            added: 1,
-            removed: 0,
-            ..
-        }
-    ));
+    assert!(matches!(diff, FileDiff::Text { added: 1, removed: 0, .. }));
     fvm_changes::discard(&input, &set, &[overlay.at("hosts")]).unwrap();
     assert!(scan(&input).unwrap().changes.is_empty());
 }

@@ -45,24 +45,15 @@ const BOTH: &[Row] = &[
     ("rm f", &["D f"]),
     ("rm f; echo new >f", &["M f"]),
     ("echo new >t; mv t f", &["M f"]),
-    (
-        "echo new >n; mkdir -p nd/m; echo >nd/m/q",
-        &["C n", "C nd", "C nd/m", "C nd/m/q"],
-    ),
+    ("echo new >n; mkdir -p nd/m; echo >nd/m/q", &["C n", "C nd", "C nd/m", "C nd/m/q"]),
     ("mv f k", &["R k<f"]),
     ("mv f d/sub/k", &["R d/sub/k<f"]),
     ("mv f g", &["D f", "M g"]),
     ("mv f t; mv g f; mv t g", &["M f", "M g"]),
     ("rm -r d", &["D d"]),
     ("rm -r d; mkdir d", &["D d/sub", "D d/x", "D d/y"]),
-    (
-        "rm -r d; mkdir -p d/sub; echo n >d/sub/n",
-        &["C d/sub/n", "D d/sub/s", "D d/x", "D d/y"],
-    ),
-    (
-        "rm -r d; mkdir d; echo x >d/x; touch -d 2020-01-01 d/x",
-        &["D d/sub", "D d/y"],
-    ),
+    ("rm -r d; mkdir -p d/sub; echo n >d/sub/n", &["C d/sub/n", "D d/sub/s", "D d/x", "D d/y"]),
+    ("rm -r d; mkdir d; echo x >d/x; touch -d 2020-01-01 d/x", &["D d/sub", "D d/y"]),
     ("rm -r d; echo file >d", &["T d Directory"]),
     ("rm f; mkdir f; echo >f/a", &["T f File", "C f/a"]),
     ("rm f; ln -s g f", &["T f File"]),
@@ -72,10 +63,7 @@ const BOTH: &[Row] = &[
     ("mkfifo q; rm p; ln -s f m", &["C m", "D p", "C q"]),
     ("rm p; mkfifo p; touch -d @0 p", &["A p t"]),
     ("echo new >n; ln n n2", &["C n #1", "C n2 #1"]),
-    (
-        "truncate -s 50M n; printf x >>n; cp --sparse=always n n2; rm n",
-        &["C n2"],
-    ),
+    ("truncate -s 50M n; printf x >>n; cp --sparse=always n n2; rm n", &["C n2"]),
 ];
 
 #[test]
@@ -94,10 +82,7 @@ fn root_moves_of_directories_are_followed() {
         Trusted,
         &[
             ("mv d b", &["R b<d"]),
-            (
-                "mv d e/b; echo more >>e/b/x; rm e/b/y",
-                &["R e/b<d", "M e/b/x<d/x", "D e/b/y<d/y"],
-            ),
+            ("mv d e/b; echo more >>e/b/x; rm e/b/y", &["R e/b<d", "M e/b/x<d/x", "D e/b/y<d/y"]),
             ("mv d b; mkdir d", &["R b<d", "C d"]),
             ("mv d b; mkdir d; echo n >d/x", &["R b<d", "C d", "C d/x"]),
             ("mv d b; mv e d; mv b e", &["R d<e", "R e<d"]),
@@ -105,10 +90,7 @@ fn root_moves_of_directories_are_followed() {
             ("mv d b; mv b/sub c", &["R b<d", "R c<d/sub"]),
             ("mv d b; mv b/x b/w", &["R b<d", "R b/w<d/x"]),
             ("mv d/sub c; rm -r d", &["R c<d/sub", "D d"]),
-            (
-                "mv d/sub c; rm -r d; mkdir d; mv c d/sub",
-                &["D d/x", "D d/y"],
-            ),
+            ("mv d/sub c; rm -r d; mkdir d; mv c d/sub", &["D d/x", "D d/y"]),
             ("mv d b; chmod 700 b", &["R b<d m"]),
             ("mv d/x k; rm -r d", &["D d", "R k<d/x"]),
             ("mv f k; echo more >>k", &["R k<f + t"]),
@@ -146,10 +128,7 @@ fn root_attributes_owners_capabilities_and_devices() {
             ("setfattr -n user.note -v hi d", &["A d x"]),
             ("setcap cap_net_raw+ep g", &["A g x"]),
             ("chown 12:34 f", &["A f o"]),
-            (
-                "setfattr -n user.overlay.opaque -v y d; setfattr -n user.overlay.origin -v '' f",
-                &[],
-            ),
+            ("setfattr -n user.overlay.opaque -v y d; setfattr -n user.overlay.origin -v '' f", &[]),
             (
                 "mkdir n; setfattr -n trusted.overlay.redirect -v /e n; setfattr -n trusted.overlay.opaque -v y d",
                 &["C n"],
@@ -164,10 +143,7 @@ fn user_a_forged_overlay_attribute_is_not_believed() {
     check(
         User,
         &[
-            (
-                "setfattr -n user.overlay.opaque -v y d; setfattr -n user.overlay.redirect -v /e d",
-                &[],
-            ),
+            ("setfattr -n user.overlay.opaque -v y d; setfattr -n user.overlay.redirect -v /e d", &[]),
             ("ln f k", &["C k=f #1"]),
         ],
     );
@@ -178,11 +154,7 @@ fn root_and_user_what_the_host_changed_since_is_a_conflict() {
     let rows: &[(&str, &str, &[&str])] = &[
         ("echo vm >>f", "echo host >>g", &["M f"]),
         ("echo vm >>f", "echo host >>f", &["M f !"]),
-        (
-            "echo vm >>f",
-            "echo host >>f; touch -d 2020-01-01 f",
-            &["M f !"],
-        ),
+        ("echo vm >>f", "echo host >>f; touch -d 2020-01-01 f", &["M f !"]),
         ("echo vm >>f", "echo host >t; mv t f", &["M f !"]),
         ("rm f", "echo host >>f", &["D f !"]),
         ("rm f", "true", &["D f"]),
@@ -194,11 +166,7 @@ fn root_and_user_what_the_host_changed_since_is_a_conflict() {
         ("chmod 600 f", "chmod 640 f", &["A f m !"]),
         ("chmod 700 d", "echo n >d/n", &["A d m"]),
         ("chmod 700 d", "chmod 711 d", &["A d m !"]),
-        (
-            "mkdir n; echo vm >n/a",
-            "mkdir n; echo host >n/b",
-            &["C n/a"],
-        ),
+        ("mkdir n; echo vm >n/a", "mkdir n; echo host >n/b", &["C n/a"]),
         ("echo vm >d/n", "echo host >d/m", &["C d/n"]),
         ("echo vm >>d/x", "rm -r d", &["C d !", "C d/x !"]),
     ];
@@ -213,15 +181,10 @@ fn root_and_user_what_the_host_changed_since_is_a_conflict() {
             overlay.host(host);
             let got = overlay.lines();
             // Rootless, an upper file does not say where it was copied from: only its directory was lost for certain.
-            let want: Vec<&str> = if class == User && want.contains(&"C d/x !") {
-                vec!["C d !", "C d/x"]
-            } else {
-                want.to_vec()
-            };
+            let want: Vec<&str> =
+                if class == User && want.contains(&"C d/x !") { vec!["C d !", "C d/x"] } else { want.to_vec() };
             if got != want {
-                wrong.push(format!(
-                    "{class:?}: {vm} | {host}\n  got  {got:?}\n  want {want:?}"
-                ));
+                wrong.push(format!("{class:?}: {vm} | {host}\n  got  {got:?}\n  want {want:?}"));
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -249,16 +212,8 @@ fn root_a_host_edit_before_the_copy_is_no_conflict_and_a_rename_is_followed_to_t
         ("mv f k", "echo host >>f", vec!["R k<f + t !"]),
         ("mv f k; ", "rm f", vec!["C k !"]),
         ("mv d b", "echo host >>d/new", vec!["R b<d"]),
-        (
-            "mv d b; echo vm >>b/x",
-            "echo host >>d/x",
-            vec!["R b<d", "M b/x<d/x !"],
-        ),
-        (
-            "mv f t; mv g f; mv t g",
-            "echo host >>f",
-            vec!["M f !", "M g"],
-        ),
+        ("mv d b; echo vm >>b/x", "echo host >>d/x", vec!["R b<d", "M b/x<d/x !"]),
+        ("mv f t; mv g f; mv t g", "echo host >>f", vec!["M f !", "M g"]),
         ("echo vm >>f", "rm f", vec!["C f !"]),
     ] {
         let overlay = Overlay::new(Trusted, HOST);

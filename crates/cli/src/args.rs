@@ -101,8 +101,10 @@ pub struct PolicyArgs {
 
 /// `fvm run`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: that of CMD; 128+n when signal n ended it; 125 when fvm failed, 126 when CMD cannot be \
-executed, 127 when it was not found.")]
+#[command(
+    after_help = "Exit status: that of CMD; 128+n when signal n ended it; 125 when fvm failed, 126 when CMD cannot be \
+executed, 127 when it was not found."
+)]
 pub struct Run {
     /// Name of the VM; with the name of a VM that is there: run in that one
     #[arg(long, short, value_name = "NAME")]

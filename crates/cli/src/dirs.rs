@@ -10,16 +10,20 @@ use std::path::PathBuf;
 /// `run` in the state directory). `given` (`--home`) or `FVM_HOME` replace the state directory.
 pub fn dirs(given: Option<PathBuf>) -> Result<(PathBuf, PathBuf), Failure> {
     let is_root = rustix::process::geteuid().is_root();
-    let from_env = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from).filter(|p| p.is_absolute());
+    let from_env =
+        |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from).filter(|p| p.is_absolute());
     let home = || {
         from_env("XDG_DATA_HOME")
             .or_else(|| from_env("HOME").map(|home| home.join(".local/share")))
             .map(|dir| dir.join("fvm"))
-            .ok_or_else(|| Failure::new("cannot tell where to keep VMs: HOME is not set", "set HOME, or give --home DIR"))
+            .ok_or_else(|| {
+                Failure::new("cannot tell where to keep VMs: HOME is not set", "set HOME, or give --home DIR")
+            })
     };
     let chosen = given.or_else(|| std::env::var_os("FVM_HOME").filter(|v| !v.is_empty()).map(PathBuf::from));
     let state = match chosen {
-        Some(dir) => std::path::absolute(&dir).map_err(|e| Failure::new(format!("cannot use '{}': {e}", dir.display()), "give another --home"))?,
+        Some(dir) => std::path::absolute(&dir)
+            .map_err(|e| Failure::new(format!("cannot use '{}': {e}", dir.display()), "give another --home"))?,
         None if is_root => PathBuf::from("/var/lib/fvm"),
         None => home()?,
     };

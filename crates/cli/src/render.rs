@@ -171,7 +171,9 @@ pub fn stat(w: &mut dyn Write, input: &ScanInput, set: &ChangeSet) -> io::Result
                 removed_sum += removed;
                 format!("+{added} -{removed}")
             }
-            Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => format!("binary {before_bytes} → {after_bytes} bytes"),
+            Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => {
+                format!("binary {before_bytes} → {after_bytes} bytes")
+            }
             Ok(Some(FileDiff::TooLarge { .. })) => "large".into(),
             Ok(None) => String::new(),
             Err(e) => format!("cannot be read: {e}"),
@@ -187,7 +189,12 @@ mod tests {
 
     #[test]
     fn a_moment_is_printed_as_a_date() {
-        for (secs, want) in [(0, "1970-01-01 00:00:00Z"), (951_782_400, "2000-02-29 00:00:00Z"), (1_795_427_999, "2026-11-23 11:59:59Z"), (-1, "1969-12-31 23:59:59Z")] {
+        for (secs, want) in [
+            (0, "1970-01-01 00:00:00Z"),
+            (951_782_400, "2000-02-29 00:00:00Z"),
+            (1_795_427_999, "2026-11-23 11:59:59Z"),
+            (-1, "1969-12-31 23:59:59Z"),
+        ] {
             assert_eq!(time(Timestamp { secs, nanos: 0 }), want);
         }
     }

@@ -33,7 +33,8 @@ impl FvmError {
         match self {
             Self::Vm(VmError::NoSuchVm(_)) => exit::NO_SUCH_VM,
             Self::Vm(VmError::Ambiguous(..)) => exit::USAGE,
-            Self::Review(fvm_review::ReviewError::Conflicts(_)) | Self::Commit(fvm_commit::CommitError::HostChanged(_)) => exit::CONFLICT,
+            Self::Review(fvm_review::ReviewError::Conflicts(_))
+            | Self::Commit(fvm_commit::CommitError::HostChanged(_)) => exit::CONFLICT,
             _ => exit::FAILED,
         }
     }

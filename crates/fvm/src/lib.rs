@@ -236,7 +236,12 @@ impl Fvm {
             .map(|layer| LayerView { layer: layer.clone(), dir: Home::layer_dir(record, layer.n) })
             .filter(|view| view.dir.exists())
             .collect();
-        ScanInput { layers, class: record.mode.xattr_class(), forked: record.forked, excluded: self.home.masked(record) }
+        ScanInput {
+            layers,
+            class: record.mode.xattr_class(),
+            forked: record.forked,
+            excluded: self.home.masked(record),
+        }
     }
 
     /// Everything that a VM's layers hold against the host.
@@ -272,7 +277,13 @@ impl Fvm {
     ///
     /// # Errors
     /// When the VM runs, or the host does not let it happen; see [`FvmError`] for what the host looks like then.
-    pub fn commit(&self, record: &VmRecord, changes: &ChangeSet, plan: Plan, keep: bool) -> Result<Committed, FvmError> {
+    pub fn commit(
+        &self,
+        record: &VmRecord,
+        changes: &ChangeSet,
+        plan: Plan,
+        keep: bool,
+    ) -> Result<Committed, FvmError> {
         let _lock = self.lock(record)?;
         let selected = plan.selected.clone();
         let dropped: Vec<VmPath> = plan.host_kept.iter().chain(&selected).cloned().collect();
@@ -329,14 +340,19 @@ impl Fvm {
     }
 
     fn layer_dirs(&self, record: &VmRecord) -> Vec<LayerDir> {
-        let of = |layer: &model::Layer| LayerDir { n: layer.n, host: layer.host.clone(), dir: Home::layer_dir(record, layer.n) };
+        let of = |layer: &model::Layer| LayerDir {
+            n: layer.n,
+            host: layer.host.clone(),
+            dir: Home::layer_dir(record, layer.n),
+        };
         record.layers.iter().filter(|l| l.kind != LayerKind::File).map(of).collect()
     }
 }
 
 /// Counts the selected changes by kind.
 fn count(changes: &ChangeSet, selected: &[VmPath]) -> Summary {
-    let chosen = changes.changes.iter().filter(|c| selected.binary_search(&c.path).is_ok() || selected.contains(&c.path));
+    let chosen =
+        changes.changes.iter().filter(|c| selected.binary_search(&c.path).is_ok() || selected.contains(&c.path));
     ChangeSet { changes: chosen.cloned().collect(), ..ChangeSet::default() }.summary()
 }
 

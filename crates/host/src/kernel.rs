@@ -71,14 +71,23 @@ pub fn probe(home: &Path, run: &Path) -> Kernel {
         trial("pidfd", "watching VMs", Some("Linux 5.3 or later"), pidfd),
         device("/dev/ptmx", "terminals in VMs", None),
         device("/dev/fuse", "later: lazy images", Some("sudo modprobe fuse")),
-        device("/dev/net/tun", "later: rootless networks of their own", Some("sudo modprobe tun && sudo chmod 0666 /dev/net/tun")),
+        device(
+            "/dev/net/tun",
+            "later: rootless networks of their own",
+            Some("sudo modprobe tun && sudo chmod 0666 /dev/net/tun"),
+        ),
         cgroups(),
         run_dir(run),
     ];
     Kernel { features }
 }
 
-fn trial(name: &'static str, needed_for: &'static str, advice: Option<&str>, body: impl FnOnce() -> Result<(), Errno>) -> Feature {
+fn trial(
+    name: &'static str,
+    needed_for: &'static str,
+    advice: Option<&str>,
+    body: impl FnOnce() -> Result<(), Errno>,
+) -> Feature {
     let level = match process::in_child(body) {
         Ok(()) => Level::Enforced,
         Err(e) => Level::Missing(e.to_string()),
@@ -114,7 +123,12 @@ fn userns_advice(root: bool) -> String {
 }
 
 fn new_namespaces(root: bool) -> Result<(), Errno> {
-    let all = Namespaces::MOUNT.and(Namespaces::PID).and(Namespaces::IPC).and(Namespaces::UTS).and(Namespaces::CGROUP).and(Namespaces::NET);
+    let all = Namespaces::MOUNT
+        .and(Namespaces::PID)
+        .and(Namespaces::IPC)
+        .and(Namespaces::UTS)
+        .and(Namespaces::CGROUP)
+        .and(Namespaces::NET);
     process::unshare(if root { all } else { all.and(Namespaces::USER) })
 }
 
@@ -123,12 +137,17 @@ fn may_mount(root: bool) -> Result<(), Errno> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     process::unshare(if root { Namespaces::MOUNT } else { Namespaces::MOUNT.and(Namespaces::USER) })?;
     if !root {
-        let write = |path: &str, text: String| std::fs::write(path, text).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO));
+        let write = |path: &str, text: String| {
+            std::fs::write(path, text).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+        };
         write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
         write("/proc/self/setgroups", "deny".into())?;
         write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
     }
-    rustix::mount::mount_change("/", rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC)
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+    )
 }
 
 /// Makes `lower`, `upper` and `work` in a scratch directory, runs `body` in a child, and removes it again.
@@ -161,7 +180,8 @@ fn overlay_options(dir: &Path, root: bool) -> Vec<MountOption<'static>> {
 fn overlay(home: &Path, root: bool) -> Feature {
     let tried = in_scratch(home, |dir| {
         may_mount(root)?;
-        let made = mount::new_mount("overlay", &overlay_options(dir, root), MountAttrFlags::empty()).map_err(|e| e.errno)?;
+        let made =
+            mount::new_mount("overlay", &overlay_options(dir, root), MountAttrFlags::empty()).map_err(|e| e.errno)?;
         let flags = fs::fstatvfs(&made)?.f_flag;
         if flags.contains(fs::StatVfsMountFlags::RDONLY) { Err(Errno::ROFS) } else { Ok(()) }
     });
@@ -169,7 +189,10 @@ fn overlay(home: &Path, root: bool) -> Feature {
         Ok(()) => (Level::Enforced, None),
         Err(e) => (
             Level::Partly(format!("not with layers in {}: {e}", home.display())),
-            Some("layers go elsewhere (see 'layers' above); --home DIR on ext4, xfs or btrfs keeps them over a reboot".into()),
+            Some(
+                "layers go elsewhere (see 'layers' above); --home DIR on ext4, xfs or btrfs keeps them over a reboot"
+                    .into(),
+            ),
         ),
     };
     Feature { name: "overlay", level, needed_for: "copy-on-write", advice }
@@ -197,7 +220,11 @@ fn idmapped(home: &Path, root: bool) -> Feature {
         };
         write("uid_map")?;
         write("gid_map")?;
-        let userns = fs::open(format!("/proc/{}/ns/user", child.as_raw_nonzero()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let userns = fs::open(
+            format!("/proc/{}/ns/user", child.as_raw_nonzero()),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let copy = mount::clone_mount(CWD, Path::new("/"), false)?;
         let result = mount::mount_setattr_idmap(copy.as_fd(), userns.as_fd());
         drop(made);
@@ -236,7 +263,10 @@ fn reflink(home: &Path) -> Feature {
     });
     let (level, advice) = match tried {
         Ok(()) => (Level::Enforced, None),
-        Err(_) => (Level::Partly("changed files are copied".into()), Some("xfs or btrfs share the unchanged parts of large files".into())),
+        Err(_) => (
+            Level::Partly("changed files are copied".into()),
+            Some("xfs or btrfs share the unchanged parts of large files".into()),
+        ),
     };
     Feature { name: "reflinks", level, needed_for: "large files", advice }
 }
@@ -246,7 +276,8 @@ fn pidfd() -> Result<(), Errno> {
 }
 
 fn device(name: &'static str, needed_for: &'static str, advice: Option<&str>) -> Feature {
-    let level = match fs::open(name, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
+    let level = match fs::open(name, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
+    {
         Ok(_) => Level::Enforced,
         Err(Errno::NOENT | Errno::NODEV) => Level::Missing("not there".into()),
         Err(e) => Level::Missing(e.to_string()),
@@ -272,7 +303,10 @@ fn run_dir(run: &Path) -> Feature {
     let writable = fs::access(run, fs::Access::WRITE_OK | fs::Access::EXEC_OK);
     let (level, advice) = match writable {
         Ok(()) => (Level::Enforced, None),
-        Err(e) => (Level::Missing(format!("{}: {e}", run.display())), Some("set XDG_RUNTIME_DIR to a directory of your own".into())),
+        Err(e) => (
+            Level::Missing(format!("{}: {e}", run.display())),
+            Some("set XDG_RUNTIME_DIR to a directory of your own".into()),
+        ),
     };
     Feature { name: "run-time directory", level, needed_for: "control sockets", advice }
 }

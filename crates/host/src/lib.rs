@@ -13,8 +13,8 @@ pub mod mounts;
 mod place;
 
 pub use kernel::{Feature, Kernel, Level, probe};
-pub use place::{LayersPlace, choose_layers_dir};
 pub use mounts::{Mount, MountFlags, MountInfoError, Shown, VisibleMount, parse, visible};
+pub use place::{LayersPlace, choose_layers_dir};
 
 use fvm_model::HostPath;
 use rustix::io::Errno;
@@ -101,6 +101,9 @@ pub fn collect() -> Result<HostFacts, HostError> {
 /// Whether the owners of a file system's files can be shifted into a VM (Linux `FS_ALLOW_IDMAP`).
 #[must_use]
 pub fn idmap_capable(fs_type: &str) -> bool {
-    ["ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "tmpfs", "erofs", "squashfs", "bcachefs", "zfs", "ntfs3", "vfat", "exfat", "ceph"]
-        .contains(&fs_type)
+    [
+        "ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "tmpfs", "erofs", "squashfs", "bcachefs", "zfs", "ntfs3",
+        "vfat", "exfat", "ceph",
+    ]
+    .contains(&fs_type)
 }

@@ -252,7 +252,9 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_mount_is_named() {
-        for (bytes, line) in [(&b"1 0 0:1 / / rw - a b c\nx"[..], 2), (b"1 0 0:1 / / rw", 1), (b"1 0 0:1 / / rw -", 1), (b"a b", 1)] {
+        for (bytes, line) in
+            [(&b"1 0 0:1 / / rw - a b c\nx"[..], 2), (b"1 0 0:1 / / rw", 1), (b"1 0 0:1 / / rw -", 1), (b"a b", 1)]
+        {
             assert_eq!(parse(bytes).unwrap_err().line, line);
         }
         assert_eq!(parse(b"").unwrap(), []);

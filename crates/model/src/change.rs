@@ -187,7 +187,9 @@ impl ChangeSet {
         for change in &self.changes {
             *match change.kind {
                 ChangeKind::Created => &mut sum.added,
-                ChangeKind::Modified { .. } | ChangeKind::Metadata { .. } | ChangeKind::Retyped { .. } => &mut sum.modified,
+                ChangeKind::Modified { .. } | ChangeKind::Metadata { .. } | ChangeKind::Retyped { .. } => {
+                    &mut sum.modified
+                }
                 ChangeKind::Deleted => &mut sum.deleted,
                 ChangeKind::Renamed { .. } => &mut sum.renamed,
             } += 1;

@@ -24,6 +24,7 @@ pub mod vm;
 
 pub use change::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary};
 pub use path::{HostPath, VmPath};
+pub use plan::{LayerDir, Plan, PlanOp};
 
 pub use policy::{Network, Policy};
 pub use state::{IllegalEvent, VmEvent, VmState};

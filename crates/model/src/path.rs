@@ -208,7 +208,7 @@ pub fn deserialize_os<'de, D: Deserializer<'de>>(d: D) -> Result<OsString, D::Er
 
 fn unhex(hex: &str) -> Option<Vec<u8>> {
     let digits = hex.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let value = |d: u8| (d as char).to_digit(16);
@@ -249,7 +249,14 @@ mod tests {
 
     #[test]
     fn a_path_is_normalised_and_dangerous_ones_are_refused() {
-        for (input, want) in [("/", Ok("/")), ("//a///b/", Ok("/a/b")), ("/a/./b", Ok("/a/b")), ("a", Err(())), ("/a/../b", Err(())), ("/a\0b", Err(()))] {
+        for (input, want) in [
+            ("/", Ok("/")),
+            ("//a///b/", Ok("/a/b")),
+            ("/a/./b", Ok("/a/b")),
+            ("a", Err(())),
+            ("/a/../b", Err(())),
+            ("/a\0b", Err(())),
+        ] {
             let got = HostPath::new(input).map(|p| p.as_path().to_owned()).map_err(|_| ());
             assert_eq!(got, want.map(PathBuf::from), "{input:?}");
         }

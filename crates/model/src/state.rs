@@ -74,7 +74,9 @@ impl VmState {
         use VmEvent as E;
         use VmState as S;
         match (self, event) {
-            (S::Building, E::Built) | (S::Running | S::Suspended, E::Stop) | (S::Committing, E::Committed) => Ok(S::Stopped),
+            (S::Building, E::Built) | (S::Running | S::Suspended, E::Stop) | (S::Committing, E::Committed) => {
+                Ok(S::Stopped)
+            }
             (S::Stopped, E::Start) | (S::Suspended, E::Resume) => Ok(S::Running),
             (S::Running, E::Suspend) => Ok(S::Suspended),
             (S::Stopped, E::Commit) => Ok(S::Committing),

@@ -68,7 +68,9 @@ impl FromStr for VmName {
 
     fn from_str(s: &str) -> Result<Self, NameError> {
         let ok = s.len() <= 63
-            && s.bytes().enumerate().all(|(i, b)| b.is_ascii_alphanumeric() || (i > 0 && matches!(b, b'_' | b'.' | b'-')))
+            && s.bytes()
+                .enumerate()
+                .all(|(i, b)| b.is_ascii_alphanumeric() || (i > 0 && matches!(b, b'_' | b'.' | b'-')))
             && !s.is_empty();
         ok.then(|| Self(s.to_owned())).ok_or_else(|| NameError::Name(crate::path::printable(s.as_bytes())))
     }

@@ -24,8 +24,7 @@ const XATTR_MAX_BYTES: usize = 65536;
 pub struct Dir(OwnedFd);
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Dir {
     /// Opens a directory by a trusted path (fvm's own, or the host's mount point). Symlinks in it are followed.
@@ -331,7 +330,7 @@ mod tests {
         }
         let closed = tmp.path().join("t/closed");
         std::fs::create_dir_all(closed.join("in")).unwrap();
-        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
         root.remove_tree(Path::new("t")).unwrap();
         assert_eq!(root.names().unwrap(), ["keep"]);
         assert!(keep.join("f").exists());

@@ -31,7 +31,8 @@ struct RawHandle {
 /// The kernel's; `EOPNOTSUPP` where the file system has no handles.
 pub fn name_to_handle(dir: impl AsFd, name: &Path) -> Result<FileHandle, Errno> {
     let name = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
-    let mut raw = RawHandle { handle_bytes: MAX_HANDLE_BYTES as libc::c_uint, handle_type: 0, f_handle: [0; MAX_HANDLE_BYTES] };
+    let mut raw =
+        RawHandle { handle_bytes: MAX_HANDLE_BYTES as libc::c_uint, handle_type: 0, f_handle: [0; MAX_HANDLE_BYTES] };
     let mut mount_id: libc::c_int = 0;
     let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
     // SAFETY: `name` is NUL-terminated; `raw` has the layout of struct file_handle with room for `handle_bytes`

@@ -75,7 +75,8 @@ fn context_log(context: BorrowedFd<'_>) -> String {
 /// # Errors
 /// The kernel's.
 pub fn clone_mount(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
@@ -125,11 +126,7 @@ fn mount_setattr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Re
 /// `EINVAL` where the file system cannot be idmapped (overlayfs, NFS, ...), and the kernel's others.
 pub fn mount_setattr_idmap(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> Result<(), Errno> {
     let userns_fd = u64::try_from(userns.as_raw_fd()).map_err(|_| Errno::BADF)?;
-    mount_setattr(
-        mount,
-        &MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd },
-        false,
-    )
+    mount_setattr(mount, &MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd }, false)
 }
 
 /// Adds attributes (read-only, nosuid, ...) to a mount; never takes one away, so it works on locked mounts too.

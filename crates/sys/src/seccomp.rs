@@ -48,20 +48,36 @@ const ARCH: u32 = 0xC000_00B7;
 /// The kernel's; `EBUSY` when there already is a listener.
 pub fn watch(calls: &[libc::c_long]) -> Result<OwnedFd, Errno> {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let jump_if_equal = |k: u32, jt: u8, jf: u8| libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt, jf, k };
+    let jump_if_equal = |k: u32, jt: u8, jf: u8| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt,
+        jf,
+        k,
+    };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let answer = libc::BPF_RET | libc::BPF_K;
     // struct seccomp_data: the number at offset 0, the architecture at 4.
-    let mut program = vec![statement(load, 4), jump_if_equal(ARCH, 1, 0), statement(answer, libc::SECCOMP_RET_ALLOW), statement(load, 0)];
+    let mut program = vec![
+        statement(load, 4),
+        jump_if_equal(ARCH, 1, 0),
+        statement(answer, libc::SECCOMP_RET_ALLOW),
+        statement(load, 0),
+    ];
     for call in calls {
         program.push(jump_if_equal(u32::try_from(*call).map_err(|_| Errno::INVAL)?, 0, 1));
         program.push(statement(answer, libc::SECCOMP_RET_USER_NOTIF));
     }
     program.push(statement(answer, libc::SECCOMP_RET_ALLOW));
-    let filter = libc::sock_fprog { len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?, filter: program.as_mut_ptr() };
+    let filter =
+        libc::sock_fprog { len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?, filter: program.as_mut_ptr() };
     // SAFETY: `filter` points to `len` instructions that live past the call; the result is a new descriptor or -1.
     unsafe {
-        match libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER, &raw const filter) {
+        match libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const filter,
+        ) {
             -1 => Err(crate::last_errno()),
             fd => Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::BADF)?)),
         }

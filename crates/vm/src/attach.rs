@@ -72,7 +72,9 @@ fn window_size() -> WindowSize {
 /// The signals that a client passes on.
 #[must_use]
 pub fn forwarded() -> Vec<i32> {
-    [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH].map(Signal::as_raw).to_vec()
+    [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH]
+        .map(Signal::as_raw)
+        .to_vec()
 }
 
 /// Our terminal in raw mode; as it was, when dropped.
@@ -164,7 +166,9 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
                     }
                 }
                 Some((Status::NotExecuted(errno), _)) => not_executed = Some(errno),
-                Some((Status::Stopped(signal), _)) if signal == Signal::TTIN.as_raw() || signal == Signal::TTOU.as_raw() => {
+                Some((Status::Stopped(signal), _))
+                    if signal == Signal::TTIN.as_raw() || signal == Signal::TTOU.as_raw() =>
+                {
                     // It wants the terminal: from now on our input is its input.
                     reads_input = terminal_in;
                     let _ended = proto::write_packet(session, &Word::Continue, &[]);

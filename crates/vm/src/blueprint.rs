@@ -154,7 +154,15 @@ impl Pen<'_> {
                 let layer = self.layer(&host, LayerKind::Overlay);
                 let class = self.class();
                 let restrict = Restrict { read_only: false, ..restrict };
-                self.ops.push(SetupOp::Overlay { layer, lower: host, target, idmapped: shifted, class, skeleton: false, restrict });
+                self.ops.push(SetupOp::Overlay {
+                    layer,
+                    lower: host,
+                    target,
+                    idmapped: shifted,
+                    class,
+                    skeleton: false,
+                    restrict,
+                });
             }
         }
     }
@@ -163,7 +171,8 @@ impl Pen<'_> {
     fn directory(&mut self, dir: &HostPath) {
         let mount = self.mount_of(dir);
         let restrict = mount.map(restrictions).unwrap_or_default();
-        if let Some(VisibleMount { shown: Shown::ReadOnly, mount }) = self.brief.facts.mounts.iter().find(|m| m.mount.target == *dir)
+        if let Some(VisibleMount { shown: Shown::ReadOnly, mount }) =
+            self.brief.facts.mounts.iter().find(|m| m.mount.target == *dir)
             && *dir != HostPath::root()
         {
             let source = mount.target.clone();
@@ -207,7 +216,12 @@ impl Pen<'_> {
 
     /// The mount that `dir` lies on.
     fn mount_of(&self, dir: &HostPath) -> Option<&VisibleMount> {
-        self.brief.facts.mounts.iter().filter(|m| dir.is_within(&m.mount.target)).max_by_key(|m| m.mount.target.as_bytes().len())
+        self.brief
+            .facts
+            .mounts
+            .iter()
+            .filter(|m| dir.is_within(&m.mount.target))
+            .max_by_key(|m| m.mount.target.as_bytes().len())
     }
 }
 
@@ -224,4 +238,126 @@ fn may(path: &HostPath, access: Access) -> bool {
 #[must_use]
 pub fn is_small(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|m| m.size() <= SKELETON_COPY_MAX_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fvm_host::{Ids, Mount, MountFlags, Shown};
+
+    fn mount(target: &str, fs_type: &str, shown: Shown) -> VisibleMount {
+        let mount = Mount {
+            id: 1,
+            parent: 0,
+            root: b"/".to_vec(),
+            target: HostPath::new(target).unwrap(),
+            fs_type: fs_type.into(),
+            source: Vec::new(),
+            flags: MountFlags { nosuid: target == "/mnt/s", ..MountFlags::default() },
+            super_read_only: false,
+        };
+        VisibleMount { mount, shown }
+    }
+
+    fn facts(mounts: Vec<VisibleMount>) -> HostFacts {
+        let targets = mounts.iter().map(|m| m.mount.target.clone()).collect();
+        let euid = rustix::process::geteuid().as_raw();
+        HostFacts { mounts, targets, ids: Ids { euid, egid: euid }, root_fs_type: "ext4".into() }
+    }
+
+    fn lines(facts: &HostFacts, mode: Mode, masked: &[&str]) -> (Vec<String>, Blueprint) {
+        let masked: Vec<_> = masked.iter().map(|p| HostPath::new(p).unwrap()).collect();
+        let drawn = draw(&Brief { facts, mode, policy: &Policy::default(), known: &[], masked: &masked });
+        (drawn.ops.iter().map(ToString::to_string).collect(), drawn)
+    }
+
+    #[test]
+    fn every_mask_is_locked_by_the_user_namespace_that_comes_after_it() {
+        let facts = facts(vec![mount("/", "ext4", Shown::Overlay)]);
+        for mode in [Mode::Shifted, Mode::Identity] {
+            let (_, drawn) = lines(&facts, mode, &["/var/lib/fvm", "/run/fvm"]);
+            let place = |test: &dyn Fn(&SetupOp) -> bool| drawn.ops.iter().position(test).unwrap();
+            let mask = drawn.ops.iter().rposition(|op| matches!(op, SetupOp::Mask { .. })).unwrap();
+            let enter = place(&|op| matches!(op, SetupOp::EnterNamespaces { .. }));
+            assert!(mask < enter, "{mode:?}");
+            if mode == Mode::Identity {
+                assert!(place(&|op| matches!(op, SetupOp::Proc { guarded: true })) < enter, "the guards of /proc too");
+            }
+        }
+    }
+
+    #[test]
+    fn each_host_mount_keeps_its_restrictions_and_what_cannot_be_shifted_is_read_only_and_said() {
+        let mounts = vec![
+            mount("/", "ext4", Shown::Overlay),
+            mount("/etc/hosts", "ext4", Shown::File),
+            mount("/mnt/f", "nfs4", Shown::Overlay),
+            mount("/mnt/r", "ext4", Shown::ReadOnly),
+            mount("/mnt/s", "tmpfs", Shown::Overlay),
+            mount("/proc", "proc", Shown::Skip("own")),
+        ];
+        let (text, drawn) = lines(&facts(mounts), Mode::Shifted, &[]);
+        assert_eq!(
+            text[..6],
+            [
+                "make mounts private",
+                "overlay over / at / (layer 0, ids shifted)",
+                "private copy of the file /etc/hosts at /etc/hosts (layer 1)",
+                "show /mnt/f read-only at /mnt/f",
+                "show /mnt/r read-only at /mnt/r, ids shifted",
+                "overlay over /mnt/s at /mnt/s (layer 2, ids shifted) nosuid",
+            ]
+        );
+        assert_eq!(drawn.notices.len(), 1, "{:?}", drawn.notices);
+    }
+
+    #[test]
+    fn a_layer_keeps_its_number_when_mounts_come_and_go() {
+        let both = facts(vec![
+            mount("/", "ext4", Shown::Overlay),
+            mount("/a", "ext4", Shown::Overlay),
+            mount("/b", "ext4", Shown::Overlay),
+        ]);
+        let (_, first) = lines(&both, Mode::Shifted, &[]);
+        let one = facts(vec![mount("/", "ext4", Shown::Overlay), mount("/b", "ext4", Shown::Overlay)]);
+        let brief =
+            Brief { facts: &one, mode: Mode::Shifted, policy: &Policy::default(), known: &first.layers, masked: &[] };
+        let again = draw(&brief);
+        assert_eq!(again.layers, first.layers, "a layer without its mount is kept: it holds changes");
+        assert!(
+            again
+                .ops
+                .iter()
+                .any(|op| matches!(op, SetupOp::Overlay { layer: 2, lower, .. } if lower.as_path() == Path::new("/b")))
+        );
+    }
+
+    #[test]
+    fn rootless_a_directory_with_mounts_below_is_rebuilt_from_its_names() {
+        let tmp = tempfile::tempdir().unwrap();
+        let base = tmp.path().canonicalize().unwrap();
+        std::fs::create_dir_all(base.join("with/mnt/deep")).unwrap();
+        std::fs::create_dir_all(base.join("with/plain/x")).unwrap();
+        std::fs::write(base.join("with/small"), "x").unwrap();
+        let target = base.join("with/mnt/deep");
+        let facts =
+            facts(vec![mount("/", "ext4", Shown::Overlay), mount(target.to_str().unwrap(), "ext4", Shown::Overlay)]);
+        let brief = Brief { facts: &facts, mode: Mode::Rootless, policy: &Policy::default(), known: &[], masked: &[] };
+        let mut pen = Pen { brief: &brief, ops: Vec::new(), layers: Vec::new(), notices: Vec::new() };
+        pen.directory(&HostPath::new(base.join("with")).unwrap());
+        let kinds: Vec<_> = pen
+            .layers
+            .iter()
+            .map(|l| (l.host.as_path().strip_prefix(&base).unwrap().to_str().unwrap(), l.kind))
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                ("with", LayerKind::Skeleton),
+                ("with/mnt", LayerKind::Skeleton),
+                ("with/mnt/deep", LayerKind::Overlay),
+                ("with/plain", LayerKind::Overlay)
+            ]
+        );
+    }
 }

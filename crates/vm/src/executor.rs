@@ -98,7 +98,11 @@ impl Site {
             SetupOp::Proc { guarded } => self.proc(*guarded)?,
             SetupOp::EnterNamespaces { .. } => return Err(Errno::INVAL.into()),
             SetupOp::MessageQueues => {
-                let queues = mount::new_mount("mqueue", &[], attributes(Restrict { nosuid: true, noexec: true, ..Restrict::default() }))?;
+                let queues = mount::new_mount(
+                    "mqueue",
+                    &[],
+                    attributes(Restrict { nosuid: true, noexec: true, ..Restrict::default() }),
+                )?;
                 self.place(&queues, &vm("/dev/mqueue"))?;
             }
             SetupOp::PivotRoot => self.pivot()?,
@@ -126,11 +130,8 @@ impl Site {
     ) -> Result<OwnedFd, MountError> {
         let dir = self.layers_dir.join(layer.to_string());
         let layer_fd = self.clone_or_open(&dir, idmapped)?;
-        let lower_fd = if skeleton {
-            open_path(&dir.join("skeleton"))?
-        } else {
-            self.clone_or_open(lower.as_path(), idmapped)?
-        };
+        let lower_fd =
+            if skeleton { open_path(&dir.join("skeleton"))? } else { self.clone_or_open(lower.as_path(), idmapped)? };
         // By descriptor: no escaping of odd names, and no host path for the VM to read in its mount table.
         let by_fd = |fd: &OwnedFd, rest: &str| format!("/proc/self/fd/{}{rest}", fd.as_raw_fd());
         let mut options = vec![
@@ -218,8 +219,13 @@ impl Site {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(moved()),
             Err(e) => return Err(e.into()),
         };
-        let nothing = MountAttrFlags::MOUNT_ATTR_RDONLY | attributes(Restrict { read_only: true, nosuid: true, noexec: true });
-        let cover = mount::new_mount("tmpfs", &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())], nothing)?;
+        let nothing =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | attributes(Restrict { read_only: true, nosuid: true, noexec: true });
+        let cover = mount::new_mount(
+            "tmpfs",
+            &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())],
+            nothing,
+        )?;
         Ok(mount::attach(cover.as_fd(), point.as_fd())?)
     }
 
@@ -261,7 +267,11 @@ impl Site {
         }
         let terminals = mount::new_mount("devpts", &options, quiet)?;
         mount::attach(terminals.as_fd(), mount::mount_point(&dev, Path::new("pts"))?.as_fd())?;
-        let shm = mount::new_mount("tmpfs", &[option("mode", "1777")], attributes(Restrict { nosuid: true, ..Restrict::default() }))?;
+        let shm = mount::new_mount(
+            "tmpfs",
+            &[option("mode", "1777")],
+            attributes(Restrict { nosuid: true, ..Restrict::default() }),
+        )?;
         mount::attach(shm.as_fd(), mount::mount_point(&dev, Path::new("shm"))?.as_fd())?;
         Ok(())
     }
@@ -276,7 +286,11 @@ impl Site {
         let proc = mount::mount_point(self.tree()?, Path::new("proc"))?;
         for name in ["sys", "irq", "bus", "fs", "sysrq-trigger", "acpi", "scsi"] {
             if let Ok(copy) = mount::clone_mount(proc.as_fd(), Path::new(name), false) {
-                mount::add_attributes(copy.as_fd(), attributes(Restrict { read_only: true, nosuid: true, noexec: true }), false)?;
+                mount::add_attributes(
+                    copy.as_fd(),
+                    attributes(Restrict { read_only: true, nosuid: true, noexec: true }),
+                    false,
+                )?;
                 mount::attach(copy.as_fd(), mount::mount_point(&proc, Path::new(name))?.as_fd())?;
             }
         }
@@ -369,8 +383,12 @@ fn explain(error: &MountError, op: &SetupOp, mode: Mode) -> String {
             "; the host directory was replaced since the VM was made: commit or discard from a new VM"
         }
         (SetupOp::Overlay { .. }, Errno::BUSY) => "; another VM or mount uses this layer",
-        (SetupOp::Overlay { .. }, Errno::INVAL | Errno::OPNOTSUPP) => "; see 'fvm doctor' for what this file system can do",
-        (_, Errno::PERM | Errno::ACCESS) if mode == Mode::Rootless => "; see 'fvm doctor' for what this kernel lets a user do",
+        (SetupOp::Overlay { .. }, Errno::INVAL | Errno::OPNOTSUPP) => {
+            "; see 'fvm doctor' for what this file system can do"
+        }
+        (_, Errno::PERM | Errno::ACCESS) if mode == Mode::Rootless => {
+            "; see 'fvm doctor' for what this kernel lets a user do"
+        }
         _ => "",
     };
     format!("{error}{hint}")

@@ -83,7 +83,11 @@ impl Home {
     pub fn masked(&self, record: &VmRecord) -> Vec<HostPath> {
         let mut paths: Vec<HostPath> = [self.state.as_path(), self.run.as_path()]
             .into_iter()
-            .chain((!record.layers_dir.as_path().starts_with(&self.state)).then(|| record.layers_dir.as_path()).and_then(Path::parent))
+            .chain(
+                (!record.layers_dir.as_path().starts_with(&self.state))
+                    .then(|| record.layers_dir.as_path())
+                    .and_then(Path::parent),
+            )
             .filter_map(|p| HostPath::new(p).ok())
             .collect();
         paths.sort();
@@ -152,7 +156,9 @@ impl Home {
                 Found::Vm(record, _) if !reference.is_empty() && record.id.as_str().starts_with(reference) => {
                     by_prefix.push(Ok(*record));
                 }
-                Found::Broken(id, error) if !reference.is_empty() && id.starts_with(reference) => by_prefix.push(Err(error)),
+                Found::Broken(id, error) if !reference.is_empty() && id.starts_with(reference) => {
+                    by_prefix.push(Err(error))
+                }
                 _ => {}
             }
         }
@@ -231,11 +237,11 @@ impl Home {
         let to = self.state.join("vms").join(format!(".trash-{}", record.id));
         std::fs::rename(&from, &to).map_err(|e| VmError::io("remove", &from, &e))?;
         let outside = record.layers_dir.as_path();
-        if !outside.starts_with(&self.state) {
-            if let (Some(parent), Some(name)) = (outside.parent(), outside.file_name()) {
-                let dir = Dir::open_root(parent).map_err(|e| VmError::sys("open", parent, e))?;
-                dir.remove_tree(Path::new(name)).map_err(|e| VmError::sys("remove", outside, e))?;
-            }
+        if !outside.starts_with(&self.state)
+            && let (Some(parent), Some(name)) = (outside.parent(), outside.file_name())
+            && let Ok(dir) = Dir::open_root(parent)
+        {
+            dir.remove_tree(Path::new(name)).map_err(|e| VmError::sys("remove", outside, e))?;
         }
         match std::fs::remove_file(self.run.join(format!("{}.sock", record.id))) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(VmError::io("remove the socket of", &from, &e)),
@@ -302,7 +308,10 @@ impl Home {
     fn never_was(&self, id: &VmId) -> bool {
         const GRACE_S: u64 = 10;
         let dir = self.vm_dir(id);
-        let old = dir.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() >= GRACE_S));
+        let old = dir
+            .metadata()
+            .and_then(|m| m.modified())
+            .is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() >= GRACE_S));
         old && !dir.join("vm.json").exists() && !dir.join("layers").exists()
     }
 
@@ -436,5 +445,93 @@ impl VmError {
 
     pub(crate) fn sys(what: &'static str, path: &Path, errno: Errno) -> Self {
         Self::Io { what, path: path.to_owned(), errno }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fvm_model::{Layer, LayerKind, Mode, Policy, Timestamp};
+
+    fn record(id: &str, name: &str) -> VmRecord {
+        VmRecord {
+            format: FORMAT,
+            id: id.parse().unwrap(),
+            name: name.parse().unwrap(),
+            state: VmState::Stopped,
+            ephemeral: false,
+            forked: Timestamp::default(),
+            mode: Mode::Shifted,
+            uid: 0,
+            policy: Policy::default(),
+            layers_dir: HostPath::new("/nowhere").unwrap(),
+            layers: vec![Layer { n: 0, host: HostPath::root(), kind: LayerKind::Overlay }],
+        }
+    }
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(&dir.path().join("state"), &dir.path().join("run")).unwrap();
+        (dir, home)
+    }
+
+    #[test]
+    fn a_vm_is_found_by_name_and_by_the_beginning_of_its_id() {
+        let (_dir, home) = home();
+        for (id, name) in [("aaaaaaaaaaaa", "one"), ("aaaaaaaaaabb", "two"), ("cccccccccccc", "aaaa")] {
+            let record = record(id, name);
+            let _lock = home.create_dir(&record.id).unwrap();
+            home.save(&record, true).unwrap();
+        }
+        assert_eq!(home.find("two").unwrap().id.as_str(), "aaaaaaaaaabb");
+        assert_eq!(home.find("cc").unwrap().name.as_str(), "aaaa");
+        assert_eq!(home.find("aaaa").unwrap().id.as_str(), "cccccccccccc", "a name goes before a prefix");
+        assert!(matches!(home.find("aaa"), Err(VmError::Ambiguous(_, 2))));
+        assert!(matches!(home.find(""), Err(VmError::NoSuchVm(_))));
+        assert!(matches!(
+            home.free_name(Some(&"one".parse().unwrap()), &"dddddddddddd".parse().unwrap()),
+            Err(VmError::NameTaken(_))
+        ));
+    }
+
+    #[test]
+    fn a_damaged_or_newer_record_is_reported_and_never_swept() {
+        let (_dir, home) = home();
+        for (id, text) in [("aaaaaaaaaaaa", "{"), ("bbbbbbbbbbbb", r#"{"format": 99}"#), ("cccccccccccc", "")] {
+            let id = id.parse().unwrap();
+            drop(home.create_dir(&id).unwrap());
+            std::fs::write(home.vm_dir(&id).join("vm.json"), text).unwrap();
+        }
+        home.sweep().unwrap();
+        let found = home.list().unwrap();
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().all(|f| matches!(f, Found::Broken(..))));
+        let why = home.find("bb").unwrap_err().to_string();
+        assert!(why.contains("format 99"), "{why}");
+    }
+
+    #[test]
+    fn what_nobody_holds_and_nobody_may_keep_is_swept() {
+        let (_dir, home) = home();
+        let mut ephemeral = record("aaaaaaaaaaaa", "e");
+        ephemeral.ephemeral = true;
+        let held = home.create_dir(&ephemeral.id).unwrap();
+        home.save(&ephemeral, false).unwrap();
+        let mut half = record("bbbbbbbbbbbb", "h");
+        half.state = VmState::Deleting;
+        drop(home.create_dir(&half.id).unwrap());
+        home.save(&half, true).unwrap();
+        assert_eq!(home.sweep().unwrap(), 1, "only the one that nobody holds");
+        drop(held);
+        assert_eq!(home.sweep().unwrap(), 1);
+        assert!(home.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_newer_state_directory_is_refused() {
+        let (dir, _home) = home();
+        std::fs::write(dir.path().join("state/format"), "2\n").unwrap();
+        let error = Home::open(&dir.path().join("state"), &dir.path().join("run")).unwrap_err().to_string();
+        assert!(error.contains("use a newer fvm"), "{error}");
     }
 }

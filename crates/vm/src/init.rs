@@ -70,7 +70,8 @@ fn run(orders: &OwnedFd, links: bool) -> Result<(), Errno> {
                 Ok(Some((Order::Stop { grace_ms }, _))) => {
                     deadline = Some(Instant::now() + Duration::from_millis(grace_ms));
                     // Paused ones must wake to see it.
-                    let _none = process::kill(-1, Signal::TERM.as_raw()).and_then(|()| process::kill(-1, Signal::CONT.as_raw()));
+                    let _none = process::kill(-1, Signal::TERM.as_raw())
+                        .and_then(|()| process::kill(-1, Signal::CONT.as_raw()));
                     if !reap(&mut watched) {
                         return Ok(());
                     }

@@ -17,7 +17,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
+};
 use rustix::process::{PidfdFlags, Signal};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,7 +48,8 @@ impl Control {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(error(e)),
         }
-        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(error)?;
+        let listener =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(error)?;
         bind(&listener, &address(&dir, &name).map_err(error)?).map_err(error)?;
         listen(&listener, 64).map_err(error)?;
         Ok(Self { listener, dir, name })
@@ -100,11 +103,18 @@ pub fn serve(control: &Control, vm: &Launched, also: Option<&OwnedFd>) -> Result
 
 /// One request. A client that says nothing for a second, or nonsense, is dropped.
 fn answer(client: &OwnedFd, vm: &Launched) {
-    let _unlimited = rustix::net::sockopt::set_socket_timeout(client, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_secs(1)));
+    let _unlimited = rustix::net::sockopt::set_socket_timeout(
+        client,
+        rustix::net::sockopt::Timeout::Recv,
+        Some(Duration::from_secs(1)),
+    );
     let Ok(Some((request, fds))) = proto::read_message::<Request>(client) else { return };
     let done = |result: Result<(), Errno>| result.map_or_else(|e| Reply::Refused(e.to_string()), |()| Reply::Done);
     let reply = match request {
-        Request::Info => Reply::Info { keeper: rustix::process::getpid().as_raw_nonzero().get(), init: vm.init.as_raw_nonzero().get() },
+        Request::Info => Reply::Info {
+            keeper: rustix::process::getpid().as_raw_nonzero().get(),
+            init: vm.init.as_raw_nonzero().get(),
+        },
         Request::Start(program) => {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             done(proto::write_message(&vm.orders, &Order::Start(program), &fds))
@@ -149,10 +159,17 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
 ///
 /// # Errors
 /// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer.
-pub fn ask(home: &Home, id: &VmId, name: &VmName, request: &Request, fds: &[rustix::fd::BorrowedFd<'_>]) -> Result<Reply, VmError> {
+pub fn ask(
+    home: &Home,
+    id: &VmId,
+    name: &VmName,
+    request: &Request,
+    fds: &[rustix::fd::BorrowedFd<'_>],
+) -> Result<Reply, VmError> {
     let broken = |why: &dyn std::fmt::Display| VmError::Keeper { name: name.clone(), why: why.to_string() };
     let dir = run_dir(home)?;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(|e| broken(&e))?;
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(|e| broken(&e))?;
     match connect(&socket, &address(&dir, &format!("{id}.sock")).map_err(|e| broken(&e))?) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(VmError::NotRunning(name.clone())),

@@ -59,7 +59,8 @@ const PROGRESS_MAX_BYTES: usize = 64 << 10;
 /// [`VmError::Setup`] with the step that failed; nothing of the VM is left running.
 pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     let pair = |kind| {
-        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(|e| VmError::Sys("make a socket pair", e))
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+            .map_err(|e| VmError::Sys("make a socket pair", e))
     };
     let (orders, init_orders) = pair(SocketType::STREAM)?;
     let (progress, report) = pair(SocketType::SEQPACKET)?;
@@ -69,11 +70,17 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     let SetupOp::EnterNamespaces { network, uid_map, gid_map } = blueprint.ops[enter] else {
         return Err(VmError::Internal("a blueprint without namespaces".into()));
     };
-    let mut namespaces = Namespaces::USER.and(Namespaces::PID).and(Namespaces::IPC).and(Namespaces::UTS).and(Namespaces::CGROUP);
+    let mut namespaces =
+        Namespaces::USER.and(Namespaces::PID).and(Namespaces::IPC).and(Namespaces::UTS).and(Namespaces::CGROUP);
     if network {
         namespaces = namespaces.and(Namespaces::NET);
     }
-    let entry = Entry { namespaces, maps: Maps { uid: uid_map, gid: gid_map }, before: &blueprint.ops[..enter], after: &blueprint.ops[enter + 1..] };
+    let entry = Entry {
+        namespaces,
+        maps: Maps { uid: uid_map, gid: gid_map },
+        before: &blueprint.ops[..enter],
+        after: &blueprint.ops[enter + 1..],
+    };
     let ends = Ends { orders: init_orders, report };
     let started = match site.mode {
         Mode::Shifted => start_shifted(site, &entry, ends),
@@ -159,7 +166,10 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), 
     ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
     write_maps(init, &entry.maps, false).map_err(step("map the VM's ids"))?;
     let userns = format!("/proc/{}/ns/user", init.as_raw_nonzero());
-    site.idmap = Some(fs::open(userns.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty()).map_err(step("open the user namespace"))?);
+    site.idmap = Some(
+        fs::open(userns.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty())
+            .map_err(step("open the user namespace"))?,
+    );
     // overlayfs makes its work files as this process: it must be somebody whom the shifted layers know.
     ids::keep_capabilities().map_err(step("keep capabilities"))?;
     ids::set_fs_ids(SHIFT, SHIFT).map_err(step("take the VM's file ids"))?;
@@ -191,7 +201,9 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
             match write_maps(init, &entry.maps, true) {
                 Ok(()) => drop(rustix::io::write(&went, b"!")?),
-                Err(e) => ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() })),
+                Err(e) => {
+                    ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() }))
+                }
             }
             Ok(None)
         }
@@ -227,7 +239,9 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             if rustix::io::read(&entered, &mut byte[..]) == Ok(1) {
                 match write_maps(init, &entry.maps, false) {
                     Ok(()) => drop(rustix::io::write(&went, b"!")?),
-                    Err(e) => ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() })),
+                    Err(e) => {
+                        ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() }))
+                    }
                 }
             }
             Ok(None)
@@ -251,7 +265,9 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
                     return Err(Errno::PERM);
                 }
                 ids::become_root_of_namespace()?;
-                process::unshare(entry.namespaces.without(Namespaces::USER.and(Namespaces::PID)).and(Namespaces::MOUNT))?;
+                process::unshare(
+                    entry.namespaces.without(Namespaces::USER.and(Namespaces::PID)).and(Namespaces::MOUNT),
+                )?;
                 site.reopen()
             };
             if let Err(e) = enter(&mut site) {
@@ -308,7 +324,8 @@ fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Pid, VmError> {
     let mut init = None;
     let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
     let failure = loop {
-        let message = socket::receive(progress.as_fd(), &mut buffer).map(|(len, _)| serde_json::from_slice(&buffer[..len]));
+        let message =
+            socket::receive(progress.as_fd(), &mut buffer).map(|(len, _)| serde_json::from_slice(&buffer[..len]));
         match message {
             Ok(Ok(Progress::Init(pid))) => init = Pid::from_raw(pid),
             Ok(Ok(Progress::Ready)) => break None,
@@ -328,7 +345,8 @@ fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Pid, VmError> {
                 let _already_gone = rustix::process::kill_process(init, Signal::KILL);
                 collect(init);
             }
-            let error = failure.unwrap_or(StepError { step: "wait for init".into(), why: "it has no process id".into() });
+            let error =
+                failure.unwrap_or(StepError { step: "wait for init".into(), why: "it has no process id".into() });
             Err(VmError::Setup { step: error.step, why: error.why })
         }
     }

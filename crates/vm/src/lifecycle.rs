@@ -94,10 +94,12 @@ pub fn create(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<(VmRecord, 
 /// When there is no place for its layers.
 pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, VmError> {
     let mut random = [0u8; 6];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| VmError::Sys("get a random number", e))?;
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| VmError::Sys("get a random number", e))?;
     let id = VmId::from_random(random);
     let place = fvm_host::choose_layers_dir(home.state_dir(), home.run_dir())?;
-    let layers_dir = if place.dir == home.state_dir() { home.vm_dir(&id).join("layers") } else { place.dir.join(id.as_str()) };
+    let layers_dir =
+        if place.dir == home.state_dir() { home.vm_dir(&id).join("layers") } else { place.dir.join(id.as_str()) };
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     Ok(VmRecord {
         format: FORMAT,
@@ -158,7 +160,12 @@ pub fn boot(home: &Home, facts: &HostFacts, mut record: VmRecord, lock: VmLock) 
     }
     layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode)?;
     let control = Control::open(home, &record.id)?;
-    let site = Site::new(home.vm_dir(&record.id).join("root"), record.layers_dir.as_path().into(), record.mode, record.ephemeral);
+    let site = Site::new(
+        home.vm_dir(&record.id).join("root"),
+        record.layers_dir.as_path().into(),
+        record.mode,
+        record.ephemeral,
+    );
     let vm = launch::launch(site, &blueprint)?;
     Ok(Running { record, notices: blueprint.notices, vm, control, lock })
 }
@@ -174,9 +181,11 @@ impl Running {
         let (session, theirs) = session_pair()?;
         let program = call.program(&self.record.name, &streams);
         let fds = with_streams(&theirs, &program);
-        proto::write_message(&self.vm.orders, &Order::Start(program), &fds).map_err(|e| VmError::Sys("reach init", e))?;
+        proto::write_message(&self.vm.orders, &Order::Start(program), &fds)
+            .map_err(|e| VmError::Sys("reach init", e))?;
         drop(theirs);
-        let (done, finished) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
+        let (done, finished) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
         let ended = std::thread::scope(|scope| {
             scope.spawn(|| keeper::serve(&self.control, &self.vm, Some(&done)));
             let ended = attach::attach(&session, &signals, streams);
@@ -226,7 +235,8 @@ fn with_streams<'a>(session: &'a OwnedFd, program: &Program) -> Vec<BorrowedFd<'
 }
 
 fn session_pair() -> Result<(OwnedFd, OwnedFd), VmError> {
-    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(|e| VmError::Sys("make a socket pair", e))
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|e| VmError::Sys("make a socket pair", e))
 }
 
 /// Runs a program in a VM that another process keeps, on our own streams.
@@ -249,12 +259,21 @@ pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmErro
 ///
 /// # Errors
 /// Those of [`boot`], as the keeper met them.
-pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, call: Option<&Call>) -> Result<(), VmError> {
+pub fn detach(
+    home: &Home,
+    facts: &HostFacts,
+    record: VmRecord,
+    lock: VmLock,
+    call: Option<&Call>,
+) -> Result<(), VmError> {
     let log_path = home.output_log(&record.id);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let log = fs::open(&log_path, flags, FileMode::RUSR | FileMode::WUSR).map_err(|e| VmError::sys("open", &log_path, e))?;
-    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty()).map_err(|e| VmError::Sys("open /dev/null", e))?;
-    let (result, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
+    let log =
+        fs::open(&log_path, flags, FileMode::RUSR | FileMode::WUSR).map_err(|e| VmError::sys("open", &log_path, e))?;
+    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
+        .map_err(|e| VmError::Sys("open /dev/null", e))?;
+    let (result, report) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
     match process::fork().map_err(|e| VmError::Sys("start a keeper", e))? {
         Fork::Parent(_) => {
             drop((report, lock));
@@ -266,7 +285,10 @@ pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, ca
             match text.as_slice() {
                 b"ready" => Ok(()),
                 [] => Err(VmError::Keeper { name: record.name, why: "it died while starting".into() }),
-                why => Err(VmError::Setup { step: "start its keeper".into(), why: String::from_utf8_lossy(why).into_owned() }),
+                why => Err(VmError::Setup {
+                    step: "start its keeper".into(),
+                    why: String::from_utf8_lossy(why).into_owned(),
+                }),
             }
         }
         Fork::Child => {
@@ -276,7 +298,8 @@ pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, ca
                 let _left = rustix::io::write(&report, text.as_bytes());
             };
             let _leader = rustix::process::setsid();
-            let quiet = (0..3).all(|target| process::install_stdio(rustix::fd::AsRawFd::as_raw_fd(&null), target).is_ok());
+            let quiet =
+                (0..3).all(|target| process::install_stdio(rustix::fd::AsRawFd::as_raw_fd(&null), target).is_ok());
             let _root = rustix::process::chdir("/");
             if !quiet {
                 say("cannot open /dev/null");
@@ -311,7 +334,8 @@ fn start_kept(
     let (session, theirs) = session_pair()?;
     let program = call.program(&running.record.name, &Streams { is_terminal: [false; 3], terminal: None });
     let fds = [theirs.as_fd(), streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()];
-    proto::write_message(&running.vm.orders, &Order::Start(program), &fds).map_err(|e| VmError::Sys("reach init", e))?;
+    proto::write_message(&running.vm.orders, &Order::Start(program), &fds)
+        .map_err(|e| VmError::Sys("reach init", e))?;
     Ok((running, Some(session)))
 }
 
@@ -379,7 +403,8 @@ pub fn processes(home: &Home, record: &VmRecord) -> Result<(i32, i32), VmError> 
 /// # Errors
 /// [`VmError::State`] when it runs; [`VmError::Busy`] when another command holds it.
 pub fn delete(home: &Home, record: &mut VmRecord, _lock: &VmLock) -> Result<(), VmError> {
-    record.state = record.state.next(VmEvent::Delete).map_err(|source| VmError::State { name: record.name.clone(), source })?;
+    record.state =
+        record.state.next(VmEvent::Delete).map_err(|source| VmError::State { name: record.name.clone(), source })?;
     if !record.ephemeral {
         home.save(record, true)?;
     }

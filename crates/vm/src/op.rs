@@ -134,7 +134,9 @@ impl fmt::Display for SetupOp {
             Self::ReadOnly { source, target, idmapped, restrict } => {
                 write!(f, "show {source} read-only at {target}{}{restrict}", mapped(idmapped))
             }
-            Self::File { layer, source, target, .. } => write!(f, "private copy of the file {source} at {target} (layer {layer})"),
+            Self::File { layer, source, target, .. } => {
+                write!(f, "private copy of the file {source} at {target} (layer {layer})")
+            }
             Self::Devices => f.write_str("own /dev: null zero full random urandom tty, own terminals, own /dev/shm"),
             Self::System => f.write_str("show /sys read-only"),
             Self::Mask { target, .. } => write!(f, "hide {target}"),

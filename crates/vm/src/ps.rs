@@ -65,7 +65,8 @@ fn read(pid: i32) -> Option<Process> {
     let command = match arguments.as_slice() {
         [] => format!("[{name}]"),
         bytes => {
-            let words: Vec<_> = bytes.split(|b| *b == 0).filter(|w| !w.is_empty()).map(fvm_model::path::printable).collect();
+            let words: Vec<_> =
+                bytes.split(|b| *b == 0).filter(|w| !w.is_empty()).map(fvm_model::path::printable).collect();
             words.join(" ")
         }
     };

@@ -52,7 +52,12 @@ fn start_plain(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 
     }
 }
 
-fn start_on_terminal(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3], size: WindowSize) -> Result<i32, Errno> {
+fn start_on_terminal(
+    program: &Program,
+    session: &OwnedFd,
+    streams: [Option<OwnedFd>; 3],
+    size: WindowSize,
+) -> Result<i32, Errno> {
     let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     rustix::pty::grantpt(&master).or_else(|e| if e == Errno::NOTTY { Err(e) } else { Ok(()) })?;
     rustix::pty::unlockpt(&master)?;
@@ -74,7 +79,12 @@ fn start_on_terminal(program: &Program, session: &OwnedFd, streams: [Option<Owne
     }
 }
 
-fn monitor(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: &OwnedFd) -> Result<(), Errno> {
+fn monitor(
+    program: &Program,
+    session: &OwnedFd,
+    streams: &[Option<OwnedFd>; 3],
+    terminal: &OwnedFd,
+) -> Result<(), Errno> {
     rustix::process::setsid()?;
     rustix::process::ioctl_tiocsctty(terminal)?;
     let signals = process::signal_fd(&[Signal::CHILD.as_raw(), Signal::TTOU.as_raw()])?;
@@ -123,7 +133,8 @@ fn monitor(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3],
                 }
                 None => {
                     client_here = false;
-                    let _ended = process::kill(-raw, Signal::HUP.as_raw()).and_then(|()| process::kill(-raw, Signal::CONT.as_raw()));
+                    let _ended = process::kill(-raw, Signal::HUP.as_raw())
+                        .and_then(|()| process::kill(-raw, Signal::CONT.as_raw()));
                 }
             }
         }
@@ -142,7 +153,12 @@ fn execute(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3],
     process::exit_now(EXEC_FAILED)
 }
 
-fn become_program(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: Option<&OwnedFd>) -> Errno {
+fn become_program(
+    program: &Program,
+    session: &OwnedFd,
+    streams: &[Option<OwnedFd>; 3],
+    terminal: Option<&OwnedFd>,
+) -> Errno {
     for (target, stream) in (0..).zip(streams) {
         let Some(source) = stream.as_ref().or(terminal) else { continue };
         if let Err(e) = process::install_stdio(source.as_raw_fd(), target) {
@@ -159,6 +175,9 @@ fn become_program(program: &Program, session: &OwnedFd, streams: &[Option<OwnedF
     process::default_signals();
     let Some(name) = program.argv.first() else { return Errno::INVAL };
     let mut command = Command::new(&name.0);
-    command.args(program.argv[1..].iter().map(|a| &a.0)).env_clear().envs(program.env.iter().map(|(k, v)| (&k.0, &v.0)));
+    command
+        .args(program.argv[1..].iter().map(|a| &a.0))
+        .env_clear()
+        .envs(program.env.iter().map(|(k, v)| (&k.0, &v.0)));
     Errno::from_io_error(&command.exec()).unwrap_or(Errno::INVAL)
 }

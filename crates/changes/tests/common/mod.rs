@@ -4,6 +4,7 @@
 //!   <tmp>/host            lower; /host in the scripts is this directory, `cd`ed into the merged view for VM scripts
 //!   <tmp>/layer/upper     what the VM did
 //! ```
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_changes::{LayerView, ScanInput, scan};
 use fvm_model::vm::XattrClass;
@@ -34,31 +35,14 @@ pub fn can(class: XattrClass) -> bool {
 }
 
 fn sh(script: &str) -> Result<String, String> {
-    let out = Command::new("sh")
-        .arg("-ec")
-        .arg(script)
-        .output()
-        .map_err(|e| e.to_string())?;
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
-    if out.status.success() {
-        Ok(text)
-    } else {
-        Err(text)
-    }
+    let out = Command::new("sh").arg("-ec").arg(script).output().map_err(|e| e.to_string())?;
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    if out.status.success() { Ok(text) } else { Err(text) }
 }
 
 fn now() -> Timestamp {
-    let t = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    Timestamp {
-        secs: t.as_secs().try_into().unwrap(),
-        nanos: t.subsec_nanos(),
-    }
+    let t = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp { secs: t.as_secs().try_into().unwrap(), nanos: t.subsec_nanos() }
 }
 
 fn pause() {
@@ -72,11 +56,7 @@ impl Overlay {
         for dir in ["host", "layer/upper", "layer/work", "merged"] {
             std::fs::create_dir_all(tmp.path().join(dir)).unwrap();
         }
-        let mut overlay = Self {
-            tmp,
-            class,
-            forked: now(),
-        };
+        let mut overlay = Self { tmp, class, forked: now() };
         overlay.host(script);
         pause();
         overlay.forked = now();
@@ -100,10 +80,7 @@ impl Overlay {
     pub fn vm(&self, script: &str) -> String {
         pause();
         let (unshare, options) = match self.class {
-            XattrClass::Trusted => (
-                "unshare -m",
-                "redirect_dir=on,index=on,metacopy=off,nfs_export=off,xino=off",
-            ),
+            XattrClass::Trusted => ("unshare -m", "redirect_dir=on,index=on,metacopy=off,nfs_export=off,xino=off"),
             XattrClass::User => ("unshare -Urm", "userxattr,redirect_dir=nofollow"),
         };
         let tmp = self.tmp.path().display();
@@ -111,18 +88,9 @@ impl Overlay {
             "mount -t overlay overlay -o lowerdir={tmp}/host,upperdir={tmp}/layer/upper,workdir={tmp}/layer/work,{options} {tmp}/merged"
         );
         let inner = format!("{mount}; cd {tmp}/merged; {script}");
-        let out = Command::new("sh")
-            .arg("-c")
-            .arg(format!("{unshare} sh -ec \"$0\""))
-            .arg(&inner)
-            .output()
-            .unwrap();
+        let out = Command::new("sh").arg("-c").arg(format!("{unshare} sh -ec \"$0\"")).arg(&inner).output().unwrap();
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        assert!(
-            out.status.success(),
-            "{script}\n{text}{}",
-            String::from_utf8_lossy(&out.stderr)
-        );
+        assert!(out.status.success(), "{script}\n{text}{}", String::from_utf8_lossy(&out.stderr));
         pause();
         text
     }
@@ -130,16 +98,9 @@ impl Overlay {
     /// The scan's input.
     pub fn input(&self) -> ScanInput {
         let host = HostPath::new(self.path("host")).unwrap();
-        let layer = Layer {
-            n: 0,
-            host,
-            kind: LayerKind::Overlay,
-        };
+        let layer = Layer { n: 0, host, kind: LayerKind::Overlay };
         ScanInput {
-            layers: vec![LayerView {
-                layer,
-                dir: self.path("layer"),
-            }],
+            layers: vec![LayerView { layer, dir: self.path("layer") }],
             class: self.class,
             forked: self.forked,
             excluded: vec![],
@@ -150,10 +111,7 @@ impl Overlay {
     pub fn scan(&self) -> ChangeSet {
         let set = scan(&self.input()).unwrap();
         let paths: Vec<&VmPath> = set.changes.iter().map(|c| &c.path).collect();
-        assert!(
-            paths.windows(2).all(|w| w[0].as_bytes() < w[1].as_bytes()),
-            "unsorted: {paths:?}"
-        );
+        assert!(paths.windows(2).all(|w| w[0].as_bytes() < w[1].as_bytes()), "unsorted: {paths:?}");
         set
     }
 
@@ -166,10 +124,7 @@ impl Overlay {
     pub fn lines(&self) -> Vec<String> {
         let set = self.scan();
         assert_eq!(set.warnings, Vec::<String>::new());
-        set.changes
-            .iter()
-            .map(|c| line(&self.path("host"), c))
-            .collect()
+        set.changes.iter().map(|c| line(&self.path("host"), c)).collect()
     }
 }
 
@@ -177,30 +132,13 @@ impl Overlay {
 pub fn line(host: &Path, c: &Change) -> String {
     let rel = |p: &Path| p.strip_prefix(host).unwrap().to_string_lossy().into_owned();
     let meta = |m: &fvm_model::MetaDelta| {
-        let flags = [
-            (m.mode, 'm'),
-            (m.owner, 'o'),
-            (m.times, 't'),
-            (m.xattrs, 'x'),
-        ];
-        flags
-            .iter()
-            .filter(|f| f.0)
-            .map(|f| f.1)
-            .collect::<String>()
+        let flags = [(m.mode, 'm'), (m.owner, 'o'), (m.times, 't'), (m.xattrs, 'x')];
+        flags.iter().filter(|f| f.0).map(|f| f.1).collect::<String>()
     };
     let path = rel(c.path.as_path());
-    let base = c
-        .base
-        .as_ref()
-        .map(|b| rel(b.as_path()))
-        .unwrap_or_default();
+    let base = c.base.as_ref().map(|b| rel(b.as_path())).unwrap_or_default();
     let group = c.link_group.map(|g| format!(" #{g}")).unwrap_or_default();
-    let source = c
-        .source
-        .as_ref()
-        .map(|s| format!(" @{}", rel(s.as_path())))
-        .unwrap_or_default();
+    let source = c.source.as_ref().map(|s| format!(" @{}", rel(s.as_path()))).unwrap_or_default();
     let bang = if c.conflict.is_some() { " !" } else { "" };
     let head = match &c.kind {
         ChangeKind::Created if base.is_empty() => format!("C {path}"),
@@ -214,11 +152,7 @@ pub fn line(host: &Path, c: &Change) -> String {
             format!(
                 "R {path}<{base}{}{}",
                 if *modified { " +" } else { "" },
-                if m.any() {
-                    format!(" {}", meta(m))
-                } else {
-                    String::new()
-                }
+                if m.any() { format!(" {}", meta(m)) } else { String::new() }
             )
         }
         ChangeKind::Retyped { from } => format!("T {path} {from:?}"),

@@ -89,7 +89,8 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         ConflictArg::Vm => OnConflict::Vm,
         ConflictArg::Host => OnConflict::Host,
     };
-    let choice = Choice { paths: paths(&args.paths)?, only: args.only.clone(), except: args.except.clone(), on_conflict };
+    let choice =
+        Choice { paths: paths(&args.paths)?, only: args.only.clone(), except: args.except.clone(), on_conflict };
     let set = fvm.changes(&record)?;
     warn(out, &set);
     let plan = fvm.decide(&record, &set, &choice)?;
@@ -170,7 +171,10 @@ pub fn discard(fvm: &Fvm, out: &Output, args: &Discard) -> Done {
     let chosen: Vec<VmPath> = fvm::filter(set.clone(), &named).changes.into_iter().map(|c| c.path).collect();
     for path in &named {
         if !chosen.iter().any(|c| c.is_within(path)) {
-            return Err(Failure::new(format!("'{path}' is not changed in '{}'", record.name), format!("'fvm status {}' lists what is", record.name)));
+            return Err(Failure::new(
+                format!("'{path}' is not changed in '{}'", record.name),
+                format!("'fvm status {}' lists what is", record.name),
+            ));
         }
     }
     let count = fvm.discard(&record, &set, &chosen)?;
@@ -182,6 +186,8 @@ fn paths(typed: &[PathBuf]) -> Result<Vec<VmPath>, Failure> {
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     typed
         .iter()
-        .map(|path| fvm::vm_path(&cwd, path).map_err(|e| Failure::usage(e.to_string(), "give a path as the VM sees it")))
+        .map(|path| {
+            fvm::vm_path(&cwd, path).map_err(|e| Failure::usage(e.to_string(), "give a path as the VM sees it"))
+        })
         .collect()
 }

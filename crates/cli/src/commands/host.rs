@@ -41,7 +41,9 @@ pub fn doctor(fvm: &Fvm, out: &Output, verbose: bool) -> Done {
     out.write(|w| {
         let described = match mode {
             Mode::Shifted => "root, with a shifted user namespace (strongest)",
-            Mode::Identity => "root in a container: the host's root file system is an overlay, so user ids are not shifted",
+            Mode::Identity => {
+                "root in a container: the host's root file system is an overlay, so user ids are not shifted"
+            }
             Mode::Rootless => "rootless: as an ordinary user, without privileges",
         };
         writeln!(w, "mode     {described}")?;

@@ -48,7 +48,12 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
         }
         return in_existing(fvm, out, record, &call, args.commit, args.detach);
     }
-    let name = args.name.as_deref().map(fvm::vm_name).transpose().map_err(|e| Failure::usage(e.to_string(), "for example: --name build-1"))?;
+    let name = args
+        .name
+        .as_deref()
+        .map(fvm::vm_name)
+        .transpose()
+        .map_err(|e| Failure::usage(e.to_string(), "for example: --name build-1"))?;
     let afterwards = match (args.rm, args.keep || args.detach, args.commit) {
         (true, ..) => Afterwards::Remove,
         (_, true, _) => Afterwards::Keep,
@@ -95,7 +100,15 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
     match &args.name {
         Some(name) => in_existing(fvm, out, fvm.find(name)?, &call(command), false, false),
         None => {
-            let args = Run { name: None, rm: false, keep: false, commit: false, detach: false, policy: args.policy.clone(), command };
+            let args = Run {
+                name: None,
+                rm: false,
+                keep: false,
+                commit: false,
+                detach: false,
+                policy: args.policy.clone(),
+                command,
+            };
             run(fvm, out, &args)
         }
     }
@@ -131,7 +144,15 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
 }
 
 /// What becomes of a new, kept VM.
-fn settle(fvm: &Fvm, out: &Output, record: VmRecord, lock: VmLock, what: Afterwards, named: bool, code: u8) -> Result<(), Failure> {
+fn settle(
+    fvm: &Fvm,
+    out: &Output,
+    record: VmRecord,
+    lock: VmLock,
+    what: Afterwards,
+    named: bool,
+    code: u8,
+) -> Result<(), Failure> {
     let set = fvm.changes(&record)?;
     if set.changes.is_empty() && !named {
         out.say("nothing was changed");
@@ -182,7 +203,9 @@ fn ask(fvm: &Fvm, out: &Output, record: VmRecord, set: &ChangeSet) -> Result<(),
             }
             // The end of input must lose nothing.
             Some('k') | None => {
-                out.say(&format!("kept; next: fvm status {name} | fvm diff {name} | fvm commit {name} | fvm delete {name}"));
+                out.say(&format!(
+                    "kept; next: fvm status {name} | fvm diff {name} | fvm commit {name} | fvm delete {name}"
+                ));
                 return Ok(());
             }
             Some(_) => {}
@@ -210,7 +233,8 @@ fn exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
         Ended::NotExecuted(errno) => {
             let error = std::io::Error::from_raw_os_error(errno);
             let missing = error.kind() == std::io::ErrorKind::NotFound;
-            let hint = if missing { "is it installed, and in PATH?" } else { "is it a program, and may you execute it?" };
+            let hint =
+                if missing { "is it installed, and in PATH?" } else { "is it a program, and may you execute it?" };
             out.failure(&Failure::new(format!("cannot execute '{name}' in the VM: {error}"), hint));
             if missing { exit::RUN_NOT_FOUND } else { exit::RUN_NOT_EXECUTABLE }
         }

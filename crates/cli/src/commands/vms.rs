@@ -12,7 +12,8 @@ use std::io::Read;
 
 /// `fvm create`.
 pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
-    let name = fvm::vm_name(&args.name).map_err(|e| Failure::usage(e.to_string(), "for example: fvm create build-1"))?;
+    let name =
+        fvm::vm_name(&args.name).map_err(|e| Failure::usage(e.to_string(), "for example: fvm create build-1"))?;
     let (record, _lock) = fvm.create(&NewVm { name: Some(name), policy: args.policy.policy(), ephemeral: false })?;
     if out.json() {
         out.document(&Row::of(&record, VmState::Stopped))?;
@@ -165,9 +166,11 @@ pub fn ps(fvm: &Fvm, out: &Output, name: &str) -> Done {
         out.document(&processes)?;
     } else {
         let mut table = vec![["PID".into(), "HOST PID".into(), "UID".into(), "STATE".into(), "COMMAND".into()]];
-        table.extend(processes.into_iter().map(|p| {
-            [p.inner_pid.to_string(), p.pid.to_string(), p.uid.to_string(), p.state.to_string(), p.command]
-        }));
+        table.extend(
+            processes.into_iter().map(|p| {
+                [p.inner_pid.to_string(), p.pid.to_string(), p.uid.to_string(), p.state.to_string(), p.command]
+            }),
+        );
         out.write(|w| render::table(w, &table))?;
     }
     Ok(exit::DONE)
