@@ -1,0 +1,88 @@
+//! Files that come from the definition of the command line (`fvm_cli::args`).
+//!
+//! ```text
+//!   Cli::command() ─┬─ man          fvm.1, fvm-run.1, fvm-commit.1, ...
+//!                   └─ completions  fvm.bash, _fvm, fvm.fish
+//! ```
+
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The `fvm` command with all that clap adds to it.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = fvm_cli::args::Cli::command();
+    command.build();
+    command
+}
+
+/// The commands that get a page of their own: `fvm`, then each of its commands.
+pub fn pages() -> impl Iterator<Item = Command> {
+    let top = command();
+    let below: Vec<Command> = top
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+        .map(|sub| sub.clone().display_name(format!("fvm-{}", sub.get_name())))
+        .collect();
+    std::iter::once(top).chain(below)
+}
+
+/// Writes all man pages into `dir` and returns their paths.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn man(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(dir)?;
+    pages().map(|command| clap_mangen::Man::new(command).generate_to(dir)).collect()
+}
+
+/// Writes the completions into `dir` and returns their paths.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn completions(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(dir)?;
+    [Shell::Bash, Shell::Zsh, Shell::Fish]
+        .into_iter()
+        .map(|shell| clap_complete::generate_to(shell, &mut command(), "fvm", dir))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_says_what_it_does_and_its_man_page_renders() {
+        assert!(pages().count() > 15, "commands are missing");
+        for page in pages() {
+            let name = page.get_name().to_owned();
+            assert!(page.get_about().is_some_and(|about| !about.to_string().is_empty()), "{name} has no about text");
+            let mut text = Vec::new();
+            clap_mangen::Man::new(page).render(&mut text).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_option_and_argument_says_what_it_is() {
+        for page in pages() {
+            for arg in page.get_arguments() {
+                assert!(arg.get_help().is_some(), "{}: {} has no help text", page.get_name(), arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn man_pages_and_completions_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let pages = man(dir.path()).unwrap();
+        assert!(dir.path().join("fvm.1").exists() && dir.path().join("fvm-run.1").exists(), "{pages:?}");
+        let shells = completions(dir.path()).unwrap();
+        assert_eq!(shells.len(), 3);
+        assert!(shells.iter().all(|path| path.metadata().is_ok_and(|m| m.len() > 500)), "{shells:?}");
+    }
+}
