@@ -1,1 +1,193 @@
-//! review
+//! From a change set and a choice to a plan.
+//!
+//! ```text
+//!   ChangeSet ─┐ select    paths and patterns ─► chosen changes
+//!              ├ closure   + what they need, − what cannot be done
+//!   Choice ────┘ conflicts fail, skip, VM's or host's version
+//!                ops       ─► Plan: every decision made, nothing touched
+//! ```
+//!
+//! Invariants: pure: no file is read, none is written; a conflict is never overridden unless the choice says so; what
+//! is left out, added or overridden is listed in the plan.
+
+use fvm_model::plan::{LayerDir, Plan, Pulled, Skipped};
+use fvm_model::{ChangeKind, ChangeSet, HostPath, VmPath};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+mod closure;
+mod ops;
+mod select;
+
+/// What of a change set shall reach the host.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// These, and all below; empty: everything.
+    pub paths: Vec<VmPath>,
+    /// Of those, only what matches one of these patterns; empty: everything.
+    pub only: Vec<String>,
+    /// Of those, nothing that matches one of these patterns.
+    pub except: Vec<String>,
+    /// What happens to changes whose entry the host changed as well.
+    pub on_conflict: OnConflict,
+}
+
+/// What happens to a change whose entry the host changed after the fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    /// Nothing is committed.
+    #[default]
+    Fail,
+    /// It is left out and stays in the VM.
+    Skip,
+    /// The VM's version replaces the host's.
+    Vm,
+    /// It is left out, and the caller drops it from the VM after the commit ([`Plan::host_kept`]).
+    Host,
+}
+
+/// An entry that both sides changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// Where, in the VM.
+    pub path: VmPath,
+    /// Where, on the host.
+    pub base: Option<HostPath>,
+    /// What the host did.
+    pub what: String,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    /// A path that no change has.
+    #[error("the VM changed nothing at or below '{0}'; 'fvm status' lists what it changed")]
+    NoSuchChange(VmPath),
+    /// A pattern that cannot be read.
+    #[error("'{pattern}' is not a valid pattern")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        #[source]
+        source: globset::Error,
+    },
+    /// A path was asked for that can never be committed.
+    #[error("'{path}' cannot be committed: {reason}")]
+    Uncommittable {
+        /// The path.
+        path: VmPath,
+        /// Why.
+        reason: String,
+    },
+    /// Entries that both sides changed.
+    #[error("the host changed too, so nothing is committed:{}\nchoose with --on-conflict skip, vm or host", list(.0))]
+    Conflicts(Vec<Conflict>),
+    /// A change names a layer that was not given, or a path outside it.
+    #[error("'{path}' is not in layer {layer} of this VM; scan it again")]
+    NoLayer {
+        /// The path.
+        path: VmPath,
+        /// The layer.
+        layer: u32,
+    },
+    /// The change set contradicts itself.
+    #[error("the change of '{path}' has no {what}; scan the VM again")]
+    Incomplete {
+        /// The path.
+        path: VmPath,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
+fn list(conflicts: &[Conflict]) -> String {
+    conflicts.iter().fold(String::new(), |mut text, c| {
+        let _infallible = write!(text, "\n  {}: {}", c.path, fvm_model::path::printable(c.what.as_bytes()));
+        text
+    })
+}
+
+/// Decides what of `set` reaches the host, and how.
+///
+/// # Errors
+/// When the choice names what does not exist or cannot be committed, or meets conflicts and says nothing about them.
+pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<Plan, ReviewError> {
+    let changes = &set.changes;
+    let chosen = select::select(changes, choice)?;
+    let needs = closure::Needs::new(changes);
+    let (mut todo, added) = needs.close(&chosen);
+    let mut plan = Plan::default();
+
+    let mut out = BTreeSet::new();
+    for i in &todo {
+        let Some(reason) = &changes[*i].uncommittable else { continue };
+        if choice.paths.contains(&changes[*i].path) {
+            return Err(ReviewError::Uncommittable { path: changes[*i].path.clone(), reason: reason.clone() });
+        }
+        out.insert(*i);
+        plan.skipped.push(Skipped { path: changes[*i].path.clone(), reason: reason.clone() });
+    }
+    leave_out(&needs, changes, &mut todo, &out, &mut plan);
+
+    let conflicts: BTreeSet<usize> = todo.iter().copied().filter(|i| changes[*i].conflict.is_some()).collect();
+    let paths = || conflicts.iter().map(|i| changes[*i].path.clone());
+    match choice.on_conflict {
+        _ if conflicts.is_empty() => {}
+        OnConflict::Fail => {
+            let conflict = |i: &usize| Conflict {
+                path: changes[*i].path.clone(),
+                base: changes[*i].base.clone(),
+                what: changes[*i].conflict.clone().unwrap_or_default(),
+            };
+            return Err(ReviewError::Conflicts(conflicts.iter().map(conflict).collect()));
+        }
+        OnConflict::Vm => plan.conflicts_overridden = paths().collect(),
+        OnConflict::Skip | OnConflict::Host => {
+            for i in &conflicts {
+                let reason = changes[*i].conflict.clone().unwrap_or_default();
+                plan.skipped.push(Skipped { path: changes[*i].path.clone(), reason });
+            }
+            if choice.on_conflict == OnConflict::Host {
+                plan.host_kept = paths().collect();
+            }
+            leave_out(&needs, changes, &mut todo, &conflicts, &mut plan);
+        }
+    }
+
+    // What was added for the sake of something that is left out is not needed any more.
+    let wanted: Vec<usize> = chosen.iter().copied().filter(|i| todo.contains(i)).collect();
+    let (todo, _) = needs.close(&wanted);
+    plan.closure = added
+        .into_iter()
+        .filter(|(i, _)| todo.contains(i))
+        .map(|(i, why)| Pulled { path: changes[i].path.clone(), why })
+        .collect();
+    plan.conflicts_overridden.retain(|p| todo.iter().any(|i| changes[*i].path == *p));
+    plan.selected = todo.iter().map(|i| changes[*i].path.clone()).collect();
+    let selected: Vec<&fvm_model::Change> = todo.iter().map(|i| &changes[*i]).collect();
+    plan.ops = ops::build(&selected, layers)?;
+    plan.dir_times =
+        set.touched.iter().filter(|t| plan.ops.iter().any(|op| ops::is_in(op, &t.path))).cloned().collect();
+    plan.id = ops::fingerprint(&plan);
+    Ok(plan)
+}
+
+/// Takes `out` from `todo` with all that depends on it, saying so in the plan.
+fn leave_out(
+    needs: &closure::Needs<'_>,
+    changes: &[fvm_model::Change],
+    todo: &mut BTreeSet<usize>,
+    out: &BTreeSet<usize>,
+    plan: &mut Plan,
+) {
+    for (i, lost) in needs.drop_dependents(todo, out) {
+        let reason = format!("it needs {}, which is left out", changes[lost].path);
+        plan.skipped.push(Skipped { path: changes[i].path.clone(), reason });
+    }
+}
+
+/// Whether committing `kind` needs anything from the layer.
+pub(crate) fn has_after(kind: &ChangeKind) -> bool {
+    !matches!(kind, ChangeKind::Deleted)
+}
