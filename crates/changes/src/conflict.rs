@@ -117,14 +117,20 @@ impl LayerScan<'_> {
         if found.change.kind != ChangeKind::Created {
             return None;
         }
-        if found.lost {
-            return Some(DELETED);
-        }
-        let upper = found.upper.as_ref().filter(|_| found.change.file_type != FileType::Directory)?;
+        let upper = found.upper.as_ref()?;
         match &upper.origin {
-            Origin::Handle(origin) if self.trusted() && !handles.may_know(origin) => Some(DELETED),
-            _ => None,
+            // The host file that it was copied from is the judge: while that lives, the VM itself took it away.
+            Origin::Handle(origin) if self.trusted() => {
+                let known = !found.lost && handles.may_know(origin);
+                (!known && !self.lives(origin)).then_some(DELETED)
+            }
+            _ => found.lost.then_some(DELETED),
         }
+    }
+
+    /// Whether the host still has that inode.
+    fn lives(&self, handle: &fvm_sys::handle::FileHandle) -> bool {
+        fvm_sys::handle::exists(&self.lower.root, handle).unwrap_or(false)
     }
 
     /// The first entry below `top` that the host changed after the fork.

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 mod compare;
 mod conflict;
 pub mod discard;
+mod forget;
 mod layer;
 mod links;
 mod lower;
@@ -34,6 +35,7 @@ pub mod text;
 mod walk;
 
 pub use discard::discard;
+pub use forget::forget;
 pub use open::{open_after, open_before};
 pub use scan::{scan, scan_under};
 

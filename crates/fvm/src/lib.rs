@@ -294,9 +294,13 @@ impl Fvm {
         Ok(Committed { summary: count(changes, &selected), operations: published.applied, notes: published.notes })
     }
 
-    /// After a commit the VM's copies equal the host's. Dropping them makes the VM see the host's own again.
+    /// After a commit the VM's copies equal the host's: dropping them makes the VM see the host's own again. When
+    /// nothing else is left, the VM is as if forked now.
     fn forget(&self, record: &VmRecord, changes: &ChangeSet, selected: &[VmPath]) -> Result<(), FvmError> {
-        fvm_changes::discard(&self.scan_input(record), changes, selected)?;
+        let now = lifecycle::now();
+        if fvm_changes::forget(&self.scan_input(record), changes, selected)? {
+            self.home.save(&VmRecord { forked: now, ..record.clone() }, true)?;
+        }
         Ok(())
     }
 

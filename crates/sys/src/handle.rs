@@ -53,3 +53,36 @@ pub fn name_to_handle(dir: impl AsFd, name: &Path) -> Result<FileHandle, Errno> 
     let len = (raw.handle_bytes as usize).min(MAX_HANDLE_BYTES);
     Ok(FileHandle { kind: raw.handle_type, bytes: raw.f_handle[..len].to_vec() })
 }
+
+/// Whether the inode of `handle` still exists on the file system that `mount` (any open file of it) lies on.
+/// Needs `CAP_DAC_READ_SEARCH`.
+///
+/// # Errors
+/// The kernel's; `EPERM` without the capability.
+pub fn exists(mount: impl AsFd, handle: &FileHandle) -> Result<bool, Errno> {
+    let mut raw = RawHandle {
+        handle_bytes: libc::c_uint::try_from(handle.bytes.len()).map_err(|_| Errno::INVAL)?,
+        handle_type: handle.kind,
+        f_handle: [0; MAX_HANDLE_BYTES],
+    };
+    raw.f_handle.get_mut(..handle.bytes.len()).ok_or(Errno::INVAL)?.copy_from_slice(&handle.bytes);
+    // SAFETY: `raw` has the layout of struct file_handle and holds `handle_bytes` bytes; the result, when not
+    // negative, is a new descriptor, which is closed at once.
+    unsafe {
+        match libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_fd().as_raw_fd(),
+            &raw mut raw,
+            libc::O_PATH | libc::O_CLOEXEC,
+        ) {
+            -1 => match crate::last_errno() {
+                Errno::STALE | Errno::NOENT => Ok(false),
+                e => Err(e),
+            },
+            fd => {
+                libc::close(libc::c_int::try_from(fd).map_err(|_| Errno::BADF)?);
+                Ok(true)
+            }
+        }
+    }
+}

@@ -100,13 +100,12 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
     let place = fvm_host::choose_layers_dir(home.state_dir(), home.run_dir())?;
     let layers_dir =
         if place.dir == home.state_dir() { home.vm_dir(&id).join("layers") } else { place.dir.join(id.as_str()) };
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     Ok(VmRecord {
         format: FORMAT,
         name: Home::made_up_name(&id)?,
         state: VmState::Stopped,
         ephemeral: new.ephemeral,
-        forked: Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) },
+        forked: now(),
         mode: mode_for(facts),
         uid: facts.ids.euid,
         policy: new.policy.clone(),
@@ -114,6 +113,13 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
         layers: Vec::new(),
         id,
     })
+}
+
+/// The time by the clock that stamps files.
+#[must_use]
+pub fn now() -> Timestamp {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
 }
 
 /// How VMs are kept apart on this host, for this user.
