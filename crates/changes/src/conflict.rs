@@ -106,7 +106,7 @@ impl LayerScan<'_> {
                 (time(lower.stx_ctime) >= born).then_some(CHANGED_AFTER_COPY)
             }
             // Another host file, that the VM moved here.
-            Some(_) if handles.may_know(origin) => changed_since_fork,
+            Some(_) if handles.may_know(origin) || self.lives(origin) => changed_since_fork,
             Some(_) => Some(REPLACED),
             None => changed_since_fork,
         }

@@ -109,6 +109,7 @@ fn list(changed: &[Changed]) -> String {
 pub struct Prepared {
     plan: Plan,
     places: Places,
+    times: Vec<publish::DirTime>,
     notes: Vec<String>,
 }
 
@@ -130,12 +131,14 @@ pub fn prepare(plan: Plan, sources: &[LayerDir]) -> Result<Prepared, CommitError
     check::host(&plan, &places)?;
     check::rights(&plan, &places)?;
     check::space(&plan, &places)?;
+    let times = publish::dir_times(&plan, &places);
     let mut notes = Vec::new();
     let staged = stage::all(&plan, &places, &mut notes).and_then(|()| check::host(&plan, &places));
     match staged {
-        Ok(()) => Ok(Prepared { plan, places, notes }),
+        Ok(()) => Ok(Prepared { plan, places, times, notes }),
         Err(error) => {
             publish::remove_stages(&plan, &places, &mut notes);
+            publish::restore_times(&plan, &places, &times);
             Err(error)
         }
     }
@@ -147,14 +150,15 @@ impl Prepared {
     /// # Errors
     /// When a rename fails: what was done is undone.
     pub fn publish(self) -> Result<Published, CommitError> {
-        let Self { plan, places, mut notes } = self;
-        publish::publish(&plan, &places, &mut notes)?;
+        let Self { plan, places, times, mut notes } = self;
+        publish::publish(&plan, &places, &times, &mut notes)?;
         Ok(Published { applied: plan.ops.len(), notes })
     }
 
     /// Removes the stages: the host is as it was.
     pub fn abandon(self) {
-        let Self { plan, places, mut notes } = self;
+        let Self { plan, places, times, mut notes } = self;
         publish::remove_stages(&plan, &places, &mut notes);
+        publish::restore_times(&plan, &places, &times);
     }
 }

@@ -30,7 +30,7 @@ struct Step {
 }
 
 /// Carries out a staged plan.
-pub fn publish(plan: &Plan, places: &Places, notes: &mut Vec<String>) -> Result<(), CommitError> {
+pub fn publish(plan: &Plan, places: &Places, before: &[DirTime], notes: &mut Vec<String>) -> Result<(), CommitError> {
     let mut done = Vec::new();
     if let Err((op, errno)) = take_out(plan, places, &mut done).and_then(|()| place_all(plan, places, &mut done)) {
         let left = undo(places, &done);
@@ -40,12 +40,14 @@ pub fn publish(plan: &Plan, places: &Places, notes: &mut Vec<String>) -> Result<
             return Err(CommitError::Torn { path, errno, left });
         }
         remove_stages(plan, places, notes);
+        restore_times(plan, places, before);
         return Err(CommitError::Publish { path, errno });
     }
     for op in plan.ops.iter().filter(|op| op.file_type != FileType::Directory && keeps_file(op)) {
         told(set_metadata(op, places, notes), op, notes);
     }
     remove_stages(plan, places, notes);
+    restore_times(plan, places, before);
     directories(plan, places, notes);
     for (_, place) in places.iter() {
         if let Err(e) = Disk.sync(&place.root) {
@@ -150,6 +152,56 @@ pub fn remove_stages(plan: &Plan, places: &Places, notes: &mut Vec<String>) {
             if let Err(e) = Disk.remove_tree(&dir, Path::new(&name)) {
                 notes.push(format!("{} could not be removed: {e}", op.stage_dir.join(&name)));
             }
+        }
+    }
+}
+
+/// The time of a host directory before the commit came near it.
+#[derive(Debug)]
+pub struct DirTime {
+    layer: u32,
+    path: HostPath,
+    ino: u64,
+    secs: i64,
+    nanos: u32,
+}
+
+/// The times of all directories in which stages are made or entries come and go.
+pub fn dir_times(plan: &Plan, places: &Places) -> Vec<DirTime> {
+    let mut paths = std::collections::BTreeSet::new();
+    for op in plan.ops.iter().filter(|op| op.action != Action::SetMeta) {
+        paths.insert((op.layer, op.stage_dir.clone()));
+        let parents = [op.path.on_host().parent(), op.base.as_ref().and_then(HostPath::parent)];
+        paths.extend(parents.into_iter().flatten().map(|parent| (op.layer, parent)));
+    }
+    paths
+        .into_iter()
+        .filter_map(|(layer, path)| {
+            let stat = places.host_dir(layer, &path).ok()?.stat(Path::new("")).ok()?;
+            let (ino, secs, nanos) = (stat.stx_ino, stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
+            Some(DirTime { layer, path, ino, secs, nanos })
+        })
+        .collect()
+}
+
+/// Gives directories back the time they had: what stages did to it is nobody's change. Where the VM's entries changed
+/// it, [`directories`] sets the VM's time afterwards.
+pub fn restore_times(plan: &Plan, places: &Places, before: &[DirTime]) {
+    let renames: Vec<(&HostPath, HostPath)> = plan
+        .ops
+        .iter()
+        .filter_map(|op| if let Action::Rename { from, .. } = &op.action { Some((from, op.path.on_host())) } else { None })
+        .collect();
+    for old in before {
+        let moved = renames.iter().filter(|(from, _)| old.path.is_within(from)).max_by_key(|(from, _)| from.as_bytes().len());
+        let now = match moved {
+            Some((from, to)) => old.path.relative_to(from).and_then(|rest| HostPath::new(to.as_path().join(rest)).ok()),
+            None => Some(old.path.clone()),
+        };
+        let Some(Ok(dir)) = now.map(|path| places.host_dir(old.layer, &path)) else { continue };
+        if dir.stat(Path::new("")).is_ok_and(|stat| stat.stx_ino == old.ino) {
+            // A directory of somebody else's, in which this user may write, keeps the new time.
+            let _not_ours = Disk.set_mtime(&dir, Path::new(""), old.secs, old.nanos);
         }
     }
 }

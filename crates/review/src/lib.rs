@@ -20,7 +20,7 @@ mod ops;
 mod select;
 
 /// What of a change set shall reach the host.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
     /// These, and all below; empty: everything.
     pub paths: Vec<VmPath>,
