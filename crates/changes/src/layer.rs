@@ -194,6 +194,7 @@ impl<'a> LayerScan<'a> {
             after: upper.as_ref().map(|(side, _)| meta(side.stat)),
             target,
             link_group: None,
+            link_host: None,
             source: None,
             uncommittable: uncommittable.map(str::to_owned),
             conflict: None,

@@ -158,6 +158,7 @@ impl LayerScan<'_> {
             for index in members {
                 let change = &mut self.found[index].change;
                 change.link_group = Some(*next);
+                change.link_host.clone_from(&host);
                 if change.kind == ChangeKind::Created {
                     change.base.clone_from(&host);
                 }

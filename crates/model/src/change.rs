@@ -132,6 +132,9 @@ pub struct Change {
     /// Entries with the same number are hard links to one file in the VM.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub link_group: Option<u32>,
+    /// An unchanged host file that this entry is a hard link to in the VM.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub link_host: Option<HostPath>,
     /// Where, in the same layer, the content lies when that is not at `path`: another name of the same hard-linked
     /// file, through which the VM changed it.
     #[serde(skip_serializing_if = "Option::is_none", default)]

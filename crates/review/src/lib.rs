@@ -167,8 +167,9 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
     plan.selected = todo.iter().map(|i| changes[*i].path.clone()).collect();
     let selected: Vec<&fvm_model::Change> = todo.iter().map(|i| &changes[*i]).collect();
     plan.ops = ops::build(&selected, layers)?;
-    plan.dir_times =
-        set.touched.iter().filter(|t| plan.ops.iter().any(|op| ops::is_in(op, &t.path))).cloned().collect();
+    let all = *choice == Choice { on_conflict: choice.on_conflict, ..Choice::default() } && !plan.ops.is_empty();
+    let touches = |dir: &VmPath| all || plan.ops.iter().any(|op| ops::is_in(op, dir));
+    plan.dir_times = set.touched.iter().filter(|t| touches(&t.path)).cloned().collect();
     plan.id = ops::fingerprint(&plan);
     Ok(plan)
 }

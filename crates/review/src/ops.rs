@@ -56,12 +56,12 @@ fn groups(selected: &[&Change]) -> HashMap<u32, Group> {
         }
     }
     let decide = |changes: Vec<&Change>| {
-        let linked = changes.iter().find(|c| c.kind == ChangeKind::Created && c.base.is_some());
+        let linked = changes.iter().find_map(|c| c.link_host.clone());
         let stays =
             |c: &&&Change| matches!(c.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. });
         let in_place = changes.iter().find(stays);
         let rest_is_new = changes.iter().all(|c| c.kind == ChangeKind::Created || stays(&c));
-        match (linked.and_then(|c| c.base.clone()), in_place.and_then(|c| c.base.clone())) {
+        match (linked, in_place.and_then(|c| c.base.clone())) {
             (Some(host), _) => Group::Host(host, true),
             (None, Some(host)) if rest_is_new => Group::Host(host, false),
             _ => Group::Copy(None),
