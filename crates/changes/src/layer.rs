@@ -84,8 +84,8 @@ pub(crate) struct LayerScan<'a> {
     pub touched: Vec<TouchedDir>,
     pub warnings: Vec<String>,
     pub now: Timestamp,
-    /// Why direct children of the layer's root cannot be committed.
-    pub root_locked: Option<&'static str>,
+    /// Why entries cannot come to, or go from, the directory that is being walked.
+    pub locked: Option<&'static str>,
 }
 
 impl<'a> LayerScan<'a> {
@@ -106,7 +106,6 @@ impl<'a> LayerScan<'a> {
             Err(e) => return Err(fail(layer.host.as_path())(e)),
         };
         let covered = input.layers.iter().map(|l| l.layer.host.clone()).filter(|h| *h != layer.host).collect();
-        let locked = input.class == XattrClass::User && may_not_write(&lower.root);
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Ok(Ok(Self {
             input,
@@ -127,8 +126,15 @@ impl<'a> LayerScan<'a> {
             touched: Vec::new(),
             warnings: Vec::new(),
             now: Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) },
-            root_locked: locked.then_some("you may not change this directory on the host"),
+            locked: None,
         }))
+    }
+
+    /// Notes whether this user may change the host directory that is being walked (`None`: the VM's own). In the
+    /// VM the user owns its copy, and may do there what the host forbids.
+    pub(crate) fn note_rights(&mut self, lower: Option<&Dir>) {
+        let forbidden = self.input.class == XattrClass::User && lower.is_some_and(may_not_write);
+        self.locked = forbidden.then_some("you may not change this directory on the host");
     }
 
     pub(crate) fn vm_path(&self, rel: &Path) -> VmPath {
@@ -177,11 +183,10 @@ impl<'a> LayerScan<'a> {
         };
         let created = kind == ChangeKind::Created;
         let changes_parent = !matches!(kind, ChangeKind::Modified { .. } | ChangeKind::Metadata { .. });
-        let in_root = rel.parent().is_none_or(|p| p.as_os_str().is_empty());
         let uncommittable = match file_type {
             FileType::Socket => Some("a socket cannot be committed"),
             FileType::CharDevice | FileType::BlockDevice => Some("a device node cannot be committed"),
-            _ if in_root && changes_parent => self.root_locked,
+            _ if changes_parent => self.locked,
             _ => None,
         };
         let change = Change {

@@ -112,7 +112,7 @@ fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
         after: Some(ours_meta),
         target: None,
         link_group: None,
-            link_host: None,
+        link_host: None,
         source: None,
         uncommittable: Some("it is a mount point on the host".to_owned()),
         conflict: None,

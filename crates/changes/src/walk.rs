@@ -73,6 +73,7 @@ impl LayerScan<'_> {
                     continue;
                 }
             };
+            self.note_rights(lower_dir.as_ref());
             let entries = match dir.entries(DIR_MAX_ENTRIES) {
                 Ok(entries) => entries,
                 Err(Errno::TOOBIG) => {
@@ -276,6 +277,10 @@ impl LayerScan<'_> {
     /// before the fork or to the future); else the directory is noted as touched. An mtime that was merely copied up
     /// long ago, while the host's has moved on, is neither.
     fn dir_delta(&mut self, rel: &Path, upper: Side<'_>, lower: Side<'_>) -> Result<MetaDelta, Errno> {
+        // An ordinary user gives no directory away: the VM was given its own copy of another user's directory.
+        if !self.trusted() && upper.stat.stx_uid != lower.stat.stx_uid {
+            return Ok(MetaDelta::default());
+        }
         let mut meta = delta(upper, lower)?;
         if meta.times {
             let (ours, theirs) = (time(upper.stat.stx_mtime), time(lower.stat.stx_mtime));

@@ -190,10 +190,13 @@ pub fn restore_times(plan: &Plan, places: &Places, before: &[DirTime]) {
     let renames: Vec<(&HostPath, HostPath)> = plan
         .ops
         .iter()
-        .filter_map(|op| if let Action::Rename { from, .. } = &op.action { Some((from, op.path.on_host())) } else { None })
+        .filter_map(
+            |op| if let Action::Rename { from, .. } = &op.action { Some((from, op.path.on_host())) } else { None },
+        )
         .collect();
     for old in before {
-        let moved = renames.iter().filter(|(from, _)| old.path.is_within(from)).max_by_key(|(from, _)| from.as_bytes().len());
+        let moved =
+            renames.iter().filter(|(from, _)| old.path.is_within(from)).max_by_key(|(from, _)| from.as_bytes().len());
         let now = match moved {
             Some((from, to)) => old.path.relative_to(from).and_then(|rest| HostPath::new(to.as_path().join(rest)).ok()),
             None => Some(old.path.clone()),

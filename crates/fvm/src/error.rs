@@ -54,7 +54,7 @@ impl FvmError {
             }
             Self::Vm(VmError::Setup { .. }) => Some("'fvm doctor' shows what this machine allows".into()),
             Self::Review(fvm_review::ReviewError::Conflicts(_)) => {
-                Some("nothing was written; --on-conflict skip leaves these out, --on-conflict vm takes the VM's side".into())
+                Some("--on-conflict skip leaves these out, vm takes the VM's version, host drops the VM's".into())
             }
             _ => None,
         }

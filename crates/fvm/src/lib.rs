@@ -111,14 +111,14 @@ impl Fvm {
         Ok(lifecycle::create(&self.home, &facts()?, new)?)
     }
 
-    /// Makes a VM and starts it, looking at the host once.
+    /// Makes a VM and starts it for `call`, looking at the host once.
     ///
     /// # Errors
     /// As [`Fvm::create`] and [`Fvm::boot`]; a VM that did not start is not left behind.
-    pub fn create_and_boot(&self, new: &NewVm) -> Result<Running, FvmError> {
+    pub fn create_and_boot(&self, new: &NewVm, call: &Call) -> Result<Running, FvmError> {
         let facts = facts()?;
         let (mut record, lock) = lifecycle::create(&self.home, &facts, new)?;
-        match lifecycle::boot(&self.home, &facts, record.clone(), lock) {
+        match lifecycle::boot(&self.home, &facts, record.clone(), lock, &call.reach()) {
             Ok(running) => Ok(running),
             Err(e) => {
                 if let Ok(Some(lock)) = self.home.try_lock(&record.id) {
@@ -130,20 +130,20 @@ impl Fvm {
         }
     }
 
-    /// Starts a stopped VM in this process.
+    /// Starts a stopped VM in this process, for `call`.
     ///
     /// # Errors
     /// When it is in use, or a step fails.
-    pub fn boot(&self, record: VmRecord) -> Result<Running, FvmError> {
+    pub fn boot(&self, record: VmRecord, call: &Call) -> Result<Running, FvmError> {
         let lock = self.lock(&record)?;
-        Ok(lifecycle::boot(&self.home, &facts()?, record, lock)?)
+        Ok(lifecycle::boot(&self.home, &facts()?, record, lock, &call.reach())?)
     }
 
-    /// Starts a stopped VM with a keeper of its own; with a `call`, running that.
+    /// Starts a stopped VM with a keeper of its own, running `call` if it has a program.
     ///
     /// # Errors
     /// When it is in use, or a step fails.
-    pub fn detach(&self, record: VmRecord, call: Option<&Call>) -> Result<(), FvmError> {
+    pub fn detach(&self, record: VmRecord, call: &Call) -> Result<(), FvmError> {
         let lock = self.lock(&record)?;
         Ok(lifecycle::detach(&self.home, &facts()?, record, lock, call)?)
     }

@@ -81,7 +81,7 @@ pub enum ReviewError {
         reason: String,
     },
     /// Entries that both sides changed.
-    #[error("the host changed too, so nothing is committed:{}\nchoose with --on-conflict skip, vm or host", list(.0))]
+    #[error("the host changed too, so nothing is committed:{}", list(.0))]
     Conflicts(Vec<Conflict>),
     /// A change names a layer that was not given, or a path outside it.
     #[error("'{path}' is not in layer {layer} of this VM; scan it again")]

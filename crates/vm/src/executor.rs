@@ -319,13 +319,21 @@ impl Site {
         Ok(())
     }
 
-    /// After the user namespace was entered by a process that had put the tree together before: the tree's mounts
-    /// are other ones now, so look them up again.
+    /// The assembled tree, to be handed to the process that will live in it.
     ///
     /// # Errors
-    /// When the tree's root cannot be opened.
-    pub fn reopen(&mut self) -> Result<(), Errno> {
-        self.tree = Some(open_path(&self.root)?);
+    /// When its root was not mounted.
+    pub fn assembled(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.tree()
+    }
+
+    /// Takes the working directory as the tree: a new mount namespace has other mounts than the one that the tree was
+    /// built in, and only the working directory follows into it by itself, whatever the path to it forbids.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn adopt_working_directory(&mut self) -> Result<(), Errno> {
+        self.tree = Some(open_path(Path::new("."))?);
         Ok(())
     }
 }

@@ -148,18 +148,18 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), 
         move |e: Errno| StepError { step, why: format!("{e}; see 'fvm doctor' for what this kernel allows") }
     };
     process::unshare(Namespaces::MOUNT).map_err(step("make a mount namespace"))?;
-    let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(step("make a pipe"))?;
+    let (go, went) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(step("make a socket pair"))?;
     let init = match process::clone_into(entry.namespaces, true).map_err(step("make the namespaces"))? {
         Fork::Parent(init) => init,
         Fork::Child => {
             drop(went);
+            // The end without a message: the builder failed, and has said so.
             let mut byte = [0u8];
-            // The end of the pipe without a byte: the builder failed, and has said so.
-            if rustix::io::read(&go, &mut byte[..]) != Ok(1) {
-                process::exit_now(1);
-            }
+            let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
             drop(go);
-            enter_shifted(site, entry, ends)
+            let Some(tree) = fds.pop() else { process::exit_now(1) };
+            enter_shifted(site, &tree, entry, ends)
         }
     };
     drop(go);
@@ -177,14 +177,14 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), 
     for op in entry.before {
         site.execute(op)?;
     }
-    rustix::io::write(&went, b"!").map_err(step("start init"))?;
-    Ok(())
+    site.assembled().and_then(|tree| socket::send(&went, b"!", &[tree])).map_err(step("start init"))
 }
 
-fn enter_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
+fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends) -> ! {
     let enter = |site: &mut Site| -> Result<(), Errno> {
+        rustix::process::fchdir(tree)?;
         process::unshare(Namespaces::MOUNT)?;
-        site.reopen()?;
+        site.adopt_working_directory()?;
         ids::become_root_of_namespace()
     };
     if let Err(e) = enter(site) {
@@ -258,6 +258,7 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
                 ends.give_up(error);
             }
             let enter = |site: &mut Site| -> Result<(), Errno> {
+                rustix::process::fchdir(site.assembled()?)?;
                 process::unshare(Namespaces::USER)?;
                 rustix::io::write(&has_entered, b"!")?;
                 let mut byte = [0u8];
@@ -268,7 +269,7 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
                 process::unshare(
                     entry.namespaces.without(Namespaces::USER.and(Namespaces::PID)).and(Namespaces::MOUNT),
                 )?;
-                site.reopen()
+                site.adopt_working_directory()
             };
             if let Err(e) = enter(&mut site) {
                 ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });

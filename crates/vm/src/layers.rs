@@ -16,14 +16,15 @@ use fvm_model::{HostPath, Mode};
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Makes what is missing of the layers that `blueprint` uses.
 ///
 /// # Errors
 /// When a directory cannot be made.
-pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode) -> Result<(), VmError> {
+pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode, reach: &[PathBuf]) -> Result<(), VmError> {
     make(layers_dir)?;
+    let mut fresh = Vec::new();
     for op in &blueprint.ops {
         match op {
             SetupOp::Overlay { layer, lower, skeleton, .. } => {
@@ -33,7 +34,7 @@ pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode) -> Result<(
                     make(&dir)?;
                     make(&dir.join("work"))?;
                     make(&upper)?;
-                    imitate(&upper, lower, mode)?;
+                    fresh.push((upper, lower));
                 }
                 if *skeleton {
                     make_skeleton(&dir, lower)?;
@@ -49,6 +50,53 @@ pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode) -> Result<(
                 }
             }
             _ => {}
+        }
+    }
+    for (upper, lower) in &fresh {
+        if mode == Mode::Rootless {
+            let is_deepest =
+                |path: &Path| !fresh.iter().any(|(_, l)| l.is_within(lower) && l != lower && path.starts_with(l));
+            let reach: Vec<&Path> = reach.iter().map(PathBuf::as_path).filter(|path| is_deepest(path)).collect();
+            open_ways(upper, lower, &reach)?;
+        }
+        imitate(upper, lower, mode)?;
+    }
+    Ok(())
+}
+
+/// Rootless, overlayfs cannot copy up a directory of another user (its owner has no name in the VM), so nothing could
+/// be written below one: not in `/var/tmp`, not in a project below a directory of root's. Where the user may write,
+/// or will work (`reach`: working directory, home, ...), the directories on the way are put into the upper at the
+/// beginning, owned by the user, with no more permissions than the user has on the host.
+fn open_ways(upper: &Path, lower: &HostPath, reach: &[&Path]) -> Result<(), VmError> {
+    let me = rustix::process::geteuid().as_raw();
+    let foreign = |path: &Path| path.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() != me);
+    let mut ways = Vec::new();
+    for path in reach {
+        let Ok(below) = path.strip_prefix(lower) else { continue };
+        let (mut on_host, mut in_upper) = (lower.as_path().to_path_buf(), upper.to_path_buf());
+        for name in below.components() {
+            on_host.push(name);
+            in_upper.push(name);
+            if !foreign(&on_host) {
+                break;
+            }
+            ways.push((in_upper.clone(), on_host.clone()));
+        }
+    }
+    for entry in std::fs::read_dir(lower.as_path()).into_iter().flatten().flatten() {
+        let on_host = entry.path();
+        if foreign(&on_host) && fs::accessat(CWD, &on_host, Access::WRITE_OK, AtFlags::EACCESS).is_ok() {
+            ways.push((upper.join(entry.file_name()), on_host));
+        }
+    }
+    for (in_upper, _) in &ways {
+        make(in_upper)?;
+    }
+    // Permissions last, from the inside out: they may forbid what is still to be made.
+    for (in_upper, on_host) in ways.iter().rev() {
+        if let Ok(host) = HostPath::new(on_host) {
+            imitate(in_upper, &host, Mode::Rootless)?;
         }
     }
     Ok(())

@@ -27,6 +27,7 @@ use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::stdio::{stderr, stdin, stdout};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// What a new VM shall be.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +54,14 @@ pub struct Call {
 }
 
 impl Call {
+    /// Directories that the program will work in: its own, its home, the places for temporary files.
+    #[must_use]
+    pub fn reach(&self) -> Vec<PathBuf> {
+        let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"];
+        let of_env = self.env.iter().filter(|(key, _)| named.iter().any(|n| key == n)).map(|(_, value)| value);
+        [&self.cwd].into_iter().chain(of_env).map(PathBuf::from).collect()
+    }
+
     fn program(&self, vm: &VmName, streams: &Streams) -> Program {
         let own = (OsString::from("FVM"), OsString::from(vm.as_str()));
         Program {
@@ -157,14 +166,20 @@ pub struct Running {
 ///
 /// # Errors
 /// When the state does not allow it or a step fails.
-pub fn boot(home: &Home, facts: &HostFacts, mut record: VmRecord, lock: VmLock) -> Result<Running, VmError> {
+pub fn boot(
+    home: &Home,
+    facts: &HostFacts,
+    mut record: VmRecord,
+    lock: VmLock,
+    reach: &[PathBuf],
+) -> Result<Running, VmError> {
     record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
     let blueprint = plan(home, facts, &record);
     if blueprint.layers != record.layers {
         record.layers.clone_from(&blueprint.layers);
         home.save(&record, !record.ephemeral)?;
     }
-    layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode)?;
+    layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode, reach)?;
     let control = Control::open(home, &record.id)?;
     let site = Site::new(
         home.vm_dir(&record.id).join("root"),
@@ -260,18 +275,12 @@ pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmErro
     attach::attach(&session, &signals, streams).map_err(|e| VmError::Sys("wait for the program", e))
 }
 
-/// Starts a VM with a keeper of its own and returns when it is ready. With a `call`, that program's output goes to
+/// Starts a VM with a keeper of its own and returns when it is ready. When `call` has a program, its output goes to
 /// the VM's log, and the VM ends with it.
 ///
 /// # Errors
 /// Those of [`boot`], as the keeper met them.
-pub fn detach(
-    home: &Home,
-    facts: &HostFacts,
-    record: VmRecord,
-    lock: VmLock,
-    call: Option<&Call>,
-) -> Result<(), VmError> {
+pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, call: &Call) -> Result<(), VmError> {
     let log_path = home.output_log(&record.id);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
     let log =
@@ -332,11 +341,13 @@ fn start_kept(
     facts: &HostFacts,
     record: VmRecord,
     lock: VmLock,
-    call: Option<&Call>,
+    call: &Call,
     streams: [&OwnedFd; 3],
 ) -> Result<(Running, Option<OwnedFd>), VmError> {
-    let running = boot(home, facts, record, lock)?;
-    let Some(call) = call else { return Ok((running, None)) };
+    let running = boot(home, facts, record, lock, &call.reach())?;
+    if call.argv.is_empty() {
+        return Ok((running, None));
+    }
     let (session, theirs) = session_pair()?;
     let program = call.program(&running.record.name, &Streams { is_terminal: [false; 3], terminal: None });
     let fds = [theirs.as_fd(), streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()];

@@ -67,11 +67,11 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
         let (record, lock) = fvm.create(&new)?;
         drop(lock);
         let name = record.name.clone();
-        fvm.detach(record, Some(&call))?;
+        fvm.detach(record, &call)?;
         out.say(&format!("{name} runs; 'fvm logs {name}' shows its output, 'fvm stop {name}' ends it"));
         return Ok(exit::DONE);
     }
-    let running = fvm.create_and_boot(&new)?;
+    let running = fvm.create_and_boot(&new, &call)?;
     for notice in &running.notices {
         out.say(&format!("note: {notice}"));
     }
@@ -125,11 +125,11 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
     }
     if detach {
         let name = record.name.clone();
-        fvm.detach(record, Some(call))?;
+        fvm.detach(record, call)?;
         out.say(&format!("{name} runs; 'fvm logs {name}' shows its output"));
         return Ok(exit::DONE);
     }
-    let running = fvm.boot(record)?;
+    let running = fvm.boot(record, call)?;
     let ended = running.run(call)?;
     let code = exit_code(out, &ended, call);
     let (record, lock) = running.end()?;
@@ -213,7 +213,8 @@ fn ask(fvm: &Fvm, out: &Output, record: VmRecord, set: &ChangeSet) -> Result<(),
     }
 }
 
-fn call(argv: Vec<OsString>) -> Call {
+/// A program with this process's environment; without arguments: just the environment.
+pub fn call(argv: Vec<OsString>) -> Call {
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::umask(umask);
     Call {

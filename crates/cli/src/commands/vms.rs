@@ -27,7 +27,7 @@ pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
 pub fn start(fvm: &Fvm, out: &Output, name: &str) -> Done {
     let record = fvm.find(name)?;
     let name = record.name.clone();
-    fvm.detach(record, None)?;
+    fvm.detach(record, &super::run::call(Vec::new()))?;
     out.say(&format!("{name} runs; 'fvm exec {name} CMD' runs a program in it"));
     Ok(exit::DONE)
 }

@@ -1,0 +1,75 @@
+//! The oracle: a random program run on a plain copy, and in a VM that is then committed, must leave equal trees.
+//!
+//! `FVM_ORACLE_SEEDS=500 cargo test -p fvm-e2e --test oracle` is the long mode; `FVM_ORACLE_FIRST` shifts the seeds.
+
+use fvm_kit::{Lab, Snapshot, User, install, is_root};
+use std::path::Path;
+
+const OPS: &str = "40";
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |key: &str, default| std::env::var(key).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let first = number("FVM_ORACLE_FIRST", 0);
+    first..first + number("FVM_ORACLE_SEEDS", 30)
+}
+
+fn compare(user: User) {
+    let lab = Lab::new(user);
+    let ops = lab.path("ops");
+    install(Path::new(env!("CARGO_BIN_EXE_fvm-oracle-ops")), &ops);
+    let word = if user == User::Root { "root" } else { "user" };
+    let mut failed = Vec::new();
+    for seed in seeds() {
+        let seed_text = seed.to_string();
+        let (plain, vm) = (lab.path(format!("plain{seed}")), lab.path(format!("vm{seed}")));
+        lab.sh(&format!("./ops base {} {seed}; cp -a {} {}", vm.display(), vm.display(), plain.display()));
+        // The fork must be later than the last write to the tree, by the kernel's coarse clock.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let run = |tree: &Path| lab.command(&ops).arg("run").arg(tree).args([&seed_text, OPS, word]).output().unwrap();
+        let plain_said = run(&plain).stdout;
+        let args = [ops.as_os_str(), "run".as_ref(), vm.as_os_str(), seed_text.as_ref(), OPS.as_ref(), word.as_ref()];
+        let name = format!("o{seed}");
+        let options = ["run", "--quiet", "--keep", "--net", "none", "--name", &name, "--"].map(AsRef::as_ref);
+        let ran = lab.fvm(options.into_iter().chain(args)).expect(0);
+        let mut wrong = Vec::new();
+        if ran.out.as_bytes() != plain_said {
+            wrong.push(format!(
+                "operations failed differently:\n{}\n{}",
+                String::from_utf8_lossy(&plain_said),
+                ran.out
+            ));
+        }
+        let commit = lab.fvm(["commit", &name]);
+        if commit.code != 0 {
+            wrong.push(format!("commit: {}", commit.err));
+        }
+        // Everything that the base did not date is the time of one run or the other.
+        const RECENT_SECS: i64 = 1_700_000_000;
+        wrong.extend(Snapshot::of(&plain, RECENT_SECS).differences(&Snapshot::of(&vm, RECENT_SECS)));
+        let left = lab.fvm(["status", &name]).out;
+        if left.lines().count() != 1 {
+            wrong.push(format!("after the commit the VM still has: {left}"));
+        }
+        lab.fvm(["delete", &name]).expect(0);
+        if !wrong.is_empty() {
+            eprintln!("seed {seed}:\n{}", wrong.join("\n"));
+            failed.push(seed);
+        }
+        lab.sh(&format!("chmod -R u+rwx {0} {1}; rm -rf {0} {1}", plain.display(), vm.display()));
+    }
+    assert!(failed.is_empty(), "seeds that differ: {failed:?}");
+}
+
+#[test]
+fn root_random_programs_committed_equal_a_plain_run() {
+    if is_root("root_random_programs_committed_equal_a_plain_run") {
+        compare(User::Root);
+    }
+}
+
+#[test]
+fn user_random_programs_committed_equal_a_plain_run() {
+    if is_root("user_random_programs_committed_equal_a_plain_run") {
+        compare(User::Ordinary);
+    }
+}

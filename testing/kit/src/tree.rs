@@ -1,0 +1,118 @@
+//! Two trees, compared in everything that a commit must bring over.
+
+use rustix::fs::{FileType, Statx};
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// One entry, as far as two runs of one program must agree on it.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    mode: u32,
+    owner: (u32, u32),
+    content: Option<Vec<u8>>,
+    target: Option<PathBuf>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Set by the program; `None` when it is the time of the run.
+    mtime: Option<(i64, u32)>,
+    /// The first name of the same file.
+    first_name: PathBuf,
+    sparse: bool,
+}
+
+/// A tree at one moment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot(BTreeMap<PathBuf, Entry>);
+
+impl Snapshot {
+    /// Reads everything below `root`. Times after `since_secs` count as "now".
+    ///
+    /// # Panics
+    /// When the tree cannot be read.
+    #[must_use]
+    pub fn of(root: &Path, since_secs: i64) -> Self {
+        let mut entries = BTreeMap::new();
+        let mut names = HashMap::new();
+        let mut pending = vec![PathBuf::new()];
+        while let Some(rel) = pending.pop() {
+            let path = root.join(&rel);
+            let stat = stat(&path);
+            let kind = FileType::from_raw_mode(u32::from(stat.stx_mode));
+            if kind == FileType::Directory {
+                pending.extend(std::fs::read_dir(&path).unwrap().map(|e| rel.join(e.unwrap().file_name())));
+            } else {
+                let first: &mut PathBuf = names.entry(stat.stx_ino).or_insert_with(|| rel.clone());
+                if rel < *first {
+                    first.clone_from(&rel);
+                }
+            }
+            let secs = stat.stx_mtime.tv_sec;
+            let entry = Entry {
+                mode: u32::from(stat.stx_mode),
+                owner: (stat.stx_uid, stat.stx_gid),
+                content: (kind == FileType::RegularFile).then(|| std::fs::read(&path).unwrap()),
+                target: (kind == FileType::Symlink).then(|| std::fs::read_link(&path).unwrap()),
+                xattrs: xattrs(&path),
+                mtime: (secs < since_secs).then_some((secs, stat.stx_mtime.tv_nsec)),
+                first_name: PathBuf::from(stat.stx_ino.to_string()),
+                // A quarter at least is holes: a copy-up of overlayfs fills holes up to the next MiB.
+                sparse: stat.stx_blocks * 512 < stat.stx_size / 4 * 3,
+            };
+            entries.insert(rel, entry);
+        }
+        for entry in entries.values_mut() {
+            let ino: u64 = entry.first_name.to_str().unwrap().parse().unwrap();
+            entry.first_name = names.get(&ino).cloned().unwrap_or_default();
+        }
+        Self(entries)
+    }
+
+    /// What differs from `other`, a line each.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut paths: Vec<&PathBuf> = self.0.keys().chain(other.0.keys()).collect();
+        paths.sort();
+        paths.dedup();
+        let short = |e: Option<&Entry>| match e {
+            None => "nothing".to_owned(),
+            Some(e) => {
+                let len = e.content.as_ref().map(Vec::len);
+                let Entry { mode, owner, target, xattrs, mtime, first_name, sparse, .. } = e;
+                format!("{mode:o} {owner:?} {len:?} {target:?} {xattrs:?} {mtime:?} {first_name:?} sparse={sparse}")
+            }
+        };
+        let differs = |p: &&PathBuf| self.0.get(*p) != other.0.get(*p);
+        let line = |p: &PathBuf| format!("{p:?}:\n    {}\n    {}", short(self.0.get(p)), short(other.0.get(p)));
+        paths.into_iter().filter(differs).map(line).collect()
+    }
+}
+
+fn stat(path: &Path) -> Statx {
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(rustix::fs::CWD, path, flags, rustix::fs::StatxFlags::BASIC_STATS).unwrap()
+}
+
+fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut list = vec![0; 4096];
+    let len = rustix::fs::llistxattr(path, &mut list[..]).unwrap_or(0);
+    let mut found: Vec<_> = list[..len]
+        .split(|b| *b == 0)
+        .filter(|name| !name.is_empty())
+        .map(|name| {
+            let mut value = vec![0; 4096];
+            let len = rustix::fs::lgetxattr(path, std::ffi::OsStr::from_bytes(name), &mut value[..]).unwrap_or(0);
+            (name.to_vec(), value[..len].to_vec())
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The next number of a splitmix64 sequence (Steele, Lea, Flood 2014): the tests' only randomness.
+pub fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
