@@ -6,21 +6,34 @@ use crate::places::Places;
 use crate::{Changed, CommitError};
 use fvm_model::plan::{Action, Content, Occupant, Plan, PlanOp};
 use fvm_model::{FileType, HostPath, Meta, Timestamp};
+use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, Statx};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// How far [`host`] looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// At the entries that the plan names.
+    Named,
+    /// And at all below those that go. Only before staging: a new hard link is a change to its file.
+    Below,
+}
 
 /// Compares every entry that the plan expects something of.
-pub fn host(plan: &Plan, places: &Places) -> Result<(), CommitError> {
+pub fn host(plan: &Plan, places: &Places, depth: Depth) -> Result<(), CommitError> {
     let mut changed = Vec::new();
     for op in &plan.ops {
-        entries(plan, op, places, &mut changed);
+        entries(plan, op, places, depth, &mut changed);
     }
     changed.dedup();
     if changed.is_empty() { Ok(()) } else { Err(CommitError::HostChanged(changed)) }
 }
 
-fn entries(plan: &Plan, op: &PlanOp, places: &Places, changed: &mut Vec<Changed>) {
+fn entries(plan: &Plan, op: &PlanOp, places: &Places, depth: Depth, changed: &mut Vec<Changed>) {
+    // What is in a directory matters when it goes.
+    let goes = matches!(op.action, Action::Remove | Action::Replace { .. });
     let mut differs = |path: &HostPath, what: &str| changed.push(Changed { path: path.clone(), what: what.into() });
     if let Err(e) = places.host_dir(op.layer, &op.stage_dir) {
         differs(&op.stage_dir, &format!("the directory is not as it was: {e}"));
@@ -30,8 +43,11 @@ fn entries(plan: &Plan, op: &PlanOp, places: &Places, changed: &mut Vec<Changed>
         match (look(places, op.layer, base), &op.expect) {
             (Ok(None), _) => differs(base, "it is not there any more"),
             (Ok(Some(now)), Some(then)) => {
-                if let Some(what) = difference(&now, then) {
-                    differs(base, what);
+                let newer = || newer_below(places, op.layer, base, &now, plan.forked.filter(|_| depth == Depth::Below));
+                match difference(&now, then, goes) {
+                    Some(what) => differs(base, what),
+                    None if goes => newer().iter().for_each(|path| differs(path, "it changed after the fork")),
+                    None => {}
                 }
             }
             (Ok(Some(_)), None) => {}
@@ -41,7 +57,7 @@ fn entries(plan: &Plan, op: &PlanOp, places: &Places, changed: &mut Vec<Changed>
     if let Some(Content::Host { at, expect }) = op.content() {
         match (look(places, op.layer, at), expect) {
             (Ok(Some(now)), Some(then)) => {
-                if let Some(what) = difference(&now, then) {
+                if let Some(what) = difference(&now, then, true) {
                     differs(at, what);
                 }
             }
@@ -54,9 +70,12 @@ fn entries(plan: &Plan, op: &PlanOp, places: &Places, changed: &mut Vec<Changed>
         match look(places, op.layer, occupant) {
             Ok(None) => {}
             Ok(Some(now)) => {
-                let old = plan.forked.is_none_or(|forked| ctime(&now) <= forked);
-                if op.may_occupy == Occupant::Nobody || !old {
+                // Without a time of the fork nobody knows whether the VM ever saw it.
+                if op.may_occupy == Occupant::Nobody || plan.forked.is_none_or(|forked| ctime(&now) > forked) {
                     differs(occupant, "it was created meanwhile");
+                } else if let Some(forked) = plan.forked.filter(|_| depth == Depth::Below) {
+                    let newer = newer_below(places, op.layer, occupant, &now, Some(forked));
+                    newer.iter().for_each(|path| differs(path, "it changed after the fork"));
                 }
             }
             Err(e) => differs(occupant, &format!("it cannot be reached as before: {e}")),
@@ -77,7 +96,35 @@ fn ctime(stat: &Statx) -> Timestamp {
     Timestamp { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec }
 }
 
-fn difference(now: &Statx, then: &Meta) -> Option<&'static str> {
+/// The first entry below the directory `top` that changed after `forked`; none when that is not known.
+fn newer_below(
+    places: &Places,
+    layer: u32,
+    top: &HostPath,
+    stat: &Statx,
+    forked: Option<Timestamp>,
+) -> Option<HostPath> {
+    let forked = forked?;
+    let is_dir = |s: &Statx| fs::FileType::from_raw_mode(u32::from(s.stx_mode)) == fs::FileType::Directory;
+    let mut pending = if is_dir(stat) { vec![top.clone()] } else { Vec::new() };
+    while let Some(path) = pending.pop() {
+        // What this user cannot read, it cannot remove either: publishing says so.
+        let Ok(dir) = places.host_dir(layer, &path) else { continue };
+        for name in dir.names().unwrap_or_default() {
+            let Ok(Some(child)) = dir.stat_opt(Path::new(&name)) else { continue };
+            if ctime(&child) > forked {
+                return Some(path.join(&name));
+            }
+            if is_dir(&child) && child.stx_mnt_id == stat.stx_mnt_id {
+                pending.push(path.join(&name));
+            }
+        }
+    }
+    None
+}
+
+/// What of `now` is not as `then`. A directory's time, which moves with its entries, counts only if `whole`.
+fn difference(now: &Statx, then: &Meta, whole: bool) -> Option<&'static str> {
     let mode = u32::from(now.stx_mode);
     let file_type = match fs::FileType::from_raw_mode(mode) {
         fs::FileType::Directory => FileType::Directory,
@@ -94,12 +141,39 @@ fn difference(now: &Statx, then: &Meta) -> Option<&'static str> {
     if (mode & 0o7777, now.stx_uid, now.stx_gid) != (then.mode, then.uid, then.gid) {
         return Some("its owner or mode changed");
     }
-    // What is in a directory is no part of it here: the scan looked at its entries.
-    let content = (now.stx_size, now.stx_mtime.tv_sec, now.stx_mtime.tv_nsec);
-    if file_type != FileType::Directory && content != (then.size_bytes, then.mtime.secs, then.mtime.nanos) {
-        return Some("its content changed");
+    let time = (now.stx_mtime.tv_sec, now.stx_mtime.tv_nsec) == (then.mtime.secs, then.mtime.nanos);
+    match file_type {
+        FileType::Directory if whole && !time => Some("its entries changed"),
+        FileType::Directory => None,
+        _ if now.stx_size != then.size_bytes || !time => Some("its content changed"),
+        _ => None,
     }
-    None
+}
+
+/// Whether the VM's files are those that the plan was made from.
+pub fn layers(plan: &Plan, places: &Places) -> Result<(), CommitError> {
+    for op in plan.ops.iter().filter(|op| op.content() == Some(&Content::Layer)) {
+        let changed = || CommitError::LayerChanged { path: op.path.clone() };
+        let (dir, name) = places.upper(op.layer, &op.source.on_host()).map_err(|_| changed())?;
+        let now = dir.stat(&name).map_err(|_| changed())?;
+        if op.after.as_ref().is_some_and(|then| difference(&now, then, false).is_some()) {
+            return Err(changed());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the names that the stages will have are free.
+pub fn stages(plan: &Plan, places: &Places) -> Result<(), CommitError> {
+    for op in &plan.ops {
+        for name in [op.stage_name(&plan.id), op.old_name(&plan.id)] {
+            let path = op.stage_dir.join(&name);
+            if matches!(look(places, op.layer, &path), Ok(Some(_))) {
+                return Err(CommitError::Leftover { path });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether this user may change the directories that the plan changes: the stages', and those that entries leave.
@@ -127,6 +201,10 @@ pub fn rights(plan: &Plan, places: &Places) -> Result<(), CommitError> {
 fn owned(op: &PlanOp, places: &Places) -> Result<(), CommitError> {
     let uid = rustix::process::geteuid().as_raw();
     let Some(base) = &op.base else { return Ok(()) };
+    let read_only = |dir: &Dir| fs::fstatvfs(dir).is_ok_and(|s| s.f_flag.contains(fs::StatVfsMountFlags::RDONLY));
+    if places.host(op.layer, base).is_ok_and(|(dir, _)| read_only(&dir)) {
+        return Err(CommitError::Denied { path: base.clone(), errno: Errno::ROFS });
+    }
     match look(places, op.layer, base) {
         Ok(Some(stat)) if uid != 0 && stat.stx_uid != uid => {
             Err(CommitError::Denied { path: base.clone(), errno: Errno::PERM })

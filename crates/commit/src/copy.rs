@@ -6,6 +6,7 @@
 //! attributes, of either class, never reach the host.
 
 use crate::disk::Disk;
+use fvm_model::MetaDelta;
 use fvm_sys::dir::Dir;
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, FileType, SeekFrom, Statx};
@@ -34,7 +35,7 @@ pub fn entry(from: (&Dir, &Path), to: (&Dir, &Path), notes: &mut Vec<String>) ->
         FileType::Fifo => Disk.create_fifo(to.0, to.1)?,
         _ => return Err(Errno::OPNOTSUPP),
     }
-    metadata(from, to, notes)
+    metadata(from, to, WHOLE, notes)
 }
 
 /// Shares the blocks where the file system can, else copies what is not a hole.
@@ -94,20 +95,35 @@ fn by_hand(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<(), Er
     Ok(())
 }
 
-/// Gives `to` the owner, mode, attributes and times of `from`.
-pub fn metadata(from: (&Dir, &Path), to: (&Dir, &Path), notes: &mut Vec<String>) -> Result<(), Errno> {
+/// All metadata.
+pub const WHOLE: MetaDelta = MetaDelta { mode: true, owner: true, times: true, xattrs: true };
+
+/// Gives `to` those metadata of `from` that `which` names, and those that a change of owner takes away.
+pub fn metadata(
+    from: (&Dir, &Path),
+    to: (&Dir, &Path),
+    which: MetaDelta,
+    notes: &mut Vec<String>,
+) -> Result<(), Errno> {
     let stat = from.0.stat(from.1)?;
-    owner_and_mode(&stat, to)?;
-    attributes(from, to, notes)?;
-    mtime(&stat, to)
+    if which.owner {
+        owner(&stat, to)?;
+    }
+    if which.owner || which.mode {
+        Disk.chmod(to.0, to.1, u32::from(stat.stx_mode))?;
+    }
+    if which.owner || which.xattrs {
+        attributes(from, to, notes)?;
+    }
+    if which.times { mtime(&stat, to) } else { Ok(()) }
 }
 
-fn owner_and_mode(stat: &Statx, to: (&Dir, &Path)) -> Result<(), Errno> {
+fn owner(stat: &Statx, to: (&Dir, &Path)) -> Result<(), Errno> {
     let now = to.0.stat(to.1)?;
-    if (now.stx_uid, now.stx_gid) != (stat.stx_uid, stat.stx_gid) {
-        Disk.chown(to.0, to.1, stat.stx_uid, stat.stx_gid)?;
+    if (now.stx_uid, now.stx_gid) == (stat.stx_uid, stat.stx_gid) {
+        return Ok(());
     }
-    Disk.chmod(to.0, to.1, u32::from(stat.stx_mode))
+    Disk.chown(to.0, to.1, stat.stx_uid, stat.stx_gid)
 }
 
 fn mtime(stat: &Statx, to: (&Dir, &Path)) -> Result<(), Errno> {
@@ -119,7 +135,11 @@ fn attributes(from: (&Dir, &Path), to: (&Dir, &Path), notes: &mut Vec<String>) -
     let wanted = own(from.0.xattrs(from.1)?);
     let there = own(to.0.xattrs(to.1)?);
     for (attr, _) in there.iter().filter(|(attr, _)| !wanted.iter().any(|(w, _)| w == attr)) {
-        Disk.remove_xattr(to.0, to.1, attr)?;
+        match Disk.remove_xattr(to.0, to.1, attr) {
+            // A label that the host's security module insists on.
+            Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if !attr.as_bytes().starts_with(b"user.") => {}
+            other => other?,
+        }
     }
     for (attr, value) in wanted.iter().filter(|w| !there.contains(w)) {
         match Disk.set_xattr(to.0, to.1, attr, value) {

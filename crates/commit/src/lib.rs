@@ -60,6 +60,18 @@ pub enum CommitError {
         /// Why.
         errno: Errno,
     },
+    /// The VM's own version changed after the scan.
+    #[error("the VM's '{path}' changed since it was compared with the host; nothing was committed: compare again")]
+    LayerChanged {
+        /// Which.
+        path: VmPath,
+    },
+    /// The name of a stage is taken: it may hold the only copy of something.
+    #[error("'{path}' is left of a commit that was interrupted; nothing was committed: look at it, then remove it")]
+    Leftover {
+        /// Which.
+        path: HostPath,
+    },
     /// A stage could not be made.
     #[error("cannot prepare {path}: {what}: {errno}; nothing was committed")]
     Stage {
@@ -128,12 +140,14 @@ pub struct Published {
 /// Whatever stands in the way; no stage is left then.
 pub fn prepare(plan: Plan, sources: &[LayerDir]) -> Result<Prepared, CommitError> {
     let places = Places::open(&plan, sources)?;
-    check::host(&plan, &places)?;
+    check::host(&plan, &places, check::Depth::Below)?;
+    check::layers(&plan, &places)?;
+    check::stages(&plan, &places)?;
     check::rights(&plan, &places)?;
     check::space(&plan, &places)?;
     let times = publish::dir_times(&plan, &places);
     let mut notes = Vec::new();
-    let staged = stage::all(&plan, &places, &mut notes).and_then(|()| check::host(&plan, &places));
+    let staged = stage::all(&plan, &places, &mut notes).and_then(|()| check::host(&plan, &places, check::Depth::Named));
     match staged {
         Ok(()) => Ok(Prepared { plan, places, times, notes }),
         Err(error) => {

@@ -136,7 +136,8 @@ fn carry_out(places: &Places, step: &Step) -> Result<(), Errno> {
 fn undo(places: &Places, done: &[Step]) -> Vec<String> {
     let mut left = Vec::new();
     for step in done.iter().rev() {
-        let back = Step { layer: step.layer, from: step.to.clone(), to: step.from.clone(), swapped: step.swapped };
+        let (from, to) = if step.swapped { (&step.from, &step.to) } else { (&step.to, &step.from) };
+        let back = Step { layer: step.layer, from: from.clone(), to: to.clone(), swapped: step.swapped };
         if carry_out(places, &back).is_err() {
             left.push(step.to.to_string());
         }
@@ -217,7 +218,8 @@ fn keeps_file(op: &PlanOp) -> bool {
 fn set_metadata(op: &PlanOp, places: &Places, notes: &mut Vec<String>) -> Result<(), Errno> {
     let (from, source) = places.upper(op.layer, &op.source.on_host())?;
     let (to, name) = places.host(op.layer, &op.path.on_host())?;
-    copy::metadata((&from, &source), (&to, &name), notes)
+    let which = if op.content().is_some() { copy::WHOLE } else { op.meta };
+    copy::metadata((&from, &source), (&to, &name), which, notes)
 }
 
 fn told(result: Result<(), Errno>, op: &PlanOp, notes: &mut Vec<String>) {

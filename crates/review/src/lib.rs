@@ -166,7 +166,7 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
     plan.conflicts_overridden.retain(|p| todo.iter().any(|i| changes[*i].path == *p));
     plan.selected = todo.iter().map(|i| changes[*i].path.clone()).collect();
     let selected: Vec<&fvm_model::Change> = todo.iter().map(|i| &changes[*i]).collect();
-    plan.ops = ops::build(&selected, layers)?;
+    plan.ops = ops::build(&selected, layers, choice.on_conflict == OnConflict::Vm)?;
     let all = *choice == Choice { on_conflict: choice.on_conflict, ..Choice::default() } && !plan.ops.is_empty();
     let touches = |dir: &VmPath| all || plan.ops.iter().any(|op| ops::is_in(op, dir));
     plan.dir_times = set.touched.iter().filter(|t| touches(&t.path)).cloned().collect();

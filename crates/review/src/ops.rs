@@ -19,6 +19,7 @@ struct Builder<'c> {
     by_path: HashMap<&'c VmPath, &'c Change>,
     rename_bases: HashSet<&'c HostPath>,
     groups: HashMap<u32, Group>,
+    vm_wins: bool,
 }
 
 /// How the names of one file get to be one.
@@ -29,13 +30,14 @@ enum Group {
     Copy(Option<u32>),
 }
 
-/// The ops of `selected`, which is closed and sorted by path.
-pub(crate) fn build(selected: &[&Change], layers: &[LayerDir]) -> Result<Vec<PlanOp>, ReviewError> {
+/// The ops of `selected`, which is closed and sorted by path. `vm_wins`: a moved entry replaces whatever is in its way.
+pub(crate) fn build(selected: &[&Change], layers: &[LayerDir], vm_wins: bool) -> Result<Vec<PlanOp>, ReviewError> {
     let renamed = |c: &&&Change| matches!(c.kind, ChangeKind::Renamed { .. });
     let mut builder = Builder {
         by_path: selected.iter().map(|c| (&c.path, *c)).collect(),
         rename_bases: selected.iter().filter(renamed).filter_map(|c| c.base.as_ref()).collect(),
         groups: groups(selected),
+        vm_wins,
     };
     let mut ops = Vec::with_capacity(selected.len());
     for (i, change) in selected.iter().enumerate() {
@@ -56,7 +58,8 @@ fn groups(selected: &[&Change]) -> HashMap<u32, Group> {
         }
     }
     let decide = |changes: Vec<&Change>| {
-        let linked = changes.iter().find_map(|c| c.link_host.clone());
+        let new_name = |c: &Change| c.base.clone().filter(|_| c.kind == ChangeKind::Created);
+        let linked = changes.iter().find_map(|c| c.link_host.clone().or_else(|| new_name(c)));
         let stays =
             |c: &&&Change| matches!(c.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. });
         let in_place = changes.iter().find(stays);
@@ -92,12 +95,12 @@ impl Builder<'_> {
             ChangeKind::Deleted => (Action::Remove, Some(base()?)),
             ChangeKind::Renamed { modified, meta: delta } => {
                 meta = *delta;
-                may_occupy = if overridden { Occupant::Anything } else { Occupant::Old };
-                let copy = *modified || self.is_copied(change);
+                may_occupy = if overridden || self.vm_wins { Occupant::Anything } else { Occupant::Old };
+                let copy = *modified || self.is_made_anew(change);
                 let content = copy.then(|| self.content(n, change));
                 (Action::Rename { from: base()?, content }, Some(base()?))
             }
-            ChangeKind::Metadata { .. } if self.is_copied(change) => {
+            ChangeKind::Metadata { .. } if self.is_made_anew(change) => {
                 (Action::Replace { content: self.content(n, change) }, Some(base()?))
             }
             ChangeKind::Metadata { meta: delta } => {
@@ -123,9 +126,10 @@ impl Builder<'_> {
         })
     }
 
-    /// Whether the change belongs to a group whose names are all made anew.
-    fn is_copied(&self, change: &Change) -> bool {
-        change.link_group.is_some_and(|g| matches!(self.groups.get(&g), Some(Group::Copy(_))))
+    /// Whether the entry becomes another file: a name in a group that is copied, or of an unchanged host file.
+    fn is_made_anew(&self, change: &Change) -> bool {
+        change.link_host.is_some()
+            || change.link_group.is_some_and(|g| matches!(self.groups.get(&g), Some(Group::Copy(_))))
     }
 
     fn content(&mut self, n: u32, change: &Change) -> Content {
@@ -142,7 +146,7 @@ impl Builder<'_> {
                 *first = Some(n);
                 Content::Layer
             }
-            None => match (&change.kind, &change.base) {
+            None => match (&change.kind, change.link_host.as_ref().or(change.base.as_ref())) {
                 (ChangeKind::Created, Some(at)) => Content::Host { at: at.clone(), expect: change.after.clone() },
                 _ => Content::Layer,
             },
