@@ -1,0 +1,229 @@
+//! A VM's life from the command line: exit codes, streams, states, bad input, sudden death.
+
+use fvm_kit::{Lab, User, is_root};
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// Runs `body` as root and as an ordinary user.
+fn as_both(test: &str, body: impl Fn(&Lab)) {
+    if is_root(test) {
+        for user in [User::Root, User::Ordinary] {
+            body(&Lab::new(user));
+        }
+    }
+}
+
+/// Waits up to ten seconds for `ready`.
+#[track_caller]
+fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !ready() {
+        assert!(began.elapsed() < Duration::from_secs(10), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn root_and_user_the_exit_code_is_the_programs_own_or_says_what_failed() {
+    as_both("root_and_user_the_exit_code_is_the_programs_own_or_says_what_failed", |lab| {
+        lab.fvm(["run", "--rm", "--", "sh", "-c", "exit 7"]).expect(7);
+        lab.fvm(["run", "--rm", "--", "sh", "-c", "kill -9 $$"]).expect(137);
+        let missing = lab.fvm(["run", "--rm", "--", "no-such-program"]).expect(127);
+        assert!(missing.err.contains("cannot execute 'no-such-program'") && missing.err.contains("hint:"), "{}", missing.err);
+        lab.fvm(["run", "--rm", "--", "/etc/passwd"]).expect(126);
+        lab.fvm(["run", "--name", "bad/name", "--", "true"]).expect(2);
+        lab.fvm(["exec", "nobody", "true"]).expect(125);
+        lab.fvm(["status", "nobody"]).expect(4);
+        lab.fvm(["no-such-command"]).expect(2);
+        lab.fvm(["delete"]).expect(2);
+        assert_eq!(lab.fvm(["list"]).expect(0).out.lines().count(), 1, "nothing is left of any of them");
+    });
+}
+
+#[test]
+fn root_and_user_streams_pass_untouched_and_talk_goes_to_stderr() {
+    as_both("root_and_user_streams_pass_untouched_and_talk_goes_to_stderr", |lab| {
+        let mut command = lab.fvm_command(["run", "--keep", "--name", "s", "--", "sh", "-c", "cat; echo err >&2; echo x > new"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let input: Vec<u8> = (0..300_000u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let mut stdin = child.stdin.take().unwrap();
+        // Beside the reading: a pipe holds less than this.
+        let writer = std::thread::spawn({
+            let input = input.clone();
+            move || stdin.write_all(&input)
+        });
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(output.stdout == input, "{} bytes came back", output.stdout.len());
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(err.starts_with("err\n"), "{err}");
+        assert!(err.contains("s: 1 added, 0 modified, 0 deleted, 0 renamed") && err.contains("fvm commit s"), "{err}");
+    });
+}
+
+#[test]
+fn root_and_user_a_kept_vm_is_run_in_again_reviewed_committed_and_deleted() {
+    as_both("root_and_user_a_kept_vm_is_run_in_again_reviewed_committed_and_deleted", |lab| {
+        lab.sh("mkdir d; echo one > d/a; echo two > d/b; chmod 640 d/b");
+        lab.fvm(["run", "--keep", "--name", "k", "--", "sh", "-c", "echo more >> d/a; rm d/b; echo $FVM > name"]).expect(0);
+        assert_eq!(lab.sh("cat d/a d/b; ls"), "one\ntwo\nd\nhome\n", "the host sees nothing of it");
+        assert_eq!(lab.fvm(["run", "--name", "k", "--", "cat", "name", "d/a"]).expect(0).out, "k\none\nmore\n");
+        let diff = lab.fvm(["diff", "k", "d/a"]).expect(0).out;
+        assert!(diff.contains("@@ -1 +1,2 @@\n one\n+more"), "{diff}");
+        let status = lab.fvm(["--json", "status", "k"]).expect(0).out;
+        assert!(status.contains("\"added\": 1") && status.contains("\"deleted\": 1"), "{status}");
+        lab.fvm(["discard", "k", "d/b"]).expect(0);
+        lab.fvm(["commit", "k", "d"]).expect(0);
+        assert_eq!(lab.sh("cat d/a d/b; ls"), "one\nmore\ntwo\nd\nhome\n", "only what was chosen");
+        lab.fvm(["commit", "k"]).expect(0);
+        assert_eq!(lab.sh("cat name"), "k\n");
+        lab.fvm(["delete", "k"]).expect(0);
+        lab.fvm(["inspect", "k"]).expect(4);
+    });
+}
+
+#[test]
+fn root_and_user_a_file_edited_on_both_sides_is_a_conflict_and_nothing_is_written() {
+    as_both("root_and_user_a_file_edited_on_both_sides_is_a_conflict_and_nothing_is_written", |lab| {
+        lab.sh("echo base > f; echo base > g");
+        std::thread::sleep(Duration::from_millis(30));
+        lab.fvm(["run", "--keep", "--name", "c", "--", "sh", "-c", "echo vm > f; echo vm > g"]).expect(0);
+        std::thread::sleep(Duration::from_millis(30));
+        lab.sh("echo host > f");
+        let refused = lab.fvm(["commit", "c"]).expect(3);
+        assert!(refused.err.contains("/f: ") && !refused.err.contains("/g: "), "{}", refused.err);
+        assert_eq!(lab.sh("cat f g"), "host\nbase\n");
+        lab.fvm(["commit", "c", "--on-conflict", "skip"]).expect(0);
+        assert_eq!(lab.sh("cat f g"), "host\nvm\n");
+        lab.fvm(["commit", "c", "--on-conflict", "vm"]).expect(0);
+        assert_eq!(lab.sh("cat f g"), "vm\nvm\n");
+    });
+}
+
+#[test]
+fn root_and_user_vms_do_not_see_each_other_and_twenty_run_at_once() {
+    as_both("root_and_user_vms_do_not_see_each_other_and_twenty_run_at_once", |lab| {
+        lab.sh("echo host > shared");
+        let script = |n: u32| format!("echo vm{n} > shared; sleep 0.5; test \"$(cat shared)\" = vm{n} && test \"$(ps ax -o comm= | grep -c '^sleep$')\" = 0");
+        let children: Vec<_> = (0..20).map(|n| lab.spawn(["run", "--rm", "--", "sh", "-c", &script(n)])).collect();
+        for (n, mut child) in children.into_iter().enumerate() {
+            assert!(child.wait().unwrap().success(), "VM {n}");
+        }
+        assert_eq!(lab.sh("cat shared"), "host\n");
+    });
+}
+
+#[test]
+fn root_and_user_start_exec_ps_stop_and_detached_output() {
+    as_both("root_and_user_start_exec_ps_stop_and_detached_output", |lab| {
+        lab.fvm(["create", "v"]).expect(0);
+        lab.fvm(["exec", "v", "true"]).expect(125);
+        lab.fvm(["start", "v"]).expect(0);
+        let taken = lab.fvm(["start", "v"]).expect(1);
+        assert!(taken.err.contains("'v' is running"), "{}", taken.err);
+        assert_eq!(lab.fvm(["exec", "v", "sh", "-c", "echo hi; exit 3"]).expect(3).out, "hi\n");
+        let mut sleeper = lab.spawn(["exec", "v", "sleep", "987"]);
+        wait_for("the process list", || lab.fvm(["ps", "v"]).out.contains("sleep 987"));
+        for command in ["commit", "discard", "delete"] {
+            let refused = lab.fvm([command, "v"]).expect(1);
+            assert!(refused.err.contains("fvm stop v"), "{}", refused.err);
+        }
+        lab.fvm(["stop", "v"]).expect(0);
+        assert!(!sleeper.wait().unwrap().success());
+        assert!(lab.fvm(["list"]).out.contains("stopped"));
+        lab.fvm(["run", "--detach", "--name", "d", "--", "sh", "-c", "echo out; echo err >&2; sleep 600"]).expect(0);
+        wait_for("the log", || lab.fvm(["logs", "d"]).out == "out\nerr\n");
+        lab.fvm(["kill", "d"]).expect(0);
+        assert_eq!(lab.fvm(["logs", "d"]).out, "out\nerr\n", "the log outlives the VM's run");
+    });
+}
+
+#[test]
+fn root_and_user_sudden_death_of_client_keeper_or_init_leaves_nothing_and_loses_nothing() {
+    as_both("root_and_user_sudden_death_of_client_keeper_or_init_leaves_nothing_and_loses_nothing", |lab| {
+        let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        let before = mounts();
+        let mut state = 7;
+        for round in 0..10 {
+            let pause = Duration::from_millis(fvm_kit::splitmix(&mut state) % 80);
+            // The client of a foreground run is its keeper.
+            let name = format!("c{round}");
+            let mut client = lab.spawn(["run", "--keep", "--name", &name, "--", "sh", "-c", "echo data > kept; sleep 600"]);
+            std::thread::sleep(pause);
+            client.kill().unwrap();
+            client.wait().unwrap();
+            for victim in ["keeper_pid", "init_pid"] {
+                let name = format!("{}{round}", &victim[..1]);
+                lab.fvm(["create", &name]).expect(0);
+                lab.fvm(["start", &name]).expect(0);
+                lab.fvm(["exec", &name, "sh", "-c", "echo data > kept"]).expect(0);
+                let mut sleeper = lab.spawn(["exec", &name, "sleep", "600"]);
+                std::thread::sleep(pause / 4);
+                let pid = rustix::process::Pid::from_raw(lab.number(&name, victim).unwrap()).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                sleeper.wait().unwrap();
+                wait_for("the VM to be stopped", || !lab.fvm(["list"]).expect(0).out.contains("running"));
+                let status = lab.fvm(["status", &name]).expect(0).out;
+                assert!(status.contains("/kept"), "{status}");
+                assert_eq!(lab.fvm(["run", "--name", &name, "--", "cat", "kept"]).expect(0).out, "data\n");
+                lab.fvm(["delete", &name]).expect(0);
+            }
+        }
+        assert!(!lab.fvm(["list"]).expect(0).out.contains("running"));
+        assert_eq!(mounts(), before);
+        let home = lab.home();
+        let ours = |cmdline: &[u8]| cmdline.windows(home.as_os_str().len()).any(|w| w == home.as_os_str().as_encoded_bytes());
+        wait_for("every process to be gone", || {
+            let pids = std::fs::read_dir("/proc").unwrap().flatten();
+            !pids.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok()).any(|c| ours(&c))
+        });
+    });
+}
+
+#[test]
+fn root_and_user_bad_state_is_told_clearly_and_nothing_is_lost() {
+    as_both("root_and_user_bad_state_is_told_clearly_and_nothing_is_lost", |lab| {
+        for name in ["damaged", "newer", "gone", "fine"] {
+            lab.fvm(["run", "--keep", "--name", name, "--", "sh", "-c", "echo x > new"]).expect(0);
+        }
+        let dir = |name: &str| {
+            let json = lab.fvm(["inspect", name]).expect(0).out;
+            json.split("\"directory\": \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+        };
+        let (damaged, newer, gone) = (dir("damaged"), dir("newer"), dir("gone"));
+        lab.sh(&format!("echo '{{' > {damaged}/vm.json; sed -i 's/\"format\": 1/\"format\": 9/' {newer}/vm.json; chmod -R u+rwx {gone}; rm -rf {gone}"));
+        let list = lab.fvm(["list"]).expect(1);
+        assert!(list.out.contains("fine") && !list.out.contains("gone"), "{}", list.out);
+        assert!(list.err.contains("it is damaged") && list.err.contains("format 9") && list.err.contains("newer fvm"), "{}", list.err);
+        let id = damaged.rsplit('/').next().unwrap();
+        let told = lab.fvm(["status", id]).expect(1);
+        assert!(told.err.contains("vm.json") && told.err.contains("hint"), "{}", told.err);
+        lab.fvm(["status", "gone"]).expect(4);
+        assert!(lab.fvm(["status", "fine"]).expect(0).out.contains("/new"));
+        lab.sh(&format!("test -s {damaged}/vm.json && find {damaged} -name new | grep -q . && find {newer} -name new | grep -q ."));
+        lab.sh(&format!("echo 9 > {}/format", lab.home().display()));
+        let refused = lab.fvm(["list"]).expect(1);
+        assert!(refused.err.contains("use a newer fvm"), "{}", refused.err);
+        lab.sh(&format!("echo 1 > {0}/format; chmod -R u+rwx {0}/vms; rm -rf {0}/vms/*", lab.home().display()));
+    });
+}
+
+#[test]
+fn root_a_state_directory_on_a_full_or_read_only_file_system_is_a_clear_error() {
+    let test = "root_a_state_directory_on_a_full_or_read_only_file_system_is_a_clear_error";
+    if !is_root(test) {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let fvm = fvm_kit::binary().display().to_string();
+    let told = lab.sh(&format!(
+        "mkdir m; unshare -m sh -c '
+            mount -t tmpfs -o size=16k none m; head -c 1m /dev/zero > m/fill 2>/dev/null || true
+            {fvm} --home m/h run --rm -- true 2>&1; echo code $?
+            umount m; mount -t tmpfs -o ro none m
+            {fvm} --home m/h run --rm -- true 2>&1; echo code $?'"
+    ));
+    let codes = told.matches("code 125").count();
+    assert!(codes == 2 && told.contains("No space left") && told.contains("Read-only file system"), "{told}");
+}
