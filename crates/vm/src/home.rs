@@ -422,7 +422,8 @@ pub fn parse_record(bytes: &[u8], id: &VmId) -> Result<VmRecord, String> {
 
 /// Replaces `dir/name` by `bytes`, so that a reader, or a power cut, finds the old content or the new.
 fn replace_file(dir: &Path, name: &str, bytes: &[u8], durable: bool) -> Result<(), VmError> {
-    let (target, temp) = (dir.join(name), dir.join(format!(".{name}.new")));
+    // A name of this process's own: twenty first commands may make the same file at once.
+    let (target, temp) = (dir.join(name), dir.join(format!(".{name}.{}.new", std::process::id())));
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temp)?;
         file.write_all(bytes)?;

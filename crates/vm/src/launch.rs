@@ -97,6 +97,10 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     })
 }
 
+/// Made as the host's root, so that they belong to the host: the VM's root may not mount cgroup file systems in a
+/// cgroup namespace that is not its own.
+const OWNED_BY_HOST: Namespaces = Namespaces::MOUNT.and(Namespaces::CGROUP);
+
 struct Maps {
     uid: [u32; 3],
     gid: [u32; 3],
@@ -147,10 +151,12 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), 
         let step = step.to_owned();
         move |e: Errno| StepError { step, why: format!("{e}; see 'fvm doctor' for what this kernel allows") }
     };
-    process::unshare(Namespaces::MOUNT).map_err(step("make a mount namespace"))?;
+    process::unshare(OWNED_BY_HOST).map_err(step("make a mount namespace"))?;
     let (go, went) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(step("make a socket pair"))?;
-    let init = match process::clone_into(entry.namespaces, true).map_err(step("make the namespaces"))? {
+    let init = match process::clone_into(entry.namespaces.without(OWNED_BY_HOST), true)
+        .map_err(step("make the namespaces"))?
+    {
         Fork::Parent(init) => init,
         Fork::Child => {
             drop(went);
@@ -251,7 +257,7 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             let keep = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), go.as_raw_fd(), has_entered.as_raw_fd()];
             process::close_all_but(&keep);
             rustix::process::umask(FileMode::empty());
-            let built = process::unshare(Namespaces::MOUNT)
+            let built = process::unshare(OWNED_BY_HOST)
                 .map_err(|e| StepError { step: "make a mount namespace".into(), why: e.to_string() })
                 .and_then(|()| entry.before.iter().try_for_each(|op| site.execute(op)));
             if let Err(error) = built {
@@ -267,7 +273,10 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
                 }
                 ids::become_root_of_namespace()?;
                 process::unshare(
-                    entry.namespaces.without(Namespaces::USER.and(Namespaces::PID)).and(Namespaces::MOUNT),
+                    entry
+                        .namespaces
+                        .without(Namespaces::USER.and(Namespaces::PID).and(OWNED_BY_HOST))
+                        .and(Namespaces::MOUNT),
                 )?;
                 site.adopt_working_directory()
             };

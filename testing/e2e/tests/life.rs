@@ -30,7 +30,11 @@ fn root_and_user_the_exit_code_is_the_programs_own_or_says_what_failed() {
         lab.fvm(["run", "--rm", "--", "sh", "-c", "exit 7"]).expect(7);
         lab.fvm(["run", "--rm", "--", "sh", "-c", "kill -9 $$"]).expect(137);
         let missing = lab.fvm(["run", "--rm", "--", "no-such-program"]).expect(127);
-        assert!(missing.err.contains("cannot execute 'no-such-program'") && missing.err.contains("hint:"), "{}", missing.err);
+        assert!(
+            missing.err.contains("cannot execute 'no-such-program'") && missing.err.contains("hint:"),
+            "{}",
+            missing.err
+        );
         lab.fvm(["run", "--rm", "--", "/etc/passwd"]).expect(126);
         lab.fvm(["run", "--name", "bad/name", "--", "true"]).expect(2);
         lab.fvm(["exec", "nobody", "true"]).expect(125);
@@ -44,7 +48,8 @@ fn root_and_user_the_exit_code_is_the_programs_own_or_says_what_failed() {
 #[test]
 fn root_and_user_streams_pass_untouched_and_talk_goes_to_stderr() {
     as_both("root_and_user_streams_pass_untouched_and_talk_goes_to_stderr", |lab| {
-        let mut command = lab.fvm_command(["run", "--keep", "--name", "s", "--", "sh", "-c", "cat; echo err >&2; echo x > new"]);
+        let mut command =
+            lab.fvm_command(["run", "--keep", "--name", "s", "--", "sh", "-c", "cat; echo err >&2; echo x > new"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let input: Vec<u8> = (0..300_000u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let mut stdin = child.stdin.take().unwrap();
@@ -66,7 +71,8 @@ fn root_and_user_streams_pass_untouched_and_talk_goes_to_stderr() {
 fn root_and_user_a_kept_vm_is_run_in_again_reviewed_committed_and_deleted() {
     as_both("root_and_user_a_kept_vm_is_run_in_again_reviewed_committed_and_deleted", |lab| {
         lab.sh("mkdir d; echo one > d/a; echo two > d/b; chmod 640 d/b");
-        lab.fvm(["run", "--keep", "--name", "k", "--", "sh", "-c", "echo more >> d/a; rm d/b; echo $FVM > name"]).expect(0);
+        lab.fvm(["run", "--keep", "--name", "k", "--", "sh", "-c", "echo more >> d/a; rm d/b; echo $FVM > name"])
+            .expect(0);
         assert_eq!(lab.sh("cat d/a d/b; ls"), "one\ntwo\nd\nhome\n", "the host sees nothing of it");
         assert_eq!(lab.fvm(["run", "--name", "k", "--", "cat", "name", "d/a"]).expect(0).out, "k\none\nmore\n");
         let diff = lab.fvm(["diff", "k", "d/a"]).expect(0).out;
@@ -105,7 +111,11 @@ fn root_and_user_a_file_edited_on_both_sides_is_a_conflict_and_nothing_is_writte
 fn root_and_user_vms_do_not_see_each_other_and_twenty_run_at_once() {
     as_both("root_and_user_vms_do_not_see_each_other_and_twenty_run_at_once", |lab| {
         lab.sh("echo host > shared");
-        let script = |n: u32| format!("echo vm{n} > shared; sleep 0.5; test \"$(cat shared)\" = vm{n} && test \"$(ps ax -o comm= | grep -c '^sleep$')\" = 0");
+        let script = |n: u32| {
+            format!(
+                "echo vm{n} > shared; sleep 0.5; test \"$(cat shared)\" = vm{n} && test \"$(ps ax -o comm= | grep -c '^sleep$')\" = 0"
+            )
+        };
         let children: Vec<_> = (0..20).map(|n| lab.spawn(["run", "--rm", "--", "sh", "-c", &script(n)])).collect();
         for (n, mut child) in children.into_iter().enumerate() {
             assert!(child.wait().unwrap().success(), "VM {n}");
@@ -149,7 +159,8 @@ fn root_and_user_sudden_death_of_client_keeper_or_init_leaves_nothing_and_loses_
             let pause = Duration::from_millis(fvm_kit::splitmix(&mut state) % 80);
             // The client of a foreground run is its keeper.
             let name = format!("c{round}");
-            let mut client = lab.spawn(["run", "--keep", "--name", &name, "--", "sh", "-c", "echo data > kept; sleep 600"]);
+            let mut client =
+                lab.spawn(["run", "--keep", "--name", &name, "--", "sh", "-c", "echo data > kept; sleep 600"]);
             std::thread::sleep(pause);
             client.kill().unwrap();
             client.wait().unwrap();
@@ -173,7 +184,8 @@ fn root_and_user_sudden_death_of_client_keeper_or_init_leaves_nothing_and_loses_
         assert!(!lab.fvm(["list"]).expect(0).out.contains("running"));
         assert_eq!(mounts(), before);
         let home = lab.home();
-        let ours = |cmdline: &[u8]| cmdline.windows(home.as_os_str().len()).any(|w| w == home.as_os_str().as_encoded_bytes());
+        let ours =
+            |cmdline: &[u8]| cmdline.windows(home.as_os_str().len()).any(|w| w == home.as_os_str().as_encoded_bytes());
         wait_for("every process to be gone", || {
             let pids = std::fs::read_dir("/proc").unwrap().flatten();
             !pids.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok()).any(|c| ours(&c))
@@ -195,13 +207,19 @@ fn root_and_user_bad_state_is_told_clearly_and_nothing_is_lost() {
         lab.sh(&format!("echo '{{' > {damaged}/vm.json; sed -i 's/\"format\": 1/\"format\": 9/' {newer}/vm.json; chmod -R u+rwx {gone}; rm -rf {gone}"));
         let list = lab.fvm(["list"]).expect(1);
         assert!(list.out.contains("fine") && !list.out.contains("gone"), "{}", list.out);
-        assert!(list.err.contains("it is damaged") && list.err.contains("format 9") && list.err.contains("newer fvm"), "{}", list.err);
+        assert!(
+            list.err.contains("it is damaged") && list.err.contains("format 9") && list.err.contains("newer fvm"),
+            "{}",
+            list.err
+        );
         let id = damaged.rsplit('/').next().unwrap();
         let told = lab.fvm(["status", id]).expect(1);
         assert!(told.err.contains("vm.json") && told.err.contains("hint"), "{}", told.err);
         lab.fvm(["status", "gone"]).expect(4);
         assert!(lab.fvm(["status", "fine"]).expect(0).out.contains("/new"));
-        lab.sh(&format!("test -s {damaged}/vm.json && find {damaged} -name new | grep -q . && find {newer} -name new | grep -q ."));
+        lab.sh(&format!(
+            "test -s {damaged}/vm.json && find {damaged} -name new | grep -q . && find {newer} -name new | grep -q ."
+        ));
         lab.sh(&format!("echo 9 > {}/format", lab.home().display()));
         let refused = lab.fvm(["list"]).expect(1);
         assert!(refused.err.contains("use a newer fvm"), "{}", refused.err);

@@ -150,7 +150,8 @@ fn root_and_user_forged_layers_names_and_links_harm_nobody() {
         let before = std::fs::read("/etc/passwd").unwrap();
         lab.fvm(["commit", "f"]).expect(0);
         assert_eq!(std::fs::read("/etc/passwd").unwrap(), before);
-        let leaked = lab.sh("cat t/file t/dir/in t/etc/passwd; readlink t/up; getfattr -dR -m overlay t 2>/dev/null || true");
+        let leaked =
+            lab.sh("cat t/file t/dir/in t/etc/passwd; readlink t/up; getfattr -dR -m overlay t 2>/dev/null || true");
         assert_eq!(leaked, "keep\nin\nevil\n../../../../etc/passwd\n");
     });
 }
@@ -160,10 +161,11 @@ fn root_and_user_a_symlink_put_in_the_way_on_the_host_stops_the_commit() {
     as_both("root_and_user_a_symlink_put_in_the_way_on_the_host_stops_the_commit", |lab, _| {
         lab.sh("mkdir -p real/sub outside; echo old > real/sub/f");
         std::thread::sleep(std::time::Duration::from_millis(30));
-        lab.fvm(["run", "--keep", "--name", "l", "--", "sh", "-c", "echo new > real/sub/f; echo more > real/sub/g"]).expect(0);
+        lab.fvm(["run", "--keep", "--name", "l", "--", "sh", "-c", "echo new > real/sub/f; echo more > real/sub/g"])
+            .expect(0);
         lab.sh("mv real/sub moved; ln -s ../outside real/sub");
         let refused = lab.fvm(["commit", "l"]);
         assert_ne!(refused.code, 0, "{}", refused.err);
-        assert_eq!(lab.sh("ls outside; cat moved/f; find . -name '.fvm-*' -not -path './home/*'"), "old\n");
+        assert_eq!(lab.sh("ls outside; cat moved/f; find outside moved real -name '.fvm-*'"), "old\n");
     });
 }
