@@ -102,12 +102,17 @@ impl LayerScan<'_> {
         let mut budget = SEARCH_MAX_ENTRIES;
         let mut complete = true;
         let candidates = &mut self.candidates;
+        let claimed = &self.claimed;
         for top in &self.gone_dirs {
             let walked = self.lower.subtree(top, None, &mut budget, |dir, name, rel, stat| {
                 if crate::compare::file_type(stat) != FileType::Directory
                     && let Ok(handle) = name_to_handle(dir, name)
                 {
                     known.insert(handle.clone());
+                    // A directory that was moved out before has taken its files along: they are not gone.
+                    if rel.ancestors().skip(1).any(|above| claimed.contains_key(above)) {
+                        return Visit::More;
+                    }
                     by.entry(handle).or_default().push(candidates.len());
                     candidates.push(Candidate { rel: rel.to_path_buf(), stat: *stat, found: None, taken: false });
                 }
