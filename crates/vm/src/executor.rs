@@ -156,12 +156,25 @@ impl Site {
         if self.volatile {
             options.push(MountOption::Flag("volatile"));
         }
-        let made = mount::new_mount("overlay", &options, attributes(restrict))?;
+        let made = Self::once_free(|| mount::new_mount("overlay", &options, attributes(restrict)))?;
         if fs::fstatvfs(&made)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
             let message = "overlayfs could not use its work directory and would be read-only".into();
             return Err(MountError { errno: Errno::ROFS, message });
         }
         Ok(made)
+    }
+
+    /// After a keeper was killed, the kernel takes the old VM's mounts down a moment after its lock is free: until
+    /// then the layer is busy.
+    fn once_free(mount: impl Fn() -> Result<OwnedFd, MountError>) -> Result<OwnedFd, MountError> {
+        const TRIES: u32 = 400;
+        for _ in 0..TRIES {
+            match mount() {
+                Err(e) if e.errno == Errno::BUSY => std::thread::sleep(std::time::Duration::from_millis(5)),
+                other => return other,
+            }
+        }
+        mount()
     }
 
     /// A directory as a layer of an overlay: a detached idmapped copy of its mount, or just itself.
