@@ -129,8 +129,8 @@ impl Home {
                     let locked = self.is_locked(&id)?;
                     found.push(Found::Vm(Box::new(record), locked));
                 }
-                // Deleted between the listing and the look.
-                Err(_) if !self.vm_dir(&id).exists() => {}
+                // Deleted between the listing and the look, or not made yet.
+                Err(_) if !self.vm_dir(&id).exists() || self.is_unborn(&id) => {}
                 Err(e) => found.push(Found::Broken(id.to_string(), e)),
             }
         }
@@ -304,15 +304,17 @@ impl Home {
         Ok(swept)
     }
 
-    /// A directory that somebody began to make a VM in, and not just now.
+    /// A directory in which somebody began to make a VM: it holds nothing yet.
+    fn is_unborn(&self, id: &VmId) -> bool {
+        let dir = self.vm_dir(id);
+        !dir.join("vm.json").exists() && !dir.join("layers").exists()
+    }
+
+    /// The same, and not begun just now: its maker is dead.
     fn never_was(&self, id: &VmId) -> bool {
         const GRACE_S: u64 = 10;
-        let dir = self.vm_dir(id);
-        let old = dir
-            .metadata()
-            .and_then(|m| m.modified())
-            .is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() >= GRACE_S));
-        old && !dir.join("vm.json").exists() && !dir.join("layers").exists()
+        let made = self.vm_dir(id).metadata().and_then(|m| m.modified());
+        made.is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() >= GRACE_S)) && self.is_unborn(id)
     }
 
     fn sweep_sockets(&self) -> Result<(), VmError> {
