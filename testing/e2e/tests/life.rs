@@ -1,4 +1,5 @@
 //! A VM's life from the command line: exit codes, streams, states, bad input, sudden death.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_kit::{Lab, User, is_root};
 use std::io::Write;

@@ -1,6 +1,7 @@
 //! The oracle: a random program run on a plain copy, and in a VM that is then committed, must leave equal trees.
 //!
 //! `FVM_ORACLE_SEEDS=500 cargo test -p fvm-e2e --test oracle` is the long mode; `FVM_ORACLE_FIRST` shifts the seeds.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_kit::{Lab, Snapshot, User, install, is_root};
 use std::path::Path;

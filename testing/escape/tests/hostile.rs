@@ -1,4 +1,5 @@
 //! Attacks from inside a VM, as its root and as an ordinary user's program. Each must fail, and the host stay as it is.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_kit::{Lab, User, is_root};
 
