@@ -7,7 +7,7 @@
 //! (`proc_pid_mountinfo(5)`; `\ooo` is an octal-escaped byte.)
 //!
 //! Invariants: [`parse`] does no I/O; a mount that is covered by another is not shown; a path below `/proc`, `/sys`
-//! or `/dev`, or on a pseudo file system, is never looked at.
+//! or `/dev`, or on a pseudo file system, is never looked at; looking at a mount asks no server.
 
 use fvm_model::HostPath;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
@@ -15,6 +15,9 @@ use std::os::unix::ffi::OsStringExt;
 
 /// More mounts than this are not believed.
 const MOUNTS_MAX: usize = 100_000;
+
+/// What the kernel appends to a path whose last name is gone. No path of a file has two slashes in a row.
+const DELETED: &[u8] = b"//deleted";
 
 /// A line that is not a mount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,9 +149,12 @@ fn parse_line(line: &[u8]) -> Result<Option<Mount>, &'static str> {
     let fs_type = String::from_utf8_lossy(&unescape(next("no type")?)).into_owned();
     let source = unescape(next("no source")?);
     let super_options = next("no super options")?;
-    if target.ends_with(b"//deleted") || root.ends_with(b"//deleted") {
+    if target.ends_with(DELETED) {
         return Ok(None);
     }
+    // What was mounted has lost its name, but is there as before: a container's /etc/hosts after its source was
+    // replaced.
+    let root = root.strip_suffix(DELETED).map_or_else(|| root.clone(), <[u8]>::to_vec);
     let Ok(target) = HostPath::new(std::ffi::OsString::from_vec(target)) else { return Ok(None) };
     let has = |options: &[u8], name: &[u8]| options.split(|b| *b == b',').any(|o| o == name);
     let flags = MountFlags {
@@ -187,19 +193,33 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 /// Decides what a VM shows of each mount; parents before children.
 #[must_use]
 pub fn visible(mounts: Vec<Mount>) -> Vec<VisibleMount> {
-    let mut found: Vec<VisibleMount> = mounts.into_iter().filter_map(look).collect();
-    found.sort_by(|a, b| a.mount.target.cmp(&b.mount.target));
-    found
+    let mut mounts = mounts;
+    mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    // One stands on the other: an automount point and what was mounted there, for one. Only the topmost is shown.
+    let same_target = mounts.chunk_by(|a, b| a.target == b.target);
+    let covered: Vec<bool> =
+        same_target.flat_map(|stack| stack.iter().map(|m| stack.iter().any(|above| above.parent == m.id))).collect();
+    mounts.into_iter().zip(covered).filter(|(_, covered)| !covered).filter_map(|(mount, _)| look(mount)).collect()
+}
+
+/// Why a VM does not show a mount, where its type or its place tells; nothing is looked at.
+fn skipped(mount: &Mount) -> Option<&'static str> {
+    // Whatever the machine runs from (a live system: ramfs) is its files.
+    if mount.target == HostPath::root() {
+        return None;
+    }
+    match PSEUDO.iter().find(|(fs_type, _)| *fs_type == mount.fs_type) {
+        Some((_, why)) => Some(why),
+        None => is_system_place(&mount.target).then_some("the VM has its own here"),
+    }
 }
 
 fn look(mount: Mount) -> Option<VisibleMount> {
-    if let Some((_, why)) = PSEUDO.iter().find(|(fs_type, _)| *fs_type == mount.fs_type) {
+    if let Some(why) = skipped(&mount) {
         return Some(VisibleMount { mount, shown: Shown::Skip(why) });
     }
-    if is_system_place(&mount.target) {
-        return Some(VisibleMount { mount, shown: Shown::Skip("the VM has its own here") });
-    }
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    // DONT_SYNC: what is known here is enough; a server that is gone must not hold up the start of a VM.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = match statx(CWD, mount.target.as_path(), flags, StatxFlags::TYPE | StatxFlags::MNT_ID) {
         Ok(stat) => stat,
         // Covered by another mount, or in a place that this user may not enter.
@@ -264,6 +284,102 @@ mod tests {
     #[test]
     fn deleted_and_unreachable_mount_points_are_passed_over() {
         assert_eq!(parse(b"1 0 0:1 / /x//deleted rw - a b c\n2 0 0:1 / nowhere rw - a b c").unwrap(), []);
+    }
+
+    #[test]
+    fn a_mount_whose_source_was_deleted_is_still_there() {
+        let mount = one(b"64 63 8:1 /docker/hosts//deleted /etc/hosts rw,relatime - ext4 /dev/sda1 rw");
+        assert_eq!((mount.root.as_slice(), mount.target.as_bytes()), (&b"/docker/hosts"[..], &b"/etc/hosts"[..]));
+    }
+
+    #[test]
+    fn a_very_long_line_is_a_mount() {
+        let lower = "/layer:".repeat(20_000);
+        let mount = one(format!("1 0 0:1 / / rw - overlay overlay rw,lowerdir={lower},ro").as_bytes());
+        assert!(mount.super_read_only);
+        let deep = "/d".repeat(50_000);
+        assert_eq!(one(format!("1 0 0:1 / {deep} rw - ext4 /dev/a rw").as_bytes()).target.as_bytes(), deep.as_bytes());
+    }
+
+    #[test]
+    fn numbers_and_names_that_no_kernel_writes_are_refused_or_passed_over() {
+        for line in ["-1 0 0:1 / / rw - a b c", "18446744073709551616 0 0:1 / / rw - a b c", "x 0 0:1 / / rw - a b c"] {
+            assert_eq!(parse(line.as_bytes()).unwrap_err().why, "an id is not a number", "{line}");
+        }
+        for target in ["/a/../b", "/a\\000b", ""] {
+            assert_eq!(parse(format!("1 0 0:1 / {target} rw - a b c").as_bytes()).unwrap(), [], "{target}");
+        }
+    }
+
+    #[test]
+    fn pseudo_file_systems_and_system_places_are_told_without_a_look() {
+        for (fs_type, target) in
+            [("proc", "/p"), ("cgroup2", "/x"), ("autofs", "/net"), ("nfs4", "/dev/x"), ("ext4", "/sys")]
+        {
+            let line = format!("1 0 0:1 / {target} rw - {fs_type} none rw");
+            assert!(skipped(&one(line.as_bytes())).is_some(), "{line}");
+        }
+        assert_eq!(skipped(&one(b"1 0 0:1 / /devices rw - ext4 none rw")), None);
+        assert_eq!(skipped(&one(b"1 0 0:1 / / rw - ramfs none rw")), None, "a live system");
+    }
+
+    #[test]
+    fn a_mount_point_that_is_gone_is_not_shown() {
+        assert_eq!(visible(parse(b"1 0 0:1 / /no/such/place rw - ext4 /dev/a rw").unwrap()), []);
+        // There, but the mount of another number lies on it.
+        assert_eq!(visible(parse(b"999999 0 0:1 / / rw - ext4 /dev/a rw").unwrap()), []);
+    }
+
+    #[test]
+    fn only_the_topmost_of_stacked_mounts_is_shown() {
+        let table = b"2 1 0:1 / /dev/b rw - autofs systemd-1 rw\n1 0 0:1 / /dev rw - devtmpfs none rw\n\
+            3 2 0:2 / /dev/b rw - vfat /dev/sda1 rw";
+        let shown: Vec<u64> = visible(parse(table).unwrap()).iter().map(|m| m.mount.id).collect();
+        assert_eq!(shown, [1, 3]);
+    }
+
+    /// As root, or where users may have namespaces: mounts of its own, in a child.
+    #[test]
+    fn root_real_mounts_are_shown_as_they_are() {
+        use fvm_sys::process::{self, Namespaces};
+        use rustix::mount::{MountFlags as Flags, MountPropagationFlags as Change, mount, mount_bind, mount_change};
+        if !process::is_privileged() {
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        let base = tmp.path().canonicalize().unwrap();
+        process::in_child(|| {
+            process::unshare(Namespaces::MOUNT)?;
+            mount_change("/", Change::PRIVATE | Change::REC)?;
+            let tmpfs = |name: &str, flags| {
+                std::fs::create_dir_all(base.join(name)).unwrap();
+                mount("t", base.join(name), "tmpfs", flags, None)
+            };
+            tmpfs("stack", Flags::empty())?;
+            tmpfs("stack", Flags::RDONLY)?;
+            tmpfs("over", Flags::empty())?;
+            tmpfs("over/hidden", Flags::empty())?;
+            tmpfs("over", Flags::NOSUID)?;
+            tmpfs("a b\nc\\", Flags::empty())?;
+            for name in ["source", "file"] {
+                std::fs::write(base.join(name), name).unwrap();
+            }
+            mount_bind(base.join("source"), base.join("file"))?;
+            std::fs::remove_file(base.join("source")).unwrap();
+            let shown: Vec<_> = visible(parse(&std::fs::read("/proc/self/mountinfo").unwrap()).unwrap())
+                .into_iter()
+                .filter_map(|m| Some((m.mount.target.as_path().strip_prefix(&base).ok()?.to_owned(), m.shown)))
+                .collect();
+            let expected = [
+                ("a b\nc\\", Shown::Overlay),
+                ("file", Shown::File),
+                ("over", Shown::Overlay),
+                ("stack", Shown::ReadOnly),
+            ];
+            let same = shown.iter().map(|(path, shown)| (path.to_str().unwrap(), *shown)).eq(expected);
+            if same { Ok(()) } else { Err(rustix::io::Errno::BADMSG) }
+        })
+        .unwrap();
     }
 
     #[test]

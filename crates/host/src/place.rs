@@ -63,6 +63,19 @@ pub fn choose_layers_dir(home: &Path, run: &Path) -> Result<LayersPlace, HostErr
     }
 }
 
+/// A place in memory for the layers of a VM that is thrown away: an ordinary user's VM has a score of layers, and making
+/// them on a disk takes longer than everything else. `None` when there is none with room (2 GiB).
+#[must_use]
+pub fn memory_layers_dir() -> Option<PathBuf> {
+    const ROOM_BYTES: u64 = 2 << 30;
+    let dir = Path::new("/dev/shm");
+    let (name, _) = suitable(dir)?;
+    accessat(CWD, dir, Access::WRITE_OK | Access::EXEC_OK, rustix::fs::AtFlags::EACCESS).ok()?;
+    let free = statvfs(dir).ok()?;
+    let roomy = free.f_bavail.saturating_mul(free.f_frsize) >= ROOM_BYTES;
+    (name == "tmpfs" && roomy).then(|| dir.join(format!("fvm-{}", rustix::process::geteuid().as_raw())))
+}
+
 fn suitable(dir: &Path) -> Option<(&'static str, bool)> {
     let magic = u64::try_from(statfs(dir).ok()?.f_type).ok()?;
     SUITABLE.iter().find(|(m, ..)| *m == magic).map(|(_, name, survives)| (*name, *survives))

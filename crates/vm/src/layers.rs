@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 /// When a directory cannot be made.
 pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode, reach: &[PathBuf]) -> Result<(), VmError> {
     make(layers_dir)?;
+    check_owner(layers_dir)?;
     let mut fresh = Vec::new();
     for op in &blueprint.ops {
         match op {
@@ -60,6 +61,20 @@ pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode, reach: &[Pa
             open_ways(upper, lower, &reach)?;
         }
         imitate(upper, lower, mode)?;
+    }
+    Ok(())
+}
+
+/// Layers may lie in a place that all users share (`/dev/shm`): whoever owns the directory above them rules them, so
+/// that must be this user and nobody else.
+fn check_owner(layers_dir: &Path) -> Result<(), VmError> {
+    let me = rustix::process::geteuid().as_raw();
+    for dir in layers_dir.parent().into_iter().chain([layers_dir]) {
+        let meta = dir.symlink_metadata().map_err(|e| VmError::io("look at", dir, &e))?;
+        if !meta.is_dir() || meta.uid() != me || meta.mode() & 0o022 != 0 {
+            let why = "it is not a directory of yours alone: somebody else made it; remove it, or use another --home";
+            return Err(VmError::BadRecord { path: dir.to_owned(), why: why.into() });
+        }
     }
     Ok(())
 }

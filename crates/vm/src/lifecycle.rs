@@ -106,16 +106,23 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| VmError::Sys("get a random number", e))?;
     let id = VmId::from_random(random);
-    let place = fvm_host::choose_layers_dir(home.state_dir(), home.run_dir())?;
-    let layers_dir =
-        if place.dir == home.state_dir() { home.vm_dir(&id).join("layers") } else { place.dir.join(id.as_str()) };
+    let mode = mode_for(facts);
+    let in_memory = (new.ephemeral && mode == Mode::Rootless).then(fvm_host::memory_layers_dir).flatten();
+    let layers_dir = match in_memory {
+        Some(dir) => dir.join(id.as_str()),
+        None => {
+            let place = fvm_host::choose_layers_dir(home.state_dir(), home.run_dir())?;
+            let at_home = place.dir == home.state_dir();
+            if at_home { home.vm_dir(&id).join("layers") } else { place.dir.join(id.as_str()) }
+        }
+    };
     Ok(VmRecord {
         format: FORMAT,
         name: Home::made_up_name(&id)?,
         state: VmState::Stopped,
         ephemeral: new.ephemeral,
         forked: now(),
-        mode: mode_for(facts),
+        mode,
         uid: facts.ids.euid,
         policy: new.policy.clone(),
         layers_dir: HostPath::new(layers_dir).map_err(|e| VmError::Internal(e.to_string()))?,
