@@ -32,7 +32,12 @@ impl Dir {
     /// # Errors
     /// The kernel's.
     pub fn open_root(path: &Path) -> Result<Self, Errno> {
-        fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match fs::open(path, OFlags::RDONLY | flags, Mode::empty()) {
+            // One may enter it without being allowed to list it.
+            Err(Errno::ACCESS) => fs::open(path, OFlags::PATH | flags, Mode::empty()).map(Self),
+            other => other.map(Self),
+        }
     }
 
     /// Takes over an open directory descriptor.
@@ -47,8 +52,10 @@ impl Dir {
     /// `ELOOP` for a symlink, `EXDEV` for an escape, `ENOTDIR`, `ENOENT`, and the kernel's others.
     pub fn beneath(&self, relative: &Path) -> Result<Self, Errno> {
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        let mut flags = DIR_FLAGS;
         loop {
-            match fs::openat2(&self.0, relative, DIR_FLAGS, Mode::empty(), BENEATH) {
+            match fs::openat2(&self.0, relative, flags, Mode::empty(), BENEATH) {
+                Err(Errno::ACCESS) if !flags.contains(OFlags::PATH) => flags |= OFlags::PATH,
                 // The kernel could not rule out a concurrent rename: try again, as openat2(2) says.
                 Err(Errno::AGAIN) => {}
                 other => return other.map(Self),
