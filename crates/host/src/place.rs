@@ -5,10 +5,13 @@
 //!   <home> on overlayfs (a container), NFS, FUSE ─► the roomiest writable one of <run>, /dev/shm, /tmp, /var/tmp
 //! ```
 //!
-//! Invariant: a place outside the home is a directory of fvm's own name there, mode 0700.
+//! Invariants: a place outside the home is a directory of fvm's own name there, mode 0700; one that another user made
+//! first, or may write in, is not taken. Nothing is made here: whoever makes the directory looks again.
 
 use crate::HostError;
 use rustix::fs::{Access, CWD, accessat, statfs, statvfs};
+use rustix::io::Errno;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Types by magic number (`statfs(2)`) that can hold an upper directory, with what is lost there.
@@ -47,12 +50,13 @@ pub fn choose_layers_dir(home: &Path, run: &Path) -> Result<LayersPlace, HostErr
             let (name, survives) = suitable(dir)?;
             accessat(CWD, dir, Access::WRITE_OK | Access::EXEC_OK, rustix::fs::AtFlags::EACCESS).ok()?;
             let free = statvfs(dir).ok()?;
-            Some((free.f_bavail.saturating_mul(free.f_frsize), dir, name, survives))
+            let own = if dir == run { dir.join("layers") } else { dir.join(format!("fvm-{user}")) };
+            is_free_or_ours(&own).then(|| (free.f_bavail.saturating_mul(free.f_frsize), own, name, survives))
         })
         .max_by_key(|(free, ..)| *free);
     match best {
         Some((_, dir, name, survives)) => Ok(LayersPlace {
-            dir: if dir == run { dir.join("layers") } else { dir.join(format!("fvm-{user}")) },
+            dir,
             why: format!(
                 "{name}, because the file system of {} cannot hold a VM's changes (a container?){}",
                 home.display(),
@@ -73,12 +77,33 @@ pub fn memory_layers_dir() -> Option<PathBuf> {
     accessat(CWD, dir, Access::WRITE_OK | Access::EXEC_OK, rustix::fs::AtFlags::EACCESS).ok()?;
     let free = statvfs(dir).ok()?;
     let roomy = free.f_bavail.saturating_mul(free.f_frsize) >= ROOM_BYTES;
-    (name == "tmpfs" && roomy).then(|| dir.join(format!("fvm-{}", rustix::process::geteuid().as_raw())))
+    let own = dir.join(format!("fvm-{}", rustix::process::geteuid().as_raw()));
+    (name == "tmpfs" && roomy && is_free_or_ours(&own)).then_some(own)
 }
 
+/// The file system that `dir` is on, or will be, when it can hold an upper directory: its name, and whether it survives
+/// a reboot.
 fn suitable(dir: &Path) -> Option<(&'static str, bool)> {
-    let magic = u64::try_from(statfs(dir).ok()?.f_type).ok()?;
+    let found = match statfs(dir) {
+        Err(Errno::NOENT) => statfs(existing(dir)),
+        found => found,
+    };
+    let magic = u64::try_from(found.ok()?.f_type).ok()?;
     SUITABLE.iter().find(|(m, ..)| *m == magic).map(|(_, name, survives)| (*name, *survives))
+}
+
+/// `path`, or the nearest directory above it that is there.
+pub(crate) fn existing(path: &Path) -> &Path {
+    let found = path.ancestors().find(|p| p.symlink_metadata().is_ok());
+    found.unwrap_or(Path::new(if path.is_absolute() { "/" } else { "." }))
+}
+
+/// Whether nobody else rules what lies in `dir`: it is not there yet, or is a directory that only this user may change.
+fn is_free_or_ours(dir: &Path) -> bool {
+    match dir.symlink_metadata() {
+        Ok(meta) => meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0,
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +114,32 @@ mod tests {
     fn proc_can_hold_nothing_so_another_place_is_taken() {
         let place = choose_layers_dir(Path::new("/proc"), Path::new("/proc")).unwrap();
         assert!(place.dir.to_string_lossy().contains("fvm-"), "{place:?}");
+    }
+
+    #[test]
+    fn a_home_that_is_not_made_yet_is_judged_by_the_directory_above() {
+        let tmp = tempfile::tempdir().unwrap();
+        let home = tmp.path().join("not/yet");
+        assert_eq!(existing(&home), tmp.path());
+        assert_eq!(suitable(&home), suitable(tmp.path()));
+        assert_eq!(existing(Path::new("no-such-name/at/all")), Path::new("."));
+        assert_eq!(existing(Path::new("/no-such-name/at/all")), Path::new("/"));
+    }
+
+    #[test]
+    fn a_directory_that_another_may_change_is_not_ours() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("d");
+        assert!(is_free_or_ours(&dir));
+        std::fs::create_dir(&dir).unwrap();
+        for (mode, ours) in [(0o700, true), (0o755, true), (0o720, false), (0o1777, false)] {
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_free_or_ours(&dir), ours, "{mode:o}");
+        }
+        symlink(tmp.path(), tmp.path().join("link")).unwrap();
+        assert!(!is_free_or_ours(&tmp.path().join("link")));
+        std::fs::write(tmp.path().join("file"), "").unwrap();
+        assert!(!is_free_or_ours(&tmp.path().join("file")));
     }
 }
