@@ -190,3 +190,22 @@ fn copy_with_times(from: &Path, to: &Path) -> std::io::Result<()> {
     let file: std::fs::File = fs::open(to, OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())?.into();
     file.set_modified(meta.modified()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_may_write_holds_no_layers() {
+        let top = std::env::temp_dir().join(format!("fvm-layers-{}", std::process::id()));
+        let layers = top.join("vm");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&layers).unwrap();
+        let table = [(0o700, 0o700, true), (0o770, 0o700, false), (0o777, 0o700, false), (0o700, 0o722, false)];
+        for (above, own, good) in table {
+            fs::chmod(&layers, FileMode::from_raw_mode(own)).unwrap();
+            fs::chmod(&top, FileMode::from_raw_mode(above)).unwrap();
+            assert_eq!(check_owner(&layers).is_ok(), good, "{above:o} {own:o}");
+        }
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+}
