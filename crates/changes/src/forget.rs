@@ -12,38 +12,43 @@
 
 use crate::open::place;
 use crate::{LayerView, ScanError, ScanInput};
-use fvm_model::{Change, ChangeKind, ChangeSet, FileType, LayerKind, VmPath};
+use fvm_model::{Change, ChangeKind, FileType, LayerKind, VmPath};
 use fvm_sys::dir::Dir;
 use rustix::fs::{AtFlags, FileType as Raw, Mode, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// Drops `committed` from the layers; returns whether the layers are empty now.
+/// What leaves the layers.
+#[derive(Debug, Clone, Copy)]
+pub enum Forget<'c> {
+    /// Everything: the VM is as if forked now.
+    All,
+    /// These changes, sorted by path.
+    These(&'c [Change]),
+}
+
+/// Drops what was committed from the layers. Doing it again does no harm.
 ///
 /// # Errors
 /// When a layer cannot be written.
-pub fn forget(input: &ScanInput, set: &ChangeSet, committed: &[VmPath]) -> Result<bool, ScanError> {
-    let chosen: HashSet<&VmPath> = committed.iter().collect();
-    if set.changes.iter().all(|c| chosen.contains(&c.path)) {
-        for view in input.layers.iter().filter(|v| v.layer.kind != LayerKind::File) {
+pub fn forget(input: &ScanInput, what: Forget<'_>) -> Result<(), ScanError> {
+    match what {
+        Forget::All => input.layers.iter().filter(|v| v.layer.kind != LayerKind::File).try_for_each(|view| {
             renew(view).map_err(|source| ScanError::Layer {
                 layer: view.layer.n,
                 path: view.dir.display().to_string(),
                 source,
-            })?;
-        }
-        return Ok(true);
+            })
+        }),
+        Forget::These(changes) => changes.iter().rev().try_for_each(|change| {
+            drop_entry(input, change).map_err(|source| ScanError::Discard {
+                path: change.path.to_string(),
+                what: "dropping what was committed",
+                source,
+            })
+        }),
     }
-    for change in set.changes.iter().rev().filter(|c| chosen.contains(&c.path)) {
-        drop_entry(input, change).map_err(|source| ScanError::Discard {
-            path: change.path.to_string(),
-            what: "dropping what was committed",
-            source,
-        })?;
-    }
-    Ok(false)
 }
 
 /// Puts an empty `upper` and `work` in the place of the old ones, the owner and mode of the upper kept.

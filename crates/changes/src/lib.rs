@@ -35,7 +35,7 @@ pub mod text;
 mod walk;
 
 pub use discard::discard;
-pub use forget::forget;
+pub use forget::{Forget, forget};
 pub use open::{open_after, open_before};
 pub use scan::{scan, scan_under};
 

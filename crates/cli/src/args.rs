@@ -74,6 +74,16 @@ pub enum Command {
     Commit(Commit),
     /// Drop changes of a VM: it sees the host's version again
     Discard(Discard),
+    /// List the commits that there were
+    History,
+    /// Show what a commit did
+    Show(Numbered),
+    /// Take a commit back
+    Undo(Numbered),
+    /// Bring an interrupted commit to its end (every command does that first)
+    Recover,
+    /// Remove what old commits replaced: those cannot be undone then
+    Gc(Gc),
     /// Show what this machine can do for fvm, and how to mend what it cannot
     Doctor,
     /// Print shell completions
@@ -265,6 +275,50 @@ pub struct Commit {
     /// Leave the changes in the VM as well
     #[arg(long)]
     pub keep: bool,
+}
+
+/// A command on a commit.
+#[derive(Debug, Args)]
+pub struct Numbered {
+    /// Its number, as 'fvm history' shows it
+    pub commit: u64,
+}
+
+/// `fvm gc`.
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// Keep this many commits undoable [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    pub keep: Option<usize>,
+    /// Keep none that is older [default: 90]
+    #[arg(long, value_name = "DAYS")]
+    pub days: Option<u64>,
+    /// Keep no more than this, such as 500M or 10G [default: 10G]
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
+}
+
+/// A number of bytes: `512`, `20K`, `500M`, `10G`, `1T`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("'{text}' is not a size: give a number and K, M, G or T, such as 500M");
+        let upper = text.trim().to_ascii_uppercase();
+        let digits = upper.trim_end_matches('B').trim_end_matches('I');
+        let (number, shift) = match digits.char_indices().last().ok_or_else(bad)? {
+            (i, 'K') => (&digits[..i], 10),
+            (i, 'M') => (&digits[..i], 20),
+            (i, 'G') => (&digits[..i], 30),
+            (i, 'T') => (&digits[..i], 40),
+            _ => (digits, 0),
+        };
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(bad)
+    }
 }
 
 /// `fvm discard`.

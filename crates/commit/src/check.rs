@@ -9,7 +9,7 @@ use fvm_model::{FileType, HostPath, Meta, Timestamp};
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, Statx};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// How far [`host`] looks.
@@ -34,8 +34,8 @@ pub fn host(plan: &Plan, places: &Places, depth: Depth) -> Result<(), CommitErro
 fn entries(plan: &Plan, op: &PlanOp, places: &Places, depth: Depth, changed: &mut Vec<Changed>) {
     // What is in a directory matters when it goes.
     let goes = matches!(op.action, Action::Remove | Action::Replace { .. });
-    let mut differs = |path: &HostPath, what: &str| changed.push(Changed { path: path.clone(), what: what.into() });
-    if let Err(e) = places.host_dir(op.layer, &op.stage_dir) {
+    let mut differs = |path: &HostPath, what: &str| changed.push(Changed { path: path.to_string(), what: what.into() });
+    if let Err(e) = host_dir(places, op.layer, &op.stage_dir) {
         differs(&op.stage_dir, &format!("the directory is not as it was: {e}"));
         return;
     }
@@ -84,12 +84,11 @@ fn entries(plan: &Plan, op: &PlanOp, places: &Places, depth: Depth, changed: &mu
 }
 
 fn look(places: &Places, layer: u32, path: &HostPath) -> Result<Option<Statx>, Errno> {
-    match places.host(layer, path) {
-        Ok((dir, name)) => dir.stat_opt(&name),
-        // Its directory is not there: neither is it.
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(e),
-    }
+    places.look(&places.on_host(layer, path)?)
+}
+
+fn host_dir(places: &Places, layer: u32, path: &HostPath) -> Result<Dir, Errno> {
+    places.dir(&places.on_host(layer, path)?)
 }
 
 fn ctime(stat: &Statx) -> Timestamp {
@@ -109,7 +108,7 @@ fn newer_below(
     let mut pending = if is_dir(stat) { vec![top.clone()] } else { Vec::new() };
     while let Some(path) = pending.pop() {
         // What this user cannot read, it cannot remove either: publishing says so.
-        let Ok(dir) = places.host_dir(layer, &path) else { continue };
+        let Ok(dir) = host_dir(places, layer, &path) else { continue };
         for name in dir.names().unwrap_or_default() {
             let Ok(Some(child)) = dir.stat_opt(Path::new(&name)) else { continue };
             if ctime(&child) > forked {
@@ -154,23 +153,11 @@ fn difference(now: &Statx, then: &Meta, whole: bool) -> Option<&'static str> {
 pub fn layers(plan: &Plan, places: &Places) -> Result<(), CommitError> {
     for op in plan.ops.iter().filter(|op| op.content() == Some(&Content::Layer)) {
         let changed = || CommitError::LayerChanged { path: op.path.clone() };
-        let (dir, name) = places.upper(op.layer, &op.source.on_host()).map_err(|_| changed())?;
+        let (dir, name) =
+            places.in_upper(op.layer, &op.source).and_then(|loc| places.at(&loc)).map_err(|_| changed())?;
         let now = dir.stat(&name).map_err(|_| changed())?;
         if op.after.as_ref().is_some_and(|then| difference(&now, then, false).is_some()) {
             return Err(changed());
-        }
-    }
-    Ok(())
-}
-
-/// Whether the names that the stages will have are free.
-pub fn stages(plan: &Plan, places: &Places) -> Result<(), CommitError> {
-    for op in &plan.ops {
-        for name in [op.stage_name(&plan.id), op.old_name(&plan.id)] {
-            let path = op.stage_dir.join(&name);
-            if matches!(look(places, op.layer, &path), Ok(Some(_))) {
-                return Err(CommitError::Leftover { path });
-            }
         }
     }
     Ok(())
@@ -180,6 +167,9 @@ pub fn stages(plan: &Plan, places: &Places) -> Result<(), CommitError> {
 pub fn rights(plan: &Plan, places: &Places) -> Result<(), CommitError> {
     let mut dirs = BTreeSet::new();
     for op in &plan.ops {
+        if let Some(base) = &op.base {
+            mutable(places, op.layer, base)?;
+        }
         if op.action == Action::SetMeta {
             owned(op, places)?;
             continue;
@@ -191,10 +181,25 @@ pub fn rights(plan: &Plan, places: &Places) -> Result<(), CommitError> {
     }
     for (layer, path) in dirs {
         let denied = |errno| CommitError::Denied { path: path.clone(), errno };
-        let dir = places.host_dir(layer, &path).map_err(denied)?;
+        mutable(places, layer, &path)?;
+        let dir = host_dir(places, layer, &path).map_err(denied)?;
         fs::accessat(&dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).map_err(denied)?;
     }
     Ok(())
+}
+
+/// Nobody, not even root, renames, removes or changes an entry that is marked so.
+fn mutable(places: &Places, layer: u32, path: &HostPath) -> Result<(), CommitError> {
+    let Ok(Some(stat)) = look(places, layer, path) else { return Ok(()) };
+    let has = |mark| stat.stx_attributes.contains(mark);
+    let (what, flag) = if has(fs::StatxAttributes::IMMUTABLE) {
+        ("immutable", "-i")
+    } else if has(fs::StatxAttributes::APPEND) {
+        ("append-only", "-a")
+    } else {
+        return Ok(());
+    };
+    Err(CommitError::Immutable { path: path.clone(), what, flag })
 }
 
 /// Metadata belong to the owner, or to root.
@@ -202,7 +207,7 @@ fn owned(op: &PlanOp, places: &Places) -> Result<(), CommitError> {
     let uid = rustix::process::geteuid().as_raw();
     let Some(base) = &op.base else { return Ok(()) };
     let read_only = |dir: &Dir| fs::fstatvfs(dir).is_ok_and(|s| s.f_flag.contains(fs::StatVfsMountFlags::RDONLY));
-    if places.host(op.layer, base).is_ok_and(|(dir, _)| read_only(&dir)) {
+    if places.on_host(op.layer, base).and_then(|loc| places.at(&loc)).is_ok_and(|(dir, _)| read_only(&dir)) {
         return Err(CommitError::Denied { path: base.clone(), errno: Errno::ROFS });
     }
     match look(places, op.layer, base) {
@@ -211,25 +216,4 @@ fn owned(op: &PlanOp, places: &Places) -> Result<(), CommitError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Whether the staged files fit.
-pub fn space(plan: &Plan, places: &Places) -> Result<(), CommitError> {
-    let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
-    for op in plan.ops.iter().filter(|op| op.content() == Some(&Content::Layer)) {
-        let Ok((dir, name)) = places.upper(op.layer, &op.source.on_host()) else { continue };
-        // Blocks, not length: holes stay holes.
-        if let Ok(stat) = dir.stat(&name) {
-            *needed.entry(op.layer).or_default() += stat.stx_blocks.saturating_mul(512);
-        }
-    }
-    for (n, place) in places.iter() {
-        let needed_bytes = needed.get(n).copied().unwrap_or(0);
-        let Ok(free) = fs::fstatvfs(&place.root) else { continue };
-        let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
-        if needed_bytes > free_bytes {
-            return Err(CommitError::Space { at: place.host.clone(), needed_bytes, free_bytes });
-        }
-    }
-    Ok(())
 }

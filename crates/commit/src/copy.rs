@@ -1,25 +1,31 @@
-//! One entry of a layer, copied to a stage: content, holes, owner, mode, attributes, times.
+//! Entries copied: content, holes, owner, mode, attributes, times.
 //!
 //! Order: owner before mode (a chown clears set-uid) before attributes (a chown clears capabilities) before times.
 //!
 //! Invariants: a file that grows while it is read is cut at the size it had when it was opened; overlayfs's own
-//! attributes, of either class, never reach the host.
+//! attributes, of either class, never reach the host; however deep a tree is, few descriptors are open.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Entry};
+use crate::program::Attrs;
 use fvm_model::MetaDelta;
+use fvm_model::path::{Bytes, printable};
 use fvm_sys::dir::Dir;
 use rustix::fd::OwnedFd;
-use rustix::fs::{self, FileType, SeekFrom, Statx};
+use rustix::fs::{self, FileType, SeekFrom};
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The most that one `copy_file_range` is asked for.
 const CHUNK_BYTES: u64 = 64 << 20;
 
+/// All metadata.
+pub const WHOLE: MetaDelta = MetaDelta { mode: true, owner: true, times: true, xattrs: true };
+
 /// Makes `to` a copy of the file, symlink or FIFO `from`.
-pub fn entry(from: (&Dir, &Path), to: (&Dir, &Path), notes: &mut Vec<String>) -> Result<(), Errno> {
+pub fn entry(disk: &dyn Disk, from: Entry<'_>, to: Entry<'_>, notes: &mut Vec<String>) -> Result<(), Errno> {
     let stat = from.0.stat(from.1)?;
     match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
         FileType::RegularFile => {
@@ -28,18 +34,63 @@ pub fn entry(from: (&Dir, &Path), to: (&Dir, &Path), notes: &mut Vec<String>) ->
             if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
                 return Err(Errno::INVAL);
             }
-            let target = Disk.create_file(to.0, to.1)?;
-            content(&source, &target, u64::try_from(opened.st_size).map_err(|_| Errno::INVAL)?)?;
+            let target = disk.create_file(to)?;
+            disk.fill(&target, &source, u64::try_from(opened.st_size).map_err(|_| Errno::INVAL)?)?;
         }
-        FileType::Symlink => Disk.create_symlink(to.0, to.1, &from.0.read_link(from.1)?)?,
-        FileType::Fifo => Disk.create_fifo(to.0, to.1)?,
+        FileType::Symlink => disk.create_symlink(to, &from.0.read_link(from.1)?)?,
+        FileType::Fifo => disk.create_fifo(to)?,
         _ => return Err(Errno::OPNOTSUPP),
     }
-    metadata(from, to, WHOLE, notes)
+    set(disk, to, &Attrs::of(from, WHOLE)?, notes)
+}
+
+/// Makes `to` a copy of `from` with all below it, of any depth. Sockets and devices are refused.
+pub fn tree(disk: &dyn Disk, from: Entry<'_>, to: Entry<'_>, notes: &mut Vec<String>) -> Result<(), Errno> {
+    let is_dir = |dir: &Dir, name: &Path| {
+        dir.stat(name).map(|s| FileType::from_raw_mode(u32::from(s.stx_mode)) == FileType::Directory)
+    };
+    if !is_dir(from.0, from.1)? {
+        return entry(disk, from, to, notes);
+    }
+    // The first copy of each file that has several names.
+    let mut names: HashMap<u64, PathBuf> = HashMap::new();
+    let mut dirs = vec![PathBuf::new()];
+    let mut made = Vec::new();
+    let (from_top, to_top) = (from.0.beneath(from.1)?, to);
+    disk.create_dir(to_top)?;
+    let to_root = to.0.beneath(to.1)?;
+    while let Some(rel) = dirs.pop() {
+        let (source, target) = (from_top.beneath_deep(&rel)?, to_root.beneath_deep(&rel)?);
+        for name in source.names()? {
+            let name = Path::new(&name);
+            let stat = source.stat(name)?;
+            if FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory {
+                disk.create_dir((&target, name))?;
+                dirs.push(rel.join(name));
+                continue;
+            }
+            if let Some(first) = names.get(&stat.stx_ino).filter(|_| stat.stx_nlink > 1) {
+                let dir = to_root.beneath_deep(first.parent().unwrap_or(Path::new("")))?;
+                let first = first.file_name().map(Path::new).unwrap_or(Path::new(""));
+                disk.link((&dir, first), (&target, name))?;
+                continue;
+            }
+            entry(disk, (&source, name), (&target, name), notes)?;
+            names.insert(stat.stx_ino, rel.join(name));
+        }
+        made.push(rel);
+    }
+    // Deepest first: setting one's time comes after everything in it.
+    for rel in made.iter().rev() {
+        let (source, target) = (from_top.beneath_deep(rel)?, to_root.beneath_deep(rel)?);
+        let attrs = Attrs::of((&source, Path::new("")), WHOLE)?;
+        set(disk, (&target, Path::new("")), &attrs, notes)?;
+    }
+    Ok(())
 }
 
 /// Shares the blocks where the file system can, else copies what is not a hole.
-fn content(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<(), Errno> {
+pub fn content(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<(), Errno> {
     if fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
@@ -95,62 +146,44 @@ fn by_hand(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<(), Er
     Ok(())
 }
 
-/// All metadata.
-pub const WHOLE: MetaDelta = MetaDelta { mode: true, owner: true, times: true, xattrs: true };
-
-/// Gives `to` those metadata of `from` that `which` names, and those that a change of owner takes away.
-pub fn metadata(
-    from: (&Dir, &Path),
-    to: (&Dir, &Path),
-    which: MetaDelta,
-    notes: &mut Vec<String>,
-) -> Result<(), Errno> {
-    let stat = from.0.stat(from.1)?;
-    if which.owner {
-        owner(&stat, to)?;
+/// Gives an entry these metadata.
+pub fn set(disk: &dyn Disk, to: Entry<'_>, attrs: &Attrs, notes: &mut Vec<String>) -> Result<(), Errno> {
+    if let Some((uid, gid)) = attrs.owner {
+        let now = to.0.stat(to.1)?;
+        if (now.stx_uid, now.stx_gid) != (uid, gid) {
+            disk.chown(to, uid, gid)?;
+        }
     }
-    if which.owner || which.mode {
-        Disk.chmod(to.0, to.1, u32::from(stat.stx_mode))?;
+    if let Some(mode) = attrs.mode {
+        disk.chmod(to, mode)?;
     }
-    if which.owner || which.xattrs {
-        attributes(from, to, notes)?;
+    if let Some(wanted) = &attrs.xattrs {
+        attributes(disk, to, wanted, notes)?;
     }
-    if which.times { mtime(&stat, to) } else { Ok(()) }
+    match attrs.mtime {
+        Some(mtime) => disk.set_mtime(to, mtime.secs, mtime.nanos),
+        None => Ok(()),
+    }
 }
 
-fn owner(stat: &Statx, to: (&Dir, &Path)) -> Result<(), Errno> {
-    let now = to.0.stat(to.1)?;
-    if (now.stx_uid, now.stx_gid) == (stat.stx_uid, stat.stx_gid) {
-        return Ok(());
-    }
-    Disk.chown(to.0, to.1, stat.stx_uid, stat.stx_gid)
-}
-
-fn mtime(stat: &Statx, to: (&Dir, &Path)) -> Result<(), Errno> {
-    Disk.set_mtime(to.0, to.1, stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec)
-}
-
-/// Makes the attributes of `to` those of `from`, but for overlayfs's.
-fn attributes(from: (&Dir, &Path), to: (&Dir, &Path), notes: &mut Vec<String>) -> Result<(), Errno> {
-    let wanted = own(from.0.xattrs(from.1)?);
+/// Makes the attributes of `to` the wanted ones.
+fn attributes(disk: &dyn Disk, to: Entry<'_>, wanted: &[(Bytes, Bytes)], notes: &mut Vec<String>) -> Result<(), Errno> {
     let there = own(to.0.xattrs(to.1)?);
-    for (attr, _) in there.iter().filter(|(attr, _)| !wanted.iter().any(|(w, _)| w == attr)) {
-        match Disk.remove_xattr(to.0, to.1, attr) {
+    for (attr, _) in there.iter().filter(|(attr, _)| !wanted.iter().any(|(w, _)| w.0 == *attr)) {
+        match disk.remove_xattr(to, attr) {
             // A label that the host's security module insists on.
             Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if !attr.as_bytes().starts_with(b"user.") => {}
             other => other?,
         }
     }
-    for (attr, value) in wanted.iter().filter(|w| !there.contains(w)) {
-        match Disk.set_xattr(to.0, to.1, attr, value) {
+    let same = |(attr, value): &(Bytes, Bytes)| there.iter().any(|(a, v)| *a == attr.0 && v == value.0.as_bytes());
+    for (attr, value) in wanted.iter().filter(|w| !same(w)) {
+        match disk.set_xattr(to, &attr.0, value.0.as_bytes()) {
             Ok(()) => {}
             // An ordinary user may not set those, nor could the VM's program.
-            Err(Errno::PERM | Errno::OPNOTSUPP) if !attr.as_bytes().starts_with(b"user.") => {
-                let name = fvm_model::path::printable(attr.as_bytes());
-                notes.push(format!(
-                    "the attribute {name} of {} could not be set",
-                    fvm_model::path::printable(to.1.as_os_str().as_bytes())
-                ));
+            Err(Errno::PERM | Errno::OPNOTSUPP) if !attr.0.as_bytes().starts_with(b"user.") => {
+                let (attr, name) = (printable(attr.0.as_bytes()), printable(to.1.as_os_str().as_bytes()));
+                notes.push(format!("the attribute {attr} of {name} could not be set"));
             }
             Err(e) => return Err(e),
         }
@@ -158,8 +191,12 @@ fn attributes(from: (&Dir, &Path), to: (&Dir, &Path), notes: &mut Vec<String>) -
     Ok(())
 }
 
-fn own(attrs: Vec<(OsString, Vec<u8>)>) -> Vec<(OsString, Vec<u8>)> {
-    let foreign =
-        |attr: &OsString| [&b"trusted.overlay."[..], b"user.overlay."].iter().any(|p| attr.as_bytes().starts_with(p));
-    attrs.into_iter().filter(|(attr, _)| !foreign(attr)).collect()
+/// Whether the attribute is overlayfs's own.
+pub fn is_overlay(attr: &OsString) -> bool {
+    [&b"trusted.overlay."[..], b"user.overlay."].iter().any(|p| attr.as_bytes().starts_with(p))
+}
+
+/// The attributes that are an entry's own.
+pub fn own(attrs: Vec<(OsString, Vec<u8>)>) -> Vec<(OsString, Vec<u8>)> {
+    attrs.into_iter().filter(|(attr, _)| !is_overlay(attr)).collect()
 }

@@ -1,52 +1,111 @@
-//! Every operation by which a commit changes the host, in one place.
+//! Every operation by which a commit changes a disk, in one place: what a crash can come between.
 //!
 //! ```text
-//!   stage    create, symlink, fifo, mkdir, link, write      metadata  chown, chmod, setxattr, utimes
-//!   publish  exchange, no-replace rename                    remove    unlink, remove tree
+//!   stage    create, symlink, fifo, mkdir, link, fill      metadata  chown, chmod, setxattr, utimes
+//!   place    exchange, no-replace rename                   remove    remove tree
+//!   journal  create, write, sync file, replace             barrier   sync
 //! ```
 //!
-//! Invariant: names are single components in an open directory; no operation follows a symlink.
+//! Invariants: names are single components in an open directory; no operation follows a symlink; one call is one
+//! disk operation, but for [`Disk::fill`] and [`Disk::remove_tree`], which may be done in part when a crash comes.
 
+use crate::copy;
 use fvm_sys::dir::Dir;
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::path::Path;
 
-/// The host's file systems.
-#[derive(Debug, Clone, Copy)]
-pub struct Disk;
+/// An entry: an open directory, and a name in it (empty: the directory itself, where that makes sense).
+pub type Entry<'a> = (&'a Dir, &'a Path);
 
-impl Disk {
-    pub fn create_file(self, dir: &Dir, name: &Path) -> Result<OwnedFd, Errno> {
+/// A disk that can be written. Tests put one in between that stops, or forgets what was not synced.
+pub trait Disk: std::fmt::Debug {
+    /// A new empty file, open for writing, for its owner alone.
+    ///
+    /// # Errors
+    /// The kernel's, as for all below.
+    fn create_file(&self, at: Entry<'_>) -> Result<OwnedFd, Errno>;
+    /// The content of `from` up to `len_bytes`, holes kept, blocks shared where the file system can.
+    fn fill(&self, to: &OwnedFd, from: &OwnedFd, len_bytes: u64) -> Result<(), Errno>;
+    /// Content from memory.
+    fn write(&self, to: &OwnedFd, bytes: &[u8]) -> Result<(), Errno>;
+    /// A new directory, for its owner alone.
+    fn create_dir(&self, at: Entry<'_>) -> Result<(), Errno>;
+    /// A new symlink.
+    fn create_symlink(&self, at: Entry<'_>, target: &OsStr) -> Result<(), Errno>;
+    /// A new FIFO.
+    fn create_fifo(&self, at: Entry<'_>) -> Result<(), Errno>;
+    /// Another name of a file.
+    fn link(&self, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno>;
+    /// Swaps two entries. `EINVAL` where the file system cannot (NFS, some FUSE).
+    fn exchange(&self, a: Entry<'_>, b: Entry<'_>) -> Result<(), Errno>;
+    /// Moves an entry to a name that is free. Where the file system cannot refuse to replace, looks first.
+    fn move_to_free(&self, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno>;
+    /// Moves an entry over another one. For the journal only: what was there is gone.
+    fn replace(&self, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno>;
+    /// Sets owner and group.
+    fn chown(&self, at: Entry<'_>, uid: u32, gid: u32) -> Result<(), Errno>;
+    /// Sets the permission bits; a symlink has none.
+    fn chmod(&self, at: Entry<'_>, mode: u32) -> Result<(), Errno>;
+    /// Sets one extended attribute.
+    fn set_xattr(&self, at: Entry<'_>, attr: &OsStr, value: &[u8]) -> Result<(), Errno>;
+    /// Removes one extended attribute; absent is fine.
+    fn remove_xattr(&self, at: Entry<'_>, attr: &OsStr) -> Result<(), Errno>;
+    /// Sets mtime; atime stays.
+    fn set_mtime(&self, at: Entry<'_>, secs: i64, nanos: u32) -> Result<(), Errno>;
+    /// Removes an entry with all below; absent is fine.
+    fn remove_tree(&self, at: Entry<'_>) -> Result<(), Errno>;
+    /// The content of a file, or the entries of a directory, are on the disk when this returns.
+    fn sync_fd(&self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
+    /// Everything written so far to the file system of `dir` is on the disk when this returns.
+    fn sync(&self, dir: &Dir) -> Result<(), Errno>;
+}
+
+/// The machine's own file systems.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostDisk;
+
+impl Disk for HostDisk {
+    fn create_file(&self, at: Entry<'_>) -> Result<OwnedFd, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+        fs::openat(at.0, at.1, flags, Mode::RUSR | Mode::WUSR)
     }
 
-    pub fn create_dir(self, dir: &Dir, name: &Path) -> Result<(), Errno> {
-        fs::mkdirat(dir, name, Mode::RWXU)
+    fn fill(&self, to: &OwnedFd, from: &OwnedFd, len_bytes: u64) -> Result<(), Errno> {
+        copy::content(from, to, len_bytes)
     }
 
-    pub fn create_symlink(self, dir: &Dir, name: &Path, target: &OsStr) -> Result<(), Errno> {
-        fs::symlinkat(target, dir, name)
+    fn write(&self, to: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+        while !bytes.is_empty() {
+            let written = rustix::io::write(to, bytes)?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
     }
 
-    pub fn create_fifo(self, dir: &Dir, name: &Path) -> Result<(), Errno> {
-        fs::mknodat(dir, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+    fn create_dir(&self, at: Entry<'_>) -> Result<(), Errno> {
+        fs::mkdirat(at.0, at.1, Mode::RWXU)
     }
 
-    pub fn link(self, from: (&Dir, &Path), to: (&Dir, &Path)) -> Result<(), Errno> {
+    fn create_symlink(&self, at: Entry<'_>, target: &OsStr) -> Result<(), Errno> {
+        fs::symlinkat(target, at.0, at.1)
+    }
+
+    fn create_fifo(&self, at: Entry<'_>) -> Result<(), Errno> {
+        fs::mknodat(at.0, at.1, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+    }
+
+    fn link(&self, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno> {
         fs::linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
     }
 
-    /// Swaps two entries. Where the file system cannot (NFS, some FUSE): `EINVAL`.
-    pub fn exchange(self, a: (&Dir, &Path), b: (&Dir, &Path)) -> Result<(), Errno> {
+    fn exchange(&self, a: Entry<'_>, b: Entry<'_>) -> Result<(), Errno> {
         fs::renameat_with(a.0, a.1, b.0, b.1, RenameFlags::EXCHANGE)
     }
 
-    /// Moves an entry to a name that is free. Where the file system cannot refuse to replace, looks first.
-    pub fn move_to_free(self, from: (&Dir, &Path), to: (&Dir, &Path)) -> Result<(), Errno> {
+    fn move_to_free(&self, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno> {
         match fs::renameat_with(from.0, from.1, to.0, to.1, RenameFlags::NOREPLACE) {
             Err(Errno::INVAL) => match to.0.stat_opt(to.1)? {
                 Some(_) => Err(Errno::EXIST),
@@ -56,50 +115,56 @@ impl Disk {
         }
     }
 
-    pub fn chown(self, dir: &Dir, name: &Path, uid: u32, gid: u32) -> Result<(), Errno> {
+    fn replace(&self, from: Entry<'_>, to: Entry<'_>) -> Result<(), Errno> {
+        fs::renameat(from.0, from.1, to.0, to.1)
+    }
+
+    fn chown(&self, at: Entry<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-        fs::chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
+        fs::chownat(at.0, at.1, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
     }
 
     /// Through the entry's own descriptor: `fchmodat` cannot refuse to follow.
-    pub fn chmod(self, dir: &Dir, name: &Path, mode: u32) -> Result<(), Errno> {
+    fn chmod(&self, at: Entry<'_>, mode: u32) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        if name.as_os_str().is_empty() {
-            return fs::fchmod(dir, mode);
+        if at.1.as_os_str().is_empty() {
+            return fs::fchmod(at.0, mode);
         }
-        let entry = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let entry = fs::openat(at.0, at.1, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         if fs::FileType::from_raw_mode(fs::fstat(&entry)?.st_mode) == FileType::Symlink {
             return Ok(());
         }
         fs::chmod(format!("/proc/self/fd/{}", entry.as_raw_fd()), mode)
     }
 
-    pub fn set_xattr(self, dir: &Dir, name: &Path, attr: &OsStr, value: &[u8]) -> Result<(), Errno> {
-        dir.set_xattr(name, attr, value)
+    fn set_xattr(&self, at: Entry<'_>, attr: &OsStr, value: &[u8]) -> Result<(), Errno> {
+        at.0.set_xattr(at.1, attr, value)
     }
 
-    pub fn remove_xattr(self, dir: &Dir, name: &Path, attr: &OsStr) -> Result<(), Errno> {
-        dir.remove_xattr(name, attr)
+    fn remove_xattr(&self, at: Entry<'_>, attr: &OsStr) -> Result<(), Errno> {
+        at.0.remove_xattr(at.1, attr)
     }
 
-    /// Sets mtime; atime stays.
-    pub fn set_mtime(self, dir: &Dir, name: &Path, secs: i64, nanos: u32) -> Result<(), Errno> {
+    fn set_mtime(&self, at: Entry<'_>, secs: i64, nanos: u32) -> Result<(), Errno> {
         let times = Timestamps {
             last_access: Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT },
             last_modification: Timespec { tv_sec: secs, tv_nsec: i64::from(nanos) },
         };
-        if name.as_os_str().is_empty() {
-            return fs::futimens(dir, &times);
+        if at.1.as_os_str().is_empty() {
+            return fs::futimens(at.0, &times);
         }
-        fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        fs::utimensat(at.0, at.1, &times, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    pub fn remove_tree(self, dir: &Dir, name: &Path) -> Result<(), Errno> {
-        dir.remove_tree(name)
+    fn remove_tree(&self, at: Entry<'_>) -> Result<(), Errno> {
+        at.0.remove_tree(at.1)
     }
 
-    /// Everything written so far is on the disk when this returns.
-    pub fn sync(self, dir: &Dir) -> Result<(), Errno> {
+    fn sync_fd(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        fs::fsync(fd)
+    }
+
+    fn sync(&self, dir: &Dir) -> Result<(), Errno> {
         // A directory descriptor names its file system.
         fs::syncfs(dir)
     }

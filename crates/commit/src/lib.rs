@@ -1,133 +1,104 @@
-//! Carries a plan out on the host: all of it, or none.
+//! Carries a plan out on the host: all of it, or none, and back again.
 //!
 //! ```text
-//!   Plan ── prepare ──► Prepared ── publish ──► Published
-//!           check         │  check again           renames only, in the plan's order
-//!           stage         └─ abandon               stages removed, directories' times set
-//!
-//!   beside the target:   .fvm-<id>-<n>       what op n brings, then what it replaced
-//!                        .fvm-<id>-<n>-old   the old version of a renamed entry with new content
+//!   Plan ── prepare ──► Prepared ── publish ──► Applied ── finish ──► a commit in the history
+//!           check          │  "prepared" on disk:  │ the caller's
+//!           stage          │  the commit point     │ own work
+//!                          └─ abandon              └ recover: whoever comes after a crash goes on from there
 //! ```
 //!
-//! Invariants: until [`Prepared::publish`] nothing that anybody else uses is changed, only stages are added; publishing
-//! copies nothing and so cannot run out of space; a rename that fails undoes those before it; every host path is
-//! reached beneath its mount, without following a symlink; every change of the host goes through [`disk::Disk`].
+//! Invariants: until the commit point nothing that anybody else uses is changed; afterwards either everything is in
+//! place or everything is taken back, whenever the power goes; what was replaced is kept, so that [`undo`] can bring it
+//! back; every host path is reached beneath its mount, without following a symlink; every change of a disk goes through
+//! [`Disk`].
 
+mod apply;
+mod build;
 mod check;
 mod copy;
 mod disk;
+mod error;
+mod history;
+mod journal;
 mod places;
-mod publish;
+mod program;
+mod recover;
 mod stage;
+mod undo;
 
+pub use disk::{Disk, Entry, HostDisk};
+pub use error::{Changed, CommitError};
+pub use history::{Keep, Record, gc, history, record};
+pub use journal::{Held, OpLine, Store, What};
+pub use recover::{Outcome, Recovered, recover};
+pub use undo::undo;
+
+use apply::{End, Run};
 use fvm_model::plan::{LayerDir, Plan};
-use fvm_model::{HostPath, VmPath};
+use journal::{Intent, Phase, VERSION, now};
 use places::Places;
+use program::Program;
 use rustix::io::Errno;
-use std::path::PathBuf;
 
-/// Why a plan was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// The host is not as the plan expects: nothing was changed.
-    #[error("the host changed since the VM was compared with it, so nothing was committed:{}", list(.0))]
-    HostChanged(Vec<Changed>),
-    /// A layer or its mount could not be opened.
-    #[error("cannot open {}: {errno}; nothing was committed", .path.display())]
-    Open {
-        /// What.
-        path: PathBuf,
-        /// Why.
-        errno: Errno,
-    },
-    /// There is too little room.
-    #[error(
-        "not enough space below {at}: {needed_bytes} bytes are needed, {free_bytes} are free; nothing was committed"
-    )]
-    Space {
-        /// The mount.
-        at: HostPath,
-        /// What the staged files take.
-        needed_bytes: u64,
-        /// What there is.
-        free_bytes: u64,
-    },
-    /// The host does not let this user change that directory.
-    #[error("cannot change {path}: {errno}; nothing was committed")]
-    Denied {
-        /// The directory.
-        path: HostPath,
-        /// Why.
-        errno: Errno,
-    },
-    /// The VM's own version changed after the scan.
-    #[error("the VM's '{path}' changed since it was compared with the host; nothing was committed: compare again")]
-    LayerChanged {
-        /// Which.
-        path: VmPath,
-    },
-    /// The name of a stage is taken: it may hold the only copy of something.
-    #[error("'{path}' is left of a commit that was interrupted; nothing was committed: look at it, then remove it")]
-    Leftover {
-        /// Which.
-        path: HostPath,
-    },
-    /// A stage could not be made.
-    #[error("cannot prepare {path}: {what}: {errno}; nothing was committed")]
-    Stage {
-        /// The change.
-        path: VmPath,
-        /// What was attempted.
-        what: &'static str,
-        /// Why it failed.
-        errno: Errno,
-    },
-    /// A rename failed half-way, and what was done before it has been undone.
-    #[error("cannot put {path} in place: {errno}; everything was put back")]
-    Publish {
-        /// The change.
-        path: VmPath,
-        /// Why.
-        errno: Errno,
-    },
-    /// A rename failed half-way, and not everything could be undone.
-    #[error("cannot put {path} in place: {errno}; these could not be put back, look for '.fvm-' names there: {}", .left.join(", "))]
-    Torn {
-        /// The change.
-        path: VmPath,
-        /// Why.
-        errno: Errno,
-        /// Where the host is now between old and new.
-        left: Vec<String>,
-    },
+/// Told how far staging is; may stop it.
+pub trait Watch {
+    /// `done` of `total` ops are staged. `false`: give up, nothing was changed.
+    fn go_on(&mut self, done: usize, total: usize) -> bool;
 }
 
-/// One entry that is not as expected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changed {
-    /// Where on the host.
-    pub path: HostPath,
-    /// What was seen.
-    pub what: String,
+/// Watches nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn go_on(&mut self, _: usize, _: usize) -> bool {
+        true
+    }
 }
 
-fn list(changed: &[Changed]) -> String {
-    changed.iter().map(|c| format!("\n  {}: {}", c.path, c.what)).collect()
+/// How a plan is carried out.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whose changes they are.
+    pub what: What,
+    /// New files may leave the VM's layer instead of being copied.
+    pub may_move: bool,
+    /// What the caller does between [`Prepared::publish`] and [`Applied::finish`]; kept in the journal, so that
+    /// [`recover`] can have it done.
+    pub after: Vec<u8>,
 }
 
-/// A plan whose new content lies beside its targets.
+/// A plan whose new content is staged.
 #[derive(Debug)]
 #[must_use = "a prepared plan is published or abandoned"]
-pub struct Prepared {
-    plan: Plan,
+pub struct Prepared<'d> {
+    disk: &'d dyn Disk,
+    held: Held,
+    intent: Intent,
     places: Places,
-    times: Vec<publish::DirTime>,
+    program: Program,
+    applied: usize,
+    notes: Vec<String>,
+}
+
+/// A plan that the host has, not yet tidied up.
+#[derive(Debug)]
+#[must_use = "finish ends the commit"]
+pub struct Applied<'d> {
+    disk: &'d dyn Disk,
+    held: Held,
+    intent: Intent,
+    places: Places,
+    program: Program,
+    applied: usize,
     notes: Vec<String>,
 }
 
 /// A plan that was carried out.
 #[derive(Debug)]
 pub struct Published {
+    /// The commit's number.
+    pub number: u64,
     /// How many ops.
     pub applied: usize,
     /// Anything worth telling.
@@ -138,41 +109,144 @@ pub struct Published {
 ///
 /// # Errors
 /// Whatever stands in the way; no stage is left then.
-pub fn prepare(plan: Plan, sources: &[LayerDir]) -> Result<Prepared, CommitError> {
-    let places = Places::open(&plan, sources)?;
-    check::host(&plan, &places, check::Depth::Below)?;
-    check::layers(&plan, &places)?;
-    check::stages(&plan, &places)?;
-    check::rights(&plan, &places)?;
-    check::space(&plan, &places)?;
-    let times = publish::dir_times(&plan, &places);
+pub fn prepare<'d>(
+    disk: &'d dyn Disk,
+    held: Held,
+    plan: &Plan,
+    sources: &[LayerDir],
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Result<Prepared<'d>, CommitError> {
+    if held.active()?.is_some() {
+        return Err(CommitError::Unfinished);
+    }
+    let used: Vec<LayerDir> = sources.iter().filter(|s| plan.ops.iter().any(|op| op.layer == s.n)).cloned().collect();
+    let looked = {
+        let top = held.dir.beneath(std::path::Path::new(""));
+        let top = top.map_err(|errno| CommitError::Open { path: held.path().to_owned(), errno })?;
+        Places::open(&used, top)?
+    };
+    check::host(plan, &looked, check::Depth::Below)?;
+    check::layers(plan, &looked)?;
+    check::rights(plan, &looked)?;
+    let token = token()?;
+    let slots = stage::Slots::assign(plan, &looked, &token, options.may_move)
+        .map_err(|errno| CommitError::Open { path: "the VM's layers".into(), errno })?;
+    stage::space(plan, &looked, &slots)?;
+
+    let number = next_number(&held)?;
+    let beside = slots.beside();
+    let times = build::dir_times(plan, &looked, &beside);
+    let refs = looked.refs();
+    let intent = Intent {
+        version: VERSION,
+        number,
+        what: options.what.clone(),
+        started: now(),
+        area_of: number,
+        mounts: refs.clone(),
+        times: times
+            .iter()
+            .filter(|t| t.was_at.as_ref().is_some_and(|dir| beside.iter().any(|b| b.parent() == *dir)))
+            .cloned()
+            .collect(),
+        beside,
+    };
+    held.begin(disk, number)?;
     let mut notes = Vec::new();
-    let staged = stage::all(&plan, &places, &mut notes).and_then(|()| check::host(&plan, &places, check::Depth::Named));
+    let staged = (|| {
+        let places = Places::reopen(&refs, held.area(number)?)?;
+        held.write_value(disk, number, "intent", &intent)?;
+        held.write(disk, number, "ops", &op_lines(plan))?;
+        if !options.after.is_empty() {
+            held.write(disk, number, "after", &options.after)?;
+        }
+        stage::all(disk, plan, &places, &slots, watch, &mut notes)?;
+        check::host(plan, &places, check::Depth::Named)?;
+        let program = build::program(plan, &places, &slots, times)?;
+        Ok((places, program))
+    })();
     match staged {
-        Ok(()) => Ok(Prepared { plan, places, times, notes }),
+        Ok((places, program)) => Ok(Prepared { disk, held, intent, places, program, applied: plan.ops.len(), notes }),
         Err(error) => {
-            publish::remove_stages(&plan, &places, &mut notes);
-            publish::restore_times(&plan, &places, &times);
+            recover::abandon(disk, &held, &looked, &intent)?;
             Err(error)
         }
     }
 }
 
-impl Prepared {
-    /// Puts everything in place.
+impl<'d> Prepared<'d> {
+    /// Passes the commit point and puts everything in place.
     ///
     /// # Errors
-    /// When a rename fails: what was done is undone.
-    pub fn publish(self) -> Result<Published, CommitError> {
-        let Self { plan, places, times, mut notes } = self;
-        publish::publish(&plan, &places, &times, &mut notes)?;
-        Ok(Published { applied: plan.ops.len(), notes })
+    /// When something stands in the way: everything was put back then.
+    pub fn publish(self) -> Result<Applied<'d>, CommitError> {
+        let Self { disk, held, intent, places, program, applied, notes } = self;
+        if let Err(error) = held.write_value(disk, intent.number, "prepared", &program) {
+            recover::abandon(disk, &held, &places, &intent)?;
+            return Err(error);
+        }
+        let mut run = Run { disk, held: &held, intent: &intent, places: &places, program: &program, notes };
+        match run.run(Phase::Take)? {
+            End::Applied => {
+                let notes = run.notes;
+                Ok(Applied { disk, held, intent, places, program, applied, notes })
+            }
+            End::RolledBack(stop) => Err(CommitError::Publish { path: stop.path, errno: stop.errno }),
+        }
     }
 
     /// Removes the stages: the host is as it was.
-    pub fn abandon(self) {
-        let Self { plan, places, times, mut notes } = self;
-        publish::remove_stages(&plan, &places, &mut notes);
-        publish::restore_times(&plan, &places, &times);
+    ///
+    /// # Errors
+    /// When one cannot be removed; [`recover`] tries again.
+    pub fn abandon(self) -> Result<(), CommitError> {
+        recover::abandon(self.disk, &self.held, &self.places, &self.intent)
     }
+}
+
+impl Applied<'_> {
+    /// The commit's number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.intent.number
+    }
+
+    /// Tidies up; the commit is part of the history then.
+    ///
+    /// # Errors
+    /// When the journal cannot be written; [`recover`] tries again.
+    pub fn finish(self) -> Result<Published, CommitError> {
+        let Self { disk, held, intent, places, program, applied, notes } = self;
+        let run = Run { disk, held: &held, intent: &intent, places: &places, program: &program, notes };
+        let notes = run.finish()?;
+        Ok(Published { number: intent.number, applied, notes })
+    }
+}
+
+fn op_lines(plan: &Plan) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for op in &plan.ops {
+        let line = OpLine { n: op.n, path: op.path.clone(), text: op.to_string() };
+        // A line of these three cannot fail to be written.
+        if serde_json::to_writer(&mut lines, &line).is_ok() {
+            lines.push(b'\n');
+        }
+    }
+    lines
+}
+
+fn next_number(held: &Held) -> Result<u64, CommitError> {
+    let names =
+        held.dir.names().map_err(|errno| CommitError::Journal { what: "list", path: held.path().to_owned(), errno })?;
+    let last = names.iter().filter_map(|n| n.to_str()?.parse::<u64>().ok()).max();
+    Ok(last.unwrap_or(0) + 1)
+}
+
+/// What names the stages of one commit, so that no other entry has such a name.
+fn token() -> Result<String, CommitError> {
+    let mut bytes = [0u8; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno: Errno| CommitError::Open { path: "the random number generator".into(), errno })?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

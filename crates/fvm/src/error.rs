@@ -1,5 +1,6 @@
 //! Every way in which fvm can fail, as one value: what happened, the exit code, and what to do next.
 
+use fvm_commit::CommitError;
 use fvm_model::{VmName, exit};
 use fvm_vm::VmError;
 
@@ -20,7 +21,7 @@ pub enum FvmError {
     Review(#[from] fvm_review::ReviewError),
     /// The host did not take it.
     #[error(transparent)]
-    Commit(#[from] fvm_commit::CommitError),
+    Commit(#[from] CommitError),
     /// It must be stopped for this.
     #[error("'{0}' is running")]
     Running(VmName),
@@ -34,7 +35,9 @@ impl FvmError {
             Self::Vm(VmError::NoSuchVm(_)) => exit::NO_SUCH_VM,
             Self::Vm(VmError::Ambiguous(..)) => exit::USAGE,
             Self::Review(fvm_review::ReviewError::Conflicts(_))
-            | Self::Commit(fvm_commit::CommitError::HostChanged(_)) => exit::CONFLICT,
+            | Self::Commit(CommitError::HostChanged(_) | CommitError::ChangedSince { .. }) => exit::CONFLICT,
+            // As a program that ends by SIGINT.
+            Self::Commit(CommitError::Interrupted) => 130,
             _ => exit::FAILED,
         }
     }
@@ -55,6 +58,10 @@ impl FvmError {
             Self::Vm(VmError::Setup { .. }) => Some("'fvm doctor' shows what this machine allows".into()),
             Self::Review(fvm_review::ReviewError::Conflicts(_)) => {
                 Some("--on-conflict skip leaves these out, vm takes the VM's version, host drops the VM's".into())
+            }
+            Self::Commit(CommitError::NoSuchCommit(_)) => Some("'fvm history' shows the commits there are".into()),
+            Self::Commit(CommitError::ChangedSince { .. }) => {
+                Some("put these back as the commit left them, or change by hand what you want to have back".into())
             }
             _ => None,
         }

@@ -11,7 +11,7 @@
 //! let vm = fvm.find("demo")?;
 //! let changes = fvm.changes(&vm)?; // what did the VM do?
 //! let plan = fvm.decide(&vm, &changes, &fvm::Choice::default())?; // what shall reach the host?
-//! fvm.commit(&vm, &changes, plan, false)?; // all of it, or none
+//! fvm.commit(&vm, &changes, plan, false, &mut fvm::Unwatched)?; // all of it, or none
 //! # Ok(())
 //! # }
 //! ```
@@ -19,23 +19,29 @@
 //! Invariants: only this crate composes the stages; it prints nothing and reads no environment variable; the process
 //! that calls `run` or `detach` has one thread at that moment.
 
+mod after;
 mod error;
+mod interrupts;
 
 pub use error::FvmError;
 pub use fvm_changes::text::{FileDiff, diff_file};
 pub use fvm_changes::{ScanInput, filter};
+pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatched, Watch, What};
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
 pub use fvm_review::{Choice, OnConflict};
 pub use fvm_vm::attach::Ended;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};
+pub use interrupts::Interrupts;
 
 use fvm_changes::LayerView;
+use fvm_commit::{HostDisk, Store};
 use fvm_host::HostFacts;
 use fvm_model::plan::LayerDir;
 use fvm_model::{ChangeKind, ChangeSet, LayerKind, Plan, Summary, VmName, VmPath, VmRecord, VmState};
 use fvm_vm::lifecycle;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// A state directory, open.
@@ -47,6 +53,8 @@ pub struct Fvm {
 /// What a commit did.
 #[derive(Debug)]
 pub struct Committed {
+    /// Its number, for `undo`; `None` when there was nothing to do.
+    pub number: Option<u64>,
     /// What was chosen, by kind.
     pub summary: Summary,
     /// How many operations the host saw.
@@ -283,25 +291,115 @@ impl Fvm {
         changes: &ChangeSet,
         plan: Plan,
         keep: bool,
+        watch: &mut dyn Watch,
     ) -> Result<Committed, FvmError> {
         let _lock = self.lock(record)?;
-        let selected = plan.selected.clone();
-        let dropped: Vec<VmPath> = plan.host_kept.iter().chain(&selected).cloned().collect();
-        let published = fvm_commit::prepare(plan, &self.layer_dirs(record))?.publish()?;
-        if !keep {
-            self.forget(record, changes, &dropped)?;
+        let dropped: HashSet<&VmPath> = plan.host_kept.iter().chain(&plan.whole).collect();
+        let after = if keep || dropped.is_empty() { Vec::new() } else { after::encode(record, changes, &dropped)? };
+        if plan.ops.is_empty() {
+            if !after.is_empty() {
+                self.forget(record, &after)?;
+            }
+            return Ok(Committed { number: None, summary: Summary::default(), operations: 0, notes: Vec::new() });
         }
-        Ok(Committed { summary: count(changes, &selected), operations: published.applied, notes: published.notes })
+        let store = self.commits();
+        let held = store.hold()?;
+        let what = fvm_commit::What::Commit { vm: record.id.to_string(), name: record.name.to_string() };
+        let options = fvm_commit::Options { what, may_move: !keep, after: after.clone() };
+        let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record), &options, watch)?;
+        let applied = prepared.publish()?;
+        if !after.is_empty() {
+            self.forget(record, &after)?;
+        }
+        let published = applied.finish()?;
+        // What earlier commits replaced is not kept for ever; that it is kept too long is no reason to fail.
+        if let Ok(Some(held)) = store.try_hold() {
+            let _kept_longer = fvm_commit::gc(&HostDisk, &store, &held, Keep::default());
+        }
+        Ok(Committed {
+            number: Some(published.number),
+            summary: count(changes, &plan.selected),
+            operations: published.applied,
+            notes: published.notes,
+        })
     }
 
     /// After a commit the VM's copies equal the host's: dropping them makes the VM see the host's own again. When
     /// nothing else is left, the VM is as if forked now.
-    fn forget(&self, record: &VmRecord, changes: &ChangeSet, selected: &[VmPath]) -> Result<(), FvmError> {
+    fn forget(&self, record: &VmRecord, after: &[u8]) -> Result<(), FvmError> {
         let now = lifecycle::now();
-        if fvm_changes::forget(&self.scan_input(record), changes, selected)? {
+        let after = after::decode(after)?;
+        fvm_changes::forget(&self.scan_input(record), after.what())?;
+        if after.all {
             self.home.save(&VmRecord { forked: now, ..record.clone() }, true)?;
         }
         Ok(())
+    }
+
+    /// Where commits are recorded.
+    fn commits(&self) -> Store {
+        Store::new(self.home.state_dir().join("commits"), self.home.run_dir().join("commit.lock"))
+    }
+
+    /// Brings an interrupted commit to its end, forward or back. `Ok(None)`: there is none, or another process is just
+    /// carrying it out. Cheap when there is none.
+    ///
+    /// # Errors
+    /// When that is not possible yet: nothing is lost, and it can be tried again.
+    pub fn recover(&self) -> Result<Option<Recovered>, FvmError> {
+        let store = self.commits();
+        if !store.is_active() {
+            return Ok(None);
+        }
+        let Some(held) = store.try_hold()? else { return Ok(None) };
+        let mut after = |what: &fvm_commit::What, bytes: &[u8]| -> Result<(), String> {
+            let fvm_commit::What::Commit { vm, .. } = what else { return Ok(()) };
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let id = vm.parse().map_err(|_| format!("'{vm}' is no id"))?;
+            let record = self.home.load(&id).map_err(|e| e.to_string())?;
+            let _lock = self.lock(&record).map_err(|e| e.to_string())?;
+            self.forget(&record, bytes).map_err(|e| e.to_string())
+        };
+        Ok(fvm_commit::recover(&HostDisk, &store, &held, &mut after)?)
+    }
+
+    /// All commits and undos, oldest first.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub fn history(&self) -> Result<Vec<fvm_commit::Record>, FvmError> {
+        Ok(fvm_commit::history(&self.commits())?)
+    }
+
+    /// One of them, with what it did.
+    ///
+    /// # Errors
+    /// When there is no such commit.
+    pub fn show(&self, number: u64) -> Result<(fvm_commit::Record, Vec<fvm_commit::OpLine>), FvmError> {
+        let store = self.commits();
+        Ok((fvm_commit::record(&store, number)?, store.ops(number)?))
+    }
+
+    /// Takes a commit back.
+    ///
+    /// # Errors
+    /// When what it brought was changed since, or what it replaced is not kept any more: nothing is changed then.
+    pub fn undo(&self, number: u64) -> Result<Published, FvmError> {
+        let store = self.commits();
+        let held = store.hold()?;
+        Ok(fvm_commit::undo(&HostDisk, &store, held, number)?)
+    }
+
+    /// Removes what old commits replaced; returns which cannot be undone any more.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn gc(&self, keep: Keep) -> Result<Vec<u64>, FvmError> {
+        let store = self.commits();
+        let held = store.hold()?;
+        Ok(fvm_commit::gc(&HostDisk, &store, &held, keep)?)
     }
 
     /// Drops changes of a stopped VM: it sees the host's version there again.

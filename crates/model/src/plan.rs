@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Every op names three places: `path`, where the result stands afterwards; `base`, where the host's previous version
-//! lies today; `stage_dir`, an existing host directory of the same mount that no op moves, where the op's stage
-//! `.fvm-<id>-<n>` lies until it is published.
+//! lies today; `stage_dir`, an existing host directory of the same mount that no op moves, where the op's stage can lie
+//! until it is put in place.
 //!
 //! Invariants: ops are sorted by `path`, so a parent stands before its children; `n` counts from 1; a plan decides
 //! everything and knows nothing that only the host can tell; its texts are printed through [`crate::path::printable`].
 
 use crate::change::{FileType, Meta, MetaDelta, TouchedDir};
-use crate::path::{HostPath, VmPath};
+use crate::path::{Bytes, HostPath, VmPath};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,7 +36,7 @@ pub struct LayerDir {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[must_use = "a plan does nothing until it is prepared and published"]
 pub struct Plan {
-    /// Names the stages: letters, digits and `-`. By default derived from the ops; see [`Plan::with_id`].
+    /// Equal plans have equal ids: derived from the ops.
     pub id: String,
     /// When the VM was forked, if known: what stands in the way of a renamed entry may be replaced if older.
     pub forked: Option<Timestamp>,
@@ -52,8 +52,10 @@ pub struct Plan {
     pub conflicts_overridden: Vec<VmPath>,
     /// Conflicts where the host's version stays, and the VM's is to be dropped after the commit.
     pub host_kept: Vec<VmPath>,
-    /// All paths with an op: what leaves the VM's layers after the commit.
+    /// All paths with an op.
     pub selected: Vec<VmPath>,
+    /// Those of which nothing is left out: what leaves the VM's layers after the commit.
+    pub whole: Vec<VmPath>,
 }
 
 /// A change that was added to a choice.
@@ -140,6 +142,11 @@ pub enum Content {
     Directory,
     /// A copy of the layer's file, symlink or FIFO.
     Layer,
+    /// These bytes, with the host's metadata: hunks that a person chose, or both sides' changes merged.
+    Given {
+        /// All of the file.
+        bytes: Bytes,
+    },
     /// A hard link to the stage of an earlier op.
     Op {
         /// Its number.
@@ -169,12 +176,6 @@ pub enum Occupant {
 }
 
 impl Plan {
-    /// The same plan under another id, such as a commit's number.
-    pub fn with_id(mut self, id: impl Into<String>) -> Self {
-        self.id = id.into();
-        self
-    }
-
     /// The same plan of a VM forked at `at`.
     pub fn with_forked(mut self, at: Timestamp) -> Self {
         self.forked = Some(at);
@@ -189,18 +190,6 @@ impl Plan {
 }
 
 impl PlanOp {
-    /// The op's stage in `stage_dir`.
-    #[must_use]
-    pub fn stage_name(&self, id: &str) -> String {
-        format!(".fvm-{id}-{}", self.n)
-    }
-
-    /// Where the old version of a renamed entry with new content is kept, in `stage_dir`.
-    #[must_use]
-    pub fn old_name(&self, id: &str) -> String {
-        format!(".fvm-{id}-{}-old", self.n)
-    }
-
     /// Whether it puts an entry where none, or another one, was.
     #[must_use]
     pub fn places(&self) -> bool {

@@ -12,7 +12,7 @@
 
 use fvm_model::plan::{LayerDir, Plan, Pulled, Skipped};
 use fvm_model::{ChangeKind, ChangeSet, HostPath, VmPath};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 mod closure;
@@ -28,8 +28,21 @@ pub struct Choice {
     pub only: Vec<String>,
     /// Of those, nothing that matches one of these patterns.
     pub except: Vec<String>,
+    /// Exactly these changes, whatever lies below; `None`: as `paths` says.
+    pub exact: Option<BTreeSet<VmPath>>,
+    /// Content decided by hand, instead of the VM's, for files that the VM modified. A conflict there is settled by it.
+    pub given: BTreeMap<VmPath, Given>,
     /// What happens to changes whose entry the host changed as well.
     pub on_conflict: OnConflict,
+}
+
+/// Content decided by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// All of the file.
+    pub bytes: Vec<u8>,
+    /// Whether nothing of the VM's change is left out: the VM need not keep its version.
+    pub whole: bool,
 }
 
 /// What happens to a change whose entry the host changed after the fork.
@@ -91,6 +104,12 @@ pub enum ReviewError {
         /// The layer.
         layer: u32,
     },
+    /// Content was given for something else than a modified file with one name.
+    #[error("'{path}' cannot be committed in part: only files with one name, that the VM modified, can")]
+    NotInPart {
+        /// The path.
+        path: VmPath,
+    },
     /// The change set contradicts itself.
     #[error("the change of '{path}' has no {what}; scan the VM again")]
     Incomplete {
@@ -130,7 +149,8 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
     }
     leave_out(&needs, changes, &mut todo, &out, &mut plan);
 
-    let conflicts: BTreeSet<usize> = todo.iter().copied().filter(|i| changes[*i].conflict.is_some()).collect();
+    let is_conflict = |i: &usize| changes[*i].conflict.is_some() && !choice.given.contains_key(&changes[*i].path);
+    let conflicts: BTreeSet<usize> = todo.iter().copied().filter(is_conflict).collect();
     let paths = || conflicts.iter().map(|i| changes[*i].path.clone());
     match choice.on_conflict {
         _ if conflicts.is_empty() => {}
@@ -166,7 +186,9 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
     plan.conflicts_overridden.retain(|p| todo.iter().any(|i| changes[*i].path == *p));
     plan.selected = todo.iter().map(|i| changes[*i].path.clone()).collect();
     let selected: Vec<&fvm_model::Change> = todo.iter().map(|i| &changes[*i]).collect();
-    plan.ops = ops::build(&selected, layers, choice.on_conflict == OnConflict::Vm)?;
+    let is_part = |path: &VmPath| choice.given.get(path).is_some_and(|given| !given.whole);
+    plan.whole = plan.selected.iter().filter(|path| !is_part(path)).cloned().collect();
+    plan.ops = ops::build(&selected, layers, choice)?;
     let all = *choice == Choice { on_conflict: choice.on_conflict, ..Choice::default() } && !plan.ops.is_empty();
     let touches = |dir: &VmPath| all || plan.ops.iter().any(|op| ops::is_in(op, dir));
     plan.dir_times = set.touched.iter().filter(|t| touches(&t.path)).cloned().collect();

@@ -9,17 +9,21 @@
 //! Invariants: a stage directory exists on the host before and after the commit at the same place; the first name of a
 //! hard-link group is copied, the others link to it.
 
-use crate::ReviewError;
 use crate::closure::places;
+use crate::{Choice, Given, OnConflict, ReviewError};
+use fvm_model::path::Bytes;
 use fvm_model::plan::{Action, Content, LayerDir, Occupant, Plan, PlanOp};
 use fvm_model::{Change, ChangeKind, FileType, HostPath, MetaDelta, VmPath};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
 struct Builder<'c> {
     by_path: HashMap<&'c VmPath, &'c Change>,
     rename_bases: HashSet<&'c HostPath>,
     groups: HashMap<u32, Group>,
     vm_wins: bool,
+    given: &'c BTreeMap<VmPath, Given>,
 }
 
 /// How the names of one file get to be one.
@@ -30,14 +34,16 @@ enum Group {
     Copy(Option<u32>),
 }
 
-/// The ops of `selected`, which is closed and sorted by path. `vm_wins`: a moved entry replaces whatever is in its way.
-pub(crate) fn build(selected: &[&Change], layers: &[LayerDir], vm_wins: bool) -> Result<Vec<PlanOp>, ReviewError> {
+/// The ops of `selected`, which is closed and sorted by path. When the VM wins, a moved entry replaces whatever is in its
+/// way.
+pub(crate) fn build(selected: &[&Change], layers: &[LayerDir], choice: &Choice) -> Result<Vec<PlanOp>, ReviewError> {
     let renamed = |c: &&&Change| matches!(c.kind, ChangeKind::Renamed { .. });
     let mut builder = Builder {
         by_path: selected.iter().map(|c| (&c.path, *c)).collect(),
         rename_bases: selected.iter().filter(renamed).filter_map(|c| c.base.as_ref()).collect(),
         groups: groups(selected),
-        vm_wins,
+        vm_wins: choice.on_conflict == OnConflict::Vm,
+        given: &choice.given,
     };
     let mut ops = Vec::with_capacity(selected.len());
     for (i, change) in selected.iter().enumerate() {
@@ -76,7 +82,12 @@ fn groups(selected: &[&Change]) -> HashMap<u32, Group> {
 impl Builder<'_> {
     fn op(&mut self, n: u32, change: &Change, root: &HostPath) -> Result<PlanOp, ReviewError> {
         let lacks = |what| ReviewError::Incomplete { path: change.path.clone(), what };
-        let overridden = change.conflict.is_some();
+        let given = self.given.get(&change.path);
+        let is_plain = matches!(change.kind, ChangeKind::Modified { .. }) && change.file_type == FileType::File;
+        if given.is_some() && (!is_plain || change.link_group.is_some()) {
+            return Err(ReviewError::NotInPart { path: change.path.clone() });
+        }
+        let overridden = change.conflict.is_some() && given.is_none();
         if crate::has_after(&change.kind) && change.after.is_none() {
             return Err(lacks("metadata"));
         }
@@ -135,6 +146,9 @@ impl Builder<'_> {
     fn content(&mut self, n: u32, change: &Change) -> Content {
         if change.file_type == FileType::Directory {
             return Content::Directory;
+        }
+        if let Some(given) = self.given.get(&change.path) {
+            return Content::Given { bytes: Bytes(OsString::from_vec(given.bytes.clone())) };
         }
         match change.link_group.and_then(|g| self.groups.get_mut(&g)) {
             Some(Group::Host(at, checked)) => {

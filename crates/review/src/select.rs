@@ -55,6 +55,7 @@ pub(crate) fn select(changes: &[Change], choice: &Choice) -> Result<Vec<usize>, 
         (choice.paths.is_empty() || choice.paths.iter().any(|p| names(p, c)))
             && (choice.only.is_empty() || only.matches(&c.path))
             && !except.matches(&c.path)
+            && choice.exact.as_ref().is_none_or(|exact| exact.contains(&c.path))
     };
     Ok((0..changes.len()).filter(|i| chosen(&changes[*i])).collect())
 }

@@ -89,8 +89,13 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         ConflictArg::Vm => OnConflict::Vm,
         ConflictArg::Host => OnConflict::Host,
     };
-    let choice =
-        Choice { paths: paths(&args.paths)?, only: args.only.clone(), except: args.except.clone(), on_conflict };
+    let choice = Choice {
+        paths: paths(&args.paths)?,
+        only: args.only.clone(),
+        except: args.except.clone(),
+        on_conflict,
+        ..Choice::default()
+    };
     let set = fvm.changes(&record)?;
     warn(out, &set);
     let plan = fvm.decide(&record, &set, &choice)?;
@@ -118,6 +123,8 @@ pub fn commit_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Done {
 fn carry_out(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet, plan: Plan, keep: bool) -> Done {
     #[derive(Serialize)]
     struct Report {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        commit: Option<u64>,
         summary: fvm::model::Summary,
         operations: usize,
         notes: Vec<String>,
@@ -125,13 +132,23 @@ fn carry_out(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet, plan: 
     if plan.ops.is_empty() {
         out.say("nothing to commit");
     }
-    let done = fvm.commit(record, set, plan, keep)?;
+    let mut interrupts = fvm::Interrupts::hold();
+    let done = fvm.commit(record, set, plan, keep, &mut interrupts)?;
+    if interrupts.heard() {
+        out.say("the interrupt came too late: everything is committed");
+    }
     for note in &done.notes {
         out.say(&format!("note: {note}"));
     }
-    out.say(&format!("committed {}: {}", record.name, render::summary(done.summary)));
+    let undo = done.number.map(|n| format!("; 'fvm undo {n}' takes it back")).unwrap_or_default();
+    out.say(&format!("committed {}: {}{undo}", record.name, render::summary(done.summary)));
     if out.json() {
-        out.document(&Report { summary: done.summary, operations: done.operations, notes: done.notes })?;
+        out.document(&Report {
+            commit: done.number,
+            summary: done.summary,
+            operations: done.operations,
+            notes: done.notes,
+        })?;
     }
     Ok(exit::DONE)
 }

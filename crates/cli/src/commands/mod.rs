@@ -4,10 +4,12 @@
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
 //!   changes  status, diff, commit, discard  what they changed
+//!   history  history, show, undo ...      commits after the fact
 //!   host     doctor, completions            this machine
 //! ```
 
 mod changes;
+mod history;
 mod host;
 mod run;
 mod vms;
@@ -24,6 +26,10 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
     }
     let (state, run_dir) = dirs::dirs(cli.global.home.clone())?;
     let fvm = Fvm::open(&state, &run_dir)?;
+    match &cli.command {
+        Command::Recover => return history::recover(&fvm, out),
+        command => history::recover_first(&fvm, out, matches!(command, Command::Commit(_) | Command::Undo(_)))?,
+    }
     // The start path does no housekeeping: every other command does.
     if !cli.command.runs_program() {
         fvm.sweep()?;
@@ -47,6 +53,10 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Commit(args) => changes::commit(&fvm, out, &args),
         Command::Discard(args) => changes::discard(&fvm, out, &args),
         Command::Doctor => host::doctor(&fvm, out, cli.global.verbose),
-        Command::Completions { .. } => Ok(fvm::model::exit::DONE),
+        Command::History => history::history(&fvm, out),
+        Command::Show(args) => history::show(&fvm, out, &args),
+        Command::Undo(args) => history::undo(&fvm, out, &args),
+        Command::Gc(args) => history::gc(&fvm, out, &args),
+        Command::Recover | Command::Completions { .. } => Ok(fvm::model::exit::DONE),
     }
 }

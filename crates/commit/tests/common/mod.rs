@@ -8,7 +8,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use fvm_commit::{CommitError, Published, prepare};
+use fvm_commit::{Applied, CommitError, HostDisk, Options, Prepared, Published, Store, Unwatched, What};
 use fvm_model::change::TouchedDir;
 use fvm_model::{Change, ChangeKind, ChangeSet, FileType, HostPath, LayerDir, Meta, MetaDelta, Timestamp, VmPath};
 use fvm_review::{Choice, decide};
@@ -122,10 +122,25 @@ impl Lab {
     }
 
     pub fn commit_with(&self, choice: &Choice) -> Result<Published, CommitError> {
-        let result = self.plan(choice);
-        let published = prepare(result, &self.layers()).and_then(fvm_commit::Prepared::publish);
+        let published = self.prepare(&self.plan(choice)).and_then(Prepared::publish).and_then(Applied::finish);
         self.assert_clean();
         published
+    }
+
+    /// Where commits are recorded.
+    pub fn store(&self) -> Store {
+        Store::new(self.tmp.path().join("commits"), self.tmp.path().join("lock"))
+    }
+
+    /// Stages a plan: by copying, as when the VM is kept.
+    pub fn prepare(&self, plan: &fvm_model::Plan) -> Result<Prepared<'static>, CommitError> {
+        self.prepare_as(plan, false)
+    }
+
+    pub fn prepare_as(&self, plan: &fvm_model::Plan, may_move: bool) -> Result<Prepared<'static>, CommitError> {
+        let what = What::Commit { vm: "0123456789ab".into(), name: "test".into() };
+        let options = Options { what, may_move, after: Vec::new() };
+        fvm_commit::prepare(&HostDisk, self.store().hold()?, plan, &self.layers(), &options, &mut Unwatched)
     }
 
     pub fn plan(&self, choice: &Choice) -> fvm_model::Plan {

@@ -1,0 +1,49 @@
+//! Ctrl-C while the host is being changed: heard, not obeyed in the middle.
+//!
+//! Invariant: while an [`Interrupts`] lives, the signals are held back in this thread and those it starts; before the
+//! commit point they stop the commit, after it they change nothing.
+
+use fvm_commit::Watch;
+use fvm_sys::process::{next_signal, signal_fd, unblock_signals};
+use rustix::fd::OwnedFd;
+
+/// SIGHUP, SIGINT, SIGTERM.
+const SIGNALS: [i32; 3] = [1, 2, 15];
+
+/// Holds the signals back that would end the process.
+#[derive(Debug)]
+pub struct Interrupts {
+    fd: Option<OwnedFd>,
+    heard: bool,
+}
+
+impl Interrupts {
+    /// From now on.
+    #[must_use]
+    pub fn hold() -> Self {
+        Self { fd: signal_fd(&SIGNALS).ok(), heard: false }
+    }
+
+    /// Whether one came.
+    pub fn heard(&mut self) -> bool {
+        if let Some(fd) = &self.fd {
+            while let Ok(Some(_)) = next_signal(fd) {
+                self.heard = true;
+            }
+        }
+        self.heard
+    }
+}
+
+impl Watch for Interrupts {
+    fn go_on(&mut self, done: usize, total: usize) -> bool {
+        // A look now and then is enough.
+        !(done.is_multiple_of(64) || done == total) || !self.heard()
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        unblock_signals(&SIGNALS);
+    }
+}
