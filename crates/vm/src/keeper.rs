@@ -12,6 +12,7 @@ use crate::error::VmError;
 use crate::home::Home;
 use crate::launch::Launched;
 use crate::proto::{self, Order, Reply, Request};
+use crate::refresh;
 use fvm_model::{VmId, VmName};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -128,6 +129,7 @@ fn answer(client: &OwnedFd, vm: &Launched) {
             }
         }
         Request::Kill => done(end(vm)),
+        Request::Refresh => refresh::refresh(vm).map_or_else(Reply::Refused, |()| Reply::Done),
     };
     // A client that left does not need the answer.
     let _left = proto::write_message(client, &reply, &[]);
