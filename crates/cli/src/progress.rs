@@ -122,8 +122,7 @@ mod tests {
         let progress = Progress::begin("reading", Duration::from_millis(patience_ms), target);
         std::thread::sleep(Duration::from_millis(work_ms));
         drop(progress);
-        let text = paper.0.lock().unwrap().clone();
-        text
+        paper.0.lock().unwrap().clone()
     }
 
     #[test]

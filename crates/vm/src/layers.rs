@@ -186,7 +186,7 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
 
 /// A file to be covered by a mount: closed, so that it is never taken for a copy.
 fn make_placeholder(to: &Path) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(0).open(to).map(drop)
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o000).open(to).map(drop)
 }
 
 /// Brings `skeleton/` of a running VM up to date, as far as that needs no new mount: symlinks and copied files are
