@@ -160,7 +160,7 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
 /// Sends one request to the keeper of a VM.
 ///
 /// # Errors
-/// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer.
+/// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer, [`VmError::Refused`].
 pub fn ask(
     home: &Home,
     id: &VmId,
@@ -179,7 +179,7 @@ pub fn ask(
     }
     proto::write_message(&socket, request, fds).map_err(|e| broken(&e))?;
     match proto::read_message::<Reply>(&socket) {
-        Ok(Some((Reply::Refused(why), _))) => Err(broken(&why)),
+        Ok(Some((Reply::Refused(why), _))) => Err(VmError::Refused { name: name.clone(), why }),
         Ok(Some((reply, _))) => Ok(reply),
         Ok(None) => Err(broken(&"it hung up")),
         Err(e) => Err(broken(&e)),

@@ -96,7 +96,7 @@ pub fn refresh(vm: &Launched) -> Result<(), String> {
     for skeleton in &vm.skeletons {
         layers::update_skeleton(&skeleton.dir, &skeleton.host).map_err(|e| e.to_string())?;
     }
-    flush(vm).map_err(|e| format!("init does not say which mounts it has: {e}"))?
+    flush(vm).map_err(|e| format!("its init does not answer: {e}"))?
 }
 
 fn flush(vm: &Launched) -> Result<Result<(), String>, Errno> {
@@ -115,8 +115,10 @@ fn flush(vm: &Launched) -> Result<Result<(), String>, Errno> {
             Some((Overlays::Finished { failed, missed }, _)) => {
                 let error = first_error.or(failed.map(Errno::from_raw_os_error));
                 return Ok(match (error, missed) {
-                    (Some(error), _) => Err(format!("the kernel did not refresh all of its directories: {error}")),
-                    (None, 1..) => Err(format!("it has {missed} mounts more than can be refreshed: restart it")),
+                    (Some(error), _) => Err(format!("not all of its directories could be refreshed: {error}")),
+                    (None, 1..) => {
+                        Err(format!("{missed} of its mounts were not refreshed ('ulimit -n' is too low): restart it"))
+                    }
                     (None, 0) => Ok(()),
                 });
             }
