@@ -53,6 +53,8 @@ pub enum Command {
     Stop(Stop),
     /// End a VM at once
     Kill(Many),
+    /// Make running VMs see what the host created, replaced or removed meanwhile
+    Refresh(Many),
     /// Throw VMs away, with all they changed
     Delete(Delete),
     /// List the VMs

@@ -6,6 +6,7 @@
 //!   commands/ one file for each group of commands
 //!   render    changes and VMs as text
 //!   output    stdout is data, stderr is talk
+//!   progress  a line on the terminal while something takes long
 //! ```
 //!
 //! Invariants: nothing is decided here that the API could decide; every error passes through [`main`], which alone
@@ -16,6 +17,7 @@ mod commands;
 mod dirs;
 mod failure;
 mod output;
+mod progress;
 mod render;
 
 use clap::Parser;

@@ -1,6 +1,7 @@
 //! stdout is data, stderr is talk.
 
 use crate::failure::Failure;
+use crate::progress::Progress;
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
@@ -49,6 +50,16 @@ impl Output {
             // There is nobody else to tell that stderr is closed.
             let _closed = writeln!(io::stderr(), "fvm: {text}");
         }
+    }
+
+    /// Does `work`. When it takes longer than a person waits without wondering, a line on the terminal says what goes
+    /// on; it is gone again when this returns.
+    pub fn during<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+        let seen = !self.quiet && !self.json && io::stderr().is_terminal();
+        let progress = seen.then(|| Progress::on_terminal(what));
+        let done = work();
+        drop(progress);
+        done
     }
 
     /// Tells of a failure.

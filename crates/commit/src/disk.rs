@@ -61,6 +61,9 @@ pub trait Disk: std::fmt::Debug {
     fn sync_fd(&self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
     /// Everything written so far to the file system of `dir` is on the disk when this returns.
     fn sync(&self, dir: &Dir) -> Result<(), Errno>;
+    /// Whatever is changed after this returns has a later time than what was changed before: the kernel's clock for
+    /// files has ticked.
+    fn tick(&self);
 }
 
 /// The machine's own file systems.
@@ -167,5 +170,10 @@ impl Disk for HostDisk {
     fn sync(&self, dir: &Dir) -> Result<(), Errno> {
         // A directory descriptor names its file system.
         fs::syncfs(dir)
+    }
+
+    fn tick(&self) {
+        // CONFIG_HZ is 100 or more everywhere.
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

@@ -337,7 +337,9 @@ impl Held {
         self.write_value(disk, 0, "active", &number)?;
         disk.create_dir((&self.dir, &name)).map_err(fail)?;
         let dir = self.dir.beneath(&name).map_err(fail)?;
-        disk.create_dir((&dir, Path::new("area"))).map_err(fail)
+        disk.create_dir((&dir, Path::new("area"))).map_err(fail)?;
+        // The intent is written next: it must not be in a directory that the power can take away.
+        disk.sync_fd(self.dir.as_fd()).map_err(fail)
     }
 
     /// The area of commit `number`.

@@ -30,7 +30,7 @@ pub use disk::{Disk, Entry, HostDisk};
 pub use error::{Changed, CommitError};
 pub use history::{Keep, Record, gc, history, record};
 pub use journal::{Held, OpLine, Store, What};
-pub use recover::{Outcome, Recovered, recover};
+pub use recover::{AfterWork, Outcome, Recovered, recover};
 pub use undo::undo;
 
 use apply::{End, Run};

@@ -38,6 +38,9 @@ pub struct Recovered {
     pub notes: Vec<String>,
 }
 
+/// What the caller of a commit does between its application and its end.
+pub type AfterWork<'a> = dyn FnMut(&What, &[u8]) -> Result<(), String> + 'a;
+
 /// Brings the interrupted commit, if there is one, to its end. `after` does what its caller left to do, by what it said
 /// in [`crate::Options::after`].
 ///
@@ -47,7 +50,7 @@ pub fn recover(
     disk: &dyn Disk,
     store: &Store,
     held: &Held,
-    after: &mut dyn FnMut(&What, &[u8]) -> Result<(), String>,
+    after: &mut AfterWork<'_>,
 ) -> Result<Option<Recovered>, CommitError> {
     let Some(number) = held.active()? else { return Ok(None) };
     let intent = match store.intent(number) {

@@ -24,6 +24,7 @@ use fvm_model::Timestamp;
 use fvm_sys::dir::Dir;
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Takes commit `number` back.
@@ -91,6 +92,12 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
 /// goes to a slot like everything else.
 fn prepare_program(done: &Program, places: &Places, token: &str) -> Result<(Program, Vec<Loc>), CommitError> {
     let mut program = done.undo();
+    for time in &mut program.times {
+        // Directories that come back from the area to another file system are copies.
+        if !matches!(time.at.root, Root::Mount(n) if places.get(n).is_ok_and(|p| p.near_area)) {
+            time.ino = 0;
+        }
+    }
     let mut beside = Vec::new();
     for step in program.phases.iter_mut().flatten() {
         let slot = match step.slot.root {
@@ -123,7 +130,11 @@ fn restage(
     program: &mut Program,
     notes: &mut Vec<String>,
 ) -> Result<(), CommitError> {
-    for step in program.phases.iter_mut().flatten().filter(|s| s.slot.root != Root::Area) {
+    // What the first phase leaves in a slot is there for the second.
+    let filled: HashSet<Loc> = program.phases[0].iter().map(|s| s.slot.clone()).collect();
+    let [first, second] = &mut program.phases;
+    let second = second.iter_mut().filter(|s| !filled.contains(&s.slot));
+    for step in first.iter_mut().chain(second).filter(|s| s.slot.root != Root::Area) {
         let fail = |errno| CommitError::Journal { what: "restore", path: places.shown(&step.path).into(), errno };
         let saved = saved_name(&step.slot);
         let (dir, name) = places.at(&step.slot).map_err(fail)?;

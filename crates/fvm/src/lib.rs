@@ -180,6 +180,14 @@ impl Fvm {
         Ok(lifecycle::kill(&self.home, record)?)
     }
 
+    /// Makes a running VM see what the host created, replaced or removed since it looked.
+    ///
+    /// # Errors
+    /// When it is not running, or not all of it could be refreshed.
+    pub fn refresh(&self, record: &VmRecord) -> Result<(), FvmError> {
+        Ok(lifecycle::refresh(&self.home, record)?)
+    }
+
     /// The numbers of a running VM's keeper and init.
     ///
     /// # Errors

@@ -10,8 +10,8 @@
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
 };
 use std::path::Path;
 
@@ -136,6 +136,16 @@ pub fn mount_setattr_idmap(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> Res
 pub fn add_attributes(mount: BorrowedFd<'_>, attrs: MountAttrFlags, recursive: bool) -> Result<(), Errno> {
     let attr = MountAttr { attr_set: u64::from(attrs.bits()), attr_clr: 0, propagation: 0, userns_fd: 0 };
     mount_setattr(mount, &attr, recursive)
+}
+
+/// Makes the file system whose root `mount` is forget every name that nobody uses now, by reconfiguring it with nothing
+/// to change. `mount` need not be in this mount namespace, or reachable by any path.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN` over the user namespace that mounted it; `EINVAL` when it is not the root of a mount.
+pub fn drop_names(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_NO_AUTOMOUNT;
+    fsconfig_reconfigure(fspick(mount, "", flags)?.as_fd())
 }
 
 /// Opens `path` beneath the directory `root`, following no symlink, as a mount point (O_PATH).

@@ -64,6 +64,14 @@ pub enum VmError {
         /// What happened.
         why: String,
     },
+    /// The keeper answered that it could not do it.
+    #[error("'{name}': {why}")]
+    Refused {
+        /// Which VM.
+        name: VmName,
+        /// In words.
+        why: String,
+    },
     /// The facts about the host could not be collected.
     #[error(transparent)]
     Host(#[from] fvm_host::HostError),

@@ -17,7 +17,7 @@ use fvm_sys::dir::Dir;
 use fvm_sys::mount::{self, MountError, MountOption};
 use fvm_sys::{ids, net};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{self, CWD, Mode as FileMode, OFlags, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, CWD, Mode as FileMode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use std::ffi::OsStr;
@@ -71,11 +71,16 @@ impl Site {
                 mount_change("/", private)?;
             }
             SetupOp::Overlay { layer, lower, target, idmapped, class, skeleton, restrict } => {
-                let made = self.overlay(*layer, lower, *idmapped, *class, *skeleton, *restrict)?;
-                self.place(&made, target)?;
+                match self.overlay(*layer, lower, *idmapped, *class, *skeleton, *restrict) {
+                    Err(e) if is_gone(&e, lower) => {}
+                    made => self.place(&made?, target)?,
+                }
             }
             SetupOp::ReadOnly { source, target, idmapped, restrict } => {
-                let copy = self.clone_host(source.as_path(), *idmapped)?;
+                let copy = match self.clone_host(source.as_path(), *idmapped) {
+                    Err(e) if is_gone(&e, source) => return Ok(()),
+                    copy => copy?,
+                };
                 let attrs = attributes(Restrict { read_only: true, ..*restrict });
                 mount::add_attributes(copy.as_fd(), attrs, false)?;
                 self.place(&copy, target)?;
@@ -360,6 +365,11 @@ fn is_essential(target: &VmPath) -> bool {
     ["/dev", "/proc", "/sys"].iter().any(|p| target.as_path() == Path::new(p))
 }
 
+/// The host removed it after the plan was drawn (a temporary directory, say): then there is nothing to show.
+fn is_gone(error: &MountError, host: &HostPath) -> bool {
+    error.errno == Errno::NOENT && fs::lstat(host.as_path()).is_err_and(|e| e == Errno::NOENT)
+}
+
 /// Whether the directory `below` is still the host's own in a VM with this `upper`: no directory on the way was
 /// removed, replaced or renamed. Overlayfs marks those in the upper layer, where the VM cannot write by itself.
 fn is_where_it_was(upper: &Path, below: &Path, class: XattrClass) -> Result<bool, Errno> {
@@ -392,6 +402,16 @@ fn attributes(restrict: Restrict) -> MountAttrFlags {
         }
     }
     attrs
+}
+
+/// Whether `fd` is the root of an overlay.
+#[must_use]
+pub fn is_overlay_root(fd: &OwnedFd) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
+    const MOUNT_ROOT: fs::StatxAttributes = fs::StatxAttributes::MOUNT_ROOT;
+    fs::fstatfs(fd).is_ok_and(|s| s.f_type == OVERLAYFS_SUPER_MAGIC)
+        && fs::statx(fd, "", AtFlags::EMPTY_PATH, fs::StatxFlags::empty())
+            .is_ok_and(|s| s.stx_attributes.contains(MOUNT_ROOT))
 }
 
 fn open_path(path: &Path) -> Result<OwnedFd, Errno> {

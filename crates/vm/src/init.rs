@@ -5,11 +5,13 @@
 //!                          └──── fork ──► monitor ── fork ──► program   (terminal: crate::session)
 //! ```
 //!
-//! Invariants: one thread, one loop; it holds no descriptor but its own; it trusts its keeper and nobody in the VM;
+//! Invariants: one thread, one loop; it holds no descriptor but its own and the VM's
+//! overlays; it trusts its keeper and nobody in the VM;
 //! when the orders end, so does it, and the kernel ends the VM's other processes with it.
 
 use crate::links;
 use crate::proto::{self, Order, Program, Status, Word};
+use crate::refresh::Held;
 use crate::session;
 use fvm_sys::process::{self, Waited};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -29,12 +31,12 @@ struct Watched {
 }
 
 /// Serves until the keeper goes or says stop. `links`: hard links need care here ([`crate::links`]).
-pub fn serve(orders: &OwnedFd, links: bool) -> ! {
-    let code = i32::from(run(orders, links).is_err());
+pub fn serve(orders: &OwnedFd, overlays: &Held, links: bool) -> ! {
+    let code = i32::from(run(orders, overlays, links).is_err());
     process::exit_now(code)
 }
 
-fn run(orders: &OwnedFd, links: bool) -> Result<(), Errno> {
+fn run(orders: &OwnedFd, overlays: &Held, links: bool) -> Result<(), Errno> {
     // No terminal of the host's, whatever the keeper's session was.
     let _already_leader = rustix::process::setsid();
     process::default_signals();
@@ -76,6 +78,7 @@ fn run(orders: &OwnedFd, links: bool) -> Result<(), Errno> {
                         return Ok(());
                     }
                 }
+                Ok(Some((Order::Refresh, fds))) => fds.iter().take(1).for_each(|answer| overlays.refresh(answer)),
                 Ok(None) => return Ok(()),
                 Err(_) => return Err(Errno::BADMSG),
             }

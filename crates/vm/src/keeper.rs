@@ -12,6 +12,7 @@ use crate::error::VmError;
 use crate::home::Home;
 use crate::launch::Launched;
 use crate::proto::{self, Order, Reply, Request};
+use crate::refresh;
 use fvm_model::{VmId, VmName};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -128,6 +129,7 @@ fn answer(client: &OwnedFd, vm: &Launched) {
             }
         }
         Request::Kill => done(end(vm)),
+        Request::Refresh => refresh::refresh(vm).map_or_else(Reply::Refused, |()| Reply::Done),
     };
     // A client that left does not need the answer.
     let _left = proto::write_message(client, &reply, &[]);
@@ -158,7 +160,7 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
 /// Sends one request to the keeper of a VM.
 ///
 /// # Errors
-/// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer.
+/// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer, [`VmError::Refused`].
 pub fn ask(
     home: &Home,
     id: &VmId,
@@ -177,7 +179,7 @@ pub fn ask(
     }
     proto::write_message(&socket, request, fds).map_err(|e| broken(&e))?;
     match proto::read_message::<Reply>(&socket) {
-        Ok(Some((Reply::Refused(why), _))) => Err(broken(&why)),
+        Ok(Some((Reply::Refused(why), _))) => Err(VmError::Refused { name: name.clone(), why }),
         Ok(Some((reply, _))) => Ok(reply),
         Ok(None) => Err(broken(&"it hung up")),
         Err(e) => Err(broken(&e)),

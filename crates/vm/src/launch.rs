@@ -20,7 +20,8 @@ use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::init;
 use crate::op::SetupOp;
-use fvm_model::Mode;
+use crate::refresh::Held;
+use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -29,6 +30,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// A VM whose init waits for orders.
 #[derive(Debug)]
@@ -39,6 +41,17 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// Orders to init ([`crate::proto::Order`]).
     pub orders: OwnedFd,
+    /// The layers that stand over generated names.
+    pub skeletons: Vec<Skeleton>,
+}
+
+/// A layer over the names of a host directory ([`crate::layers`]).
+#[derive(Debug)]
+pub struct Skeleton {
+    /// `layers/<n>`.
+    pub dir: PathBuf,
+    /// The directory.
+    pub host: HostPath,
 }
 
 /// What builder and init tell the keeper while the VM is being built.
@@ -81,6 +94,13 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
         before: &blueprint.ops[..enter],
         after: &blueprint.ops[enter + 1..],
     };
+    let skeletons = blueprint.ops.iter().filter_map(|op| match op {
+        SetupOp::Overlay { layer, lower, skeleton: true, .. } => {
+            Some(Skeleton { dir: site.layers_dir.join(layer.to_string()), host: lower.clone() })
+        }
+        _ => None,
+    });
+    let skeletons = skeletons.collect();
     let ends = Ends { orders: init_orders, report };
     let started = match site.mode {
         Mode::Shifted => start_shifted(site, &entry, ends),
@@ -93,7 +113,7 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     })?;
     await_ready(child, &progress).and_then(|init| {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
-        Ok(Launched { init, pidfd, orders })
+        Ok(Launched { init, pidfd, orders, skeletons })
     })
 }
 
@@ -304,7 +324,10 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
     let orders = rustix::io::dup(&ends.orders);
     process::close_all_but(&[orders.as_ref().map_or(-1, AsRawFd::as_raw_fd)]);
     match orders {
-        Ok(orders) => init::serve(&orders, site.mode == Mode::Rootless),
+        Ok(orders) => {
+            let overlays = Held::open(entry.before.iter().chain(entry.after), site.mode);
+            init::serve(&orders, &overlays, site.mode == Mode::Rootless)
+        }
         Err(_) => process::exit_now(1),
     }
 }

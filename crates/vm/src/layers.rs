@@ -15,7 +15,7 @@ use crate::op::SetupOp;
 use fvm_model::{HostPath, Mode};
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Makes what is missing of the layers that `blueprint` uses.
@@ -156,8 +156,8 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
     let copies = fs::accessat(CWD, host.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     let entries = match std::fs::read_dir(host.as_path()) {
         Ok(entries) => Some(entries),
-        // As on the host: the user may enter, but not look around.
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => None,
+        // As on the host: the user may enter, but not look around; or it is gone by now.
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound) => None,
         Err(e) => return Err(VmError::io("list", host.as_path(), &e)),
     };
     for entry in entries.into_iter().flatten().flatten() {
@@ -171,7 +171,7 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
         } else if kind.is_symlink() {
             std::fs::read_link(&from).and_then(|target| std::os::unix::fs::symlink(target, &to))
         } else if kind.is_file() {
-            if copies && is_small(&from) { copy_with_times(&from, &to) } else { std::fs::File::create(&to).map(drop) }
+            if copies && is_small(&from) { copy_with_times(&from, &to) } else { make_placeholder(&to) }
         } else {
             continue;
         };
@@ -184,10 +184,89 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
     fs::chmod(&skeleton, FileMode::from_raw_mode(0o755)).map_err(|e| VmError::sys("set the mode of", &skeleton, e))
 }
 
+/// A file to be covered by a mount: closed, so that it is never taken for a copy.
+fn make_placeholder(to: &Path) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o000).open(to).map(drop)
+}
+
+/// Brings `skeleton/` of a running VM up to date, as far as that needs no new mount: symlinks and copied files are
+/// added, replaced and removed. Each is replaced by a rename, as any program on the host would do below an overlay.
+///
+/// # Errors
+/// When the skeleton cannot be written.
+pub fn update_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
+    let skeleton = dir.join("skeleton");
+    let copies = fs::accessat(CWD, host.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    for entry in std::fs::read_dir(host.as_path()).into_iter().flatten().flatten() {
+        let (from, to) = (entry.path(), skeleton.join(entry.file_name()));
+        let Some(there) = Name::of(&from) else { continue };
+        let wanted = there.is_link() || (copies && there.is_file() && is_small(&from));
+        let here = Name::of(&to);
+        if !wanted || here == Some(there.clone()) || here.is_some_and(|name| !name.is_ours_to_change()) {
+            continue;
+        }
+        let new = dir.join("new");
+        let _none = std::fs::remove_file(&new);
+        let made = match &there.link {
+            Some(target) => std::os::unix::fs::symlink(target, &new),
+            None => copy_with_times(&from, &new),
+        };
+        match made.and_then(|()| std::fs::rename(&new, &to)) {
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound) => {}
+            other => other.map_err(|e| VmError::io("create", &to, &e))?,
+        }
+    }
+    for entry in std::fs::read_dir(&skeleton).map_err(|e| VmError::io("list", &skeleton, &e))?.flatten() {
+        let to = entry.path();
+        let Some(here) = Name::of(&to) else { continue };
+        let there = Name::of(&host.as_path().join(entry.file_name()));
+        if here.is_ours_to_change() && !there.is_some_and(|name| name.is_link() || name.is_file()) {
+            std::fs::remove_file(&to).map_err(|e| VmError::io("remove", &to, &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// What tells two versions of an entry of a skeleton apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Name {
+    kind: u32,
+    mode: u32,
+    size: u64,
+    modified: (i64, i64),
+    link: Option<PathBuf>,
+}
+
+impl Name {
+    fn of(path: &Path) -> Option<Self> {
+        let meta = path.symlink_metadata().ok()?;
+        let kind = meta.mode() & 0o170_000;
+        if let Ok(target) = std::fs::read_link(path) {
+            return Some(Self { kind, mode: 0, size: 0, modified: (0, 0), link: Some(target) });
+        }
+        let (mode, modified) = (meta.mode() & 0o7777, (meta.mtime(), meta.mtime_nsec()));
+        Some(Self { kind, mode, size: meta.size(), modified, link: None })
+    }
+
+    fn is_link(&self) -> bool {
+        self.link.is_some()
+    }
+
+    fn is_file(&self) -> bool {
+        self.kind == 0o100_000
+    }
+
+    /// Not a directory or placeholder, on which a mount stands.
+    fn is_ours_to_change(&self) -> bool {
+        self.is_link() || (self.is_file() && self.mode != 0)
+    }
+}
+
 fn copy_with_times(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::copy(from, to)?;
     let meta = from.metadata()?;
-    let file: std::fs::File = fs::open(to, OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())?.into();
+    // Read-only: the copy may be.
+    let file: std::fs::File = fs::open(to, OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty())?.into();
     file.set_modified(meta.modified()?)
 }
 

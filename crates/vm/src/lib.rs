@@ -6,6 +6,7 @@
 //!   launch      who forks whom                 executor    one loop that carries the operations out
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
 //!   attach      a client's terminal            proto       what they say to each other
+//!   refresh     host changes, seen by a running VM
 //! ```
 //!
 //! Invariants: only this crate starts processes; it never writes to the host outside the state and run-time
@@ -25,6 +26,7 @@ pub mod links;
 pub mod op;
 pub mod proto;
 pub mod ps;
+pub mod refresh;
 mod session;
 
 pub use error::VmError;

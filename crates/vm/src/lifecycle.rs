@@ -381,6 +381,14 @@ pub fn kill(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     await_unlocked(home, record)
 }
 
+/// Makes a running VM see what the host created, replaced or removed.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer or could not do it all.
+pub fn refresh(home: &Home, record: &VmRecord) -> Result<(), VmError> {
+    keeper::ask(home, &record.id, &record.name, &Request::Refresh, &[]).map(drop)
+}
+
 /// After init's end the keeper gives the lock back, a moment later.
 fn await_unlocked(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     const TRIES: u32 = 500;

@@ -59,6 +59,22 @@ pub enum Order {
         /// How long they get.
         grace_ms: u64,
     },
+    /// Make the VM see what the host changed; with one descriptor, on which [`Overlays`] is the answer.
+    Refresh,
+}
+
+/// What init answers to [`Order::Refresh`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Overlays {
+    /// Descriptors of overlays come with this message: the keeper has to refresh them.
+    These,
+    /// There are no more.
+    Finished {
+        /// Error number of the first that init could not refresh itself.
+        failed: Option<i32>,
+        /// How many it holds no descriptor of.
+        missed: u32,
+    },
 }
 
 /// What a client asks of a keeper.
@@ -75,6 +91,8 @@ pub enum Request {
     },
     /// End the VM now.
     Kill,
+    /// Make it see what the host changed.
+    Refresh,
 }
 
 /// What a keeper answers.

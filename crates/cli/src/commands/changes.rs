@@ -6,10 +6,15 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 use fvm::model::{ChangeSet, Plan, VmPath, VmRecord, exit};
-use fvm::{Choice, FileDiff, Fvm, OnConflict, ScanInput};
+use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanInput};
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
+
+/// Everything that a VM changed.
+pub fn scan(fvm: &Fvm, out: &Output, record: &VmRecord) -> Result<ChangeSet, FvmError> {
+    out.during(&format!("reading the changes of {}", record.name), || fvm.changes(record))
+}
 
 /// `fvm status`.
 pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
@@ -24,7 +29,7 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     }
     let record = fvm.find(&args.name)?;
     let state = fvm.state(&record)?;
-    let set = fvm::filter(fvm.changes(&record)?, &paths(&args.paths)?);
+    let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
     if out.json() {
         let summary = set.summary();
         out.document(&Report { vm: record.name.as_str(), id: record.id.as_str(), state, summary, set: &set })?;
@@ -39,7 +44,7 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
 pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
     let record = fvm.find(&args.name)?;
     let input = fvm.scan_input(&record);
-    let set = fvm::filter(fvm.changes(&record)?, &paths(&args.paths)?);
+    let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
     if out.json() {
         diff_json(out, &input, &set)?;
     } else if args.name_only {
@@ -96,7 +101,7 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         on_conflict,
         ..Choice::default()
     };
-    let set = fvm.changes(&record)?;
+    let set = scan(fvm, out, &record)?;
     warn(out, &set);
     let plan = fvm.decide(&record, &set, &choice)?;
     tell_plan(out, &plan);
@@ -113,7 +118,7 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
 
 /// Commits everything that can be committed.
 pub fn commit_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Done {
-    let set = fvm.changes(record)?;
+    let set = scan(fvm, out, record)?;
     warn(out, &set);
     let plan = fvm.decide(record, &set, &Choice::default())?;
     tell_plan(out, &plan);
@@ -133,7 +138,8 @@ fn carry_out(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet, plan: 
         out.say("nothing to commit");
     }
     let mut interrupts = fvm::Interrupts::hold();
-    let done = fvm.commit(record, set, plan, keep, &mut interrupts)?;
+    let what = format!("committing {}", record.name);
+    let done = out.during(&what, || fvm.commit(record, set, plan, keep, &mut interrupts))?;
     if interrupts.heard() {
         out.say("the interrupt came too late: everything is committed");
     }
@@ -183,7 +189,7 @@ pub fn review(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Re
 pub fn discard(fvm: &Fvm, out: &Output, args: &Discard) -> Done {
     let record = fvm.find(&args.name)?;
     drop(fvm.lock(&record)?);
-    let set = fvm.changes(&record)?;
+    let set = scan(fvm, out, &record)?;
     let named = paths(&args.paths)?;
     let chosen: Vec<VmPath> = fvm::filter(set.clone(), &named).changes.into_iter().map(|c| c.path).collect();
     for path in &named {
@@ -194,7 +200,7 @@ pub fn discard(fvm: &Fvm, out: &Output, args: &Discard) -> Done {
             ));
         }
     }
-    let count = fvm.discard(&record, &set, &chosen)?;
+    let count = out.during(&format!("discarding {}", record.name), || fvm.discard(&record, &set, &chosen))?;
     out.say(&format!("discarded {count} change{}", if count == 1 { "" } else { "s" }));
     Ok(exit::DONE)
 }

@@ -137,7 +137,7 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
         drop(lock);
         changes::commit_all(fvm, out, &record)?;
     } else {
-        let set = fvm.changes(&record)?;
+        let set = changes::scan(fvm, out, &record)?;
         summarise(out, &record, &set);
     }
     Ok(code)
@@ -153,7 +153,7 @@ fn settle(
     named: bool,
     code: u8,
 ) -> Result<(), Failure> {
-    let set = fvm.changes(&record)?;
+    let set = changes::scan(fvm, out, &record)?;
     if set.changes.is_empty() && !named {
         out.say("nothing was changed");
         return Ok(fvm.delete_locked(record, &lock)?);

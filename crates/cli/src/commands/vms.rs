@@ -1,4 +1,4 @@
-//! `create`, `start`, `stop`, `kill`, `delete`, `list`, `inspect`, `ps`, `logs`, `explain`: VMs themselves.
+//! `create`, `start`, `stop`, `kill`, `refresh`, `delete`, `list`, `inspect`, `ps`, `logs`, `explain`: VMs themselves.
 
 use crate::Done;
 use crate::args::{Create, Delete, Stop};
@@ -45,6 +45,14 @@ pub fn kill(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
     each(fvm, out, names, |record| {
         fvm.kill(&record)?;
         Ok(format!("killed {}", record.name))
+    })
+}
+
+/// `fvm refresh`.
+pub fn refresh(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
+    each(fvm, out, names, |record| {
+        fvm.refresh(&record)?;
+        Ok(format!("refreshed {}", record.name))
     })
 }
 
