@@ -5,6 +5,7 @@
 //!              ├ closure   + what they need, − what cannot be done
 //!   Choice ────┘ conflicts fail, skip, VM's or host's version
 //!                ops       ─► Plan: every decision made, nothing touched
+//!   hunks                     a text change in parts, and the text with only some of them
 //! ```
 //!
 //! Invariants: pure: no file is read, none is written; a conflict is never overridden unless the choice says so; what
@@ -12,10 +13,11 @@
 
 use fvm_model::plan::{LayerDir, Plan, Pulled, Skipped};
 use fvm_model::{ChangeKind, ChangeSet, HostPath, VmPath};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 mod closure;
+pub mod hunks;
 mod ops;
 mod select;
 
@@ -28,6 +30,10 @@ pub struct Choice {
     pub only: Vec<String>,
     /// Of those, nothing that matches one of these patterns.
     pub except: Vec<String>,
+    /// Of those, exactly these changes, whatever lies below; `None`: everything.
+    pub exact: Option<BTreeSet<VmPath>>,
+    /// Content decided by hand for a modified text file, instead of the VM's.
+    pub given: BTreeMap<VmPath, Vec<u8>>,
     /// What happens to changes whose entry the host changed as well.
     pub on_conflict: OnConflict,
 }
@@ -108,6 +114,16 @@ fn list(conflicts: &[Conflict]) -> String {
     })
 }
 
+/// What of `set` a choice names, before anything is taken along or left out.
+///
+/// # Errors
+/// When the choice names what does not exist, or a pattern cannot be read.
+pub fn narrow(set: &ChangeSet, choice: &Choice) -> Result<ChangeSet, ReviewError> {
+    let chosen = select::select(&set.changes, choice)?;
+    let changes = chosen.into_iter().map(|i| set.changes[i].clone()).collect();
+    Ok(ChangeSet { changes, touched: set.touched.clone(), warnings: set.warnings.clone() })
+}
+
 /// Decides what of `set` reaches the host, and how.
 ///
 /// # Errors
@@ -122,7 +138,8 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
     let mut out = BTreeSet::new();
     for i in &todo {
         let Some(reason) = &changes[*i].uncommittable else { continue };
-        if choice.paths.contains(&changes[*i].path) {
+        let named = |path| choice.paths.contains(path) || choice.exact.as_ref().is_some_and(|e| e.contains(path));
+        if named(&changes[*i].path) {
             return Err(ReviewError::Uncommittable { path: changes[*i].path.clone(), reason: reason.clone() });
         }
         out.insert(*i);
