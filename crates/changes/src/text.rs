@@ -77,12 +77,15 @@ pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>,
     Ok(Some(diff_text(old, new)))
 }
 
+/// The host's version and the VM's.
+pub type BothTexts = (Vec<u8>, Vec<u8>);
+
 /// Both versions of a regular text file whose content `change` changes: the host's and the VM's; one that is not there
 /// is empty. `None` for all else: binary (it holds NUL), longer than [`MAX_BYTES`], not a file. Any encoding is text.
 ///
 /// # Errors
 /// When a version cannot be opened or read.
-pub fn texts(input: &ScanInput, change: &Change) -> Result<Option<(Vec<u8>, Vec<u8>)>, ScanError> {
+pub fn texts(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>, ScanError> {
     if matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. }) {
         return Ok(None);
     }

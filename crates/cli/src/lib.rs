@@ -5,6 +5,7 @@
 //!   dirs      where the state lies, from the environment
 //!   commands/ one file for each group of commands
 //!   render    changes and VMs as text
+//!   interactive/ a person chooses what is committed
 //!   output    stdout is data, stderr is talk
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod args;
 mod commands;
 mod dirs;
 mod failure;
+mod interactive;
 mod output;
 mod render;
 

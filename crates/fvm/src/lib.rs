@@ -22,7 +22,7 @@
 mod error;
 
 pub use error::FvmError;
-pub use fvm_changes::text::{FileDiff, diff_file, texts};
+pub use fvm_changes::text::{BothTexts, FileDiff, diff_file, texts};
 pub use fvm_changes::{ScanInput, filter};
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
