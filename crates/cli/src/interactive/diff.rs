@@ -12,6 +12,7 @@
 //! hunk; nothing here is escaped yet: `text` does that, line by line, when it is shown.
 
 use super::{Texts, visible};
+use crate::render;
 use fvm::hunks::{Hunk, apply_hunks, hunks, lines};
 use fvm::model::path::printable;
 use fvm::model::{Change, ChangeKind, FileType};
@@ -81,8 +82,11 @@ pub fn load(change: &Change, texts: &mut Texts<'_>) -> Shown {
         return Shown::Note(format!("a link to {}", printable(target.0.as_encoded_bytes())));
     }
     let same = matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. });
-    if same || change.file_type != FileType::File {
-        return Shown::Note("no content of its own changed".into());
+    if change.file_type != FileType::File {
+        return Shown::Note(format!("a {}, not a text", render::type_name(change.file_type)));
+    }
+    if same {
+        return Shown::Note("the content is the same".into());
     }
     if before.saturating_add(after) > MAX_BYTES {
         return Shown::Note(format!("too long to compare here: {before} → {after} bytes"));
