@@ -11,7 +11,7 @@
 use crate::open::{link_after, link_before};
 use crate::{ScanError, ScanInput, open_after, open_before};
 use fvm_model::path::printable;
-use fvm_model::{Change, ChangeKind, FileType};
+use fvm_model::{Change, ChangeKind, FileType, Meta};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use similar::{ChangeTag, TextDiff};
@@ -75,6 +75,31 @@ pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>,
         return Ok(Some(FileDiff::Binary { before_bytes, after_bytes }));
     };
     Ok(Some(diff_text(old, new)))
+}
+
+/// The host's version and the VM's.
+pub type BothTexts = (Vec<u8>, Vec<u8>);
+
+/// Both versions of a regular text file whose content `change` changes: the host's and the VM's; one that is not there
+/// is empty. `None` for all else: binary (it holds NUL), longer than [`MAX_BYTES`], not a file. Any encoding is text.
+///
+/// # Errors
+/// When a version cannot be opened or read.
+pub fn texts(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>, ScanError> {
+    if matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. }) {
+        return Ok(None);
+    }
+    let file = |meta: &Option<Meta>| meta.as_ref().is_none_or(|m| m.file_type == FileType::File);
+    if change.file_type != FileType::File || !file(&change.before) || !file(&change.after) {
+        return Ok(None);
+    }
+    let text = |content: Content| match content {
+        Content::None => Some(Vec::new()),
+        Content::Bytes(bytes) => (!bytes.contains(&0)).then_some(bytes),
+        Content::Long(_) => None,
+    };
+    let Some(before) = text(read_before(change)?) else { return Ok(None) };
+    Ok(text(read_after(input, change)?).map(|after| (before, after)))
 }
 
 fn diff_text(old: &str, new: &str) -> FileDiff {

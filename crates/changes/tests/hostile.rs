@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Overlay, can};
-use fvm_changes::text::{FileDiff, diff_file};
+use fvm_changes::text::{FileDiff, diff_file, texts};
 use fvm_changes::{LayerView, open_after, open_before, scan, scan_under};
 use fvm_model::vm::XattrClass::{Trusted, User};
 use fvm_model::{ChangeKind, FileType, HostPath, Layer, LayerKind};
@@ -112,6 +112,14 @@ fn both_versions_can_be_read_and_compared() {
     assert_eq!(diff("g"), text("@@ -1 +0,0 @@\n-gone\n", 0, 1));
     assert_eq!(diff("bin"), FileDiff::Binary { before_bytes: 3, after_bytes: 5 });
     assert_eq!(diff("big"), FileDiff::TooLarge { before_bytes: 0, after_bytes: 9 << 20 });
+    let both = |name: &str| {
+        let change = set.changes.iter().find(|c| c.path == overlay.at(name)).unwrap();
+        texts(&overlay.input(), change).unwrap()
+    };
+    assert_eq!(both("f"), Some((b"old\n".to_vec(), b"old\nnew\n".to_vec())));
+    assert_eq!(both("n"), Some((Vec::new(), b"n\n".to_vec())));
+    assert_eq!(both("g"), Some((b"gone\n".to_vec(), Vec::new())));
+    assert_eq!([both("l"), both("bin"), both("big")], [const { None }; 3]);
     let f = set.changes.iter().find(|c| c.path == overlay.at("f")).unwrap();
     let mut old = String::new();
     File::from(open_before(f).unwrap().unwrap()).read_to_string(&mut old).unwrap();

@@ -268,6 +268,9 @@ pub struct Commit {
     /// All but what matches
     #[arg(long, value_name = "GLOB")]
     pub except: Vec<String>,
+    /// Choose on the terminal: changes, and parts of text files
+    #[arg(long, short)]
+    pub interactive: bool,
     /// Show what would be done, in order, and do nothing
     #[arg(long)]
     pub dry_run: bool,

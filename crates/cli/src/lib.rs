@@ -5,6 +5,7 @@
 //!   dirs      where the state lies, from the environment
 //!   commands/ one file for each group of commands
 //!   render    changes and VMs as text
+//!   interactive/ a person chooses what is committed
 //!   output    stdout is data, stderr is talk
 //!   progress  a line on the terminal while something takes long
 //! ```
@@ -16,6 +17,7 @@ pub mod args;
 mod commands;
 mod dirs;
 mod failure;
+mod interactive;
 mod output;
 mod progress;
 mod render;

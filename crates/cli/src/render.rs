@@ -98,7 +98,8 @@ fn special(file_type: FileType) -> String {
     }
 }
 
-fn type_name(file_type: FileType) -> &'static str {
+/// `file`, `directory`, ...
+pub fn type_name(file_type: FileType) -> &'static str {
     match file_type {
         FileType::File => "file",
         FileType::Directory => "directory",

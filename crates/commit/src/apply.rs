@@ -362,8 +362,7 @@ pub fn remove_beside(disk: &dyn Disk, places: &Places, intent: &Intent) -> Resul
 }
 
 fn set_time(disk: &dyn Disk, places: &Places, time: &DirTime, forward: bool, notes: &mut Vec<String>) {
-    let (at, mtime) =
-        if forward { (Some(&time.at), time.after.or(time.before)) } else { (time.was_at.as_ref(), time.before) };
+    let (at, mtime) = if forward { (&time.at, time.after.or(time.before)) } else { (&time.was_at, time.before) };
     let (Some(at), Some(mtime)) = (at, mtime) else { return };
     let set = || -> Result<(), Errno> {
         let dir = places.dir(at)?;

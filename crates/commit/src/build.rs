@@ -195,10 +195,14 @@ pub fn dir_times(plan: &Plan, places: &Places, beside: &[Loc]) -> Vec<DirTime> {
         let there = places.on_host(layer, &old).ok().and_then(|loc| Some((places.look(&loc).ok()??, loc)));
         let after = wanted.remove(&new);
         match there.filter(|(stat, _)| is_dir(stat)) {
-            Some((stat, was_at)) => {
-                times.push(DirTime { at, was_at: Some(was_at), ino: stat.stx_ino, before: Some(mtime(&stat)), after })
-            }
-            None if after.is_some() => times.push(DirTime { at, was_at: None, ino: 0, before: None, after }),
+            Some((stat, was_at)) => times.push(DirTime {
+                at: Some(at),
+                was_at: Some(was_at),
+                ino: stat.stx_ino,
+                before: Some(mtime(&stat)),
+                after,
+            }),
+            None if after.is_some() => times.push(DirTime { at: Some(at), was_at: None, ino: 0, before: None, after }),
             None => {}
         }
     }
@@ -211,7 +215,7 @@ pub fn dir_times(plan: &Plan, places: &Places, beside: &[Loc]) -> Vec<DirTime> {
         let (Ok(at), Ok(was_at)) = (places.on_host(layer, &new), places.on_host(layer, &old)) else { continue };
         let Ok(Some(stat)) = places.look(&was_at) else { continue };
         times.push(DirTime {
-            at,
+            at: Some(at),
             was_at: Some(was_at),
             ino: stat.stx_ino,
             before: Some(mtime(&stat)),

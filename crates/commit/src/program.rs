@@ -207,11 +207,11 @@ impl Attrs {
 /// The time of a directory in which entries come or go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirTime {
-    /// Where it is after the phases.
-    pub at: Loc,
+    /// Where it is after the phases; `None`: it is gone.
+    pub at: Option<Loc>,
     /// Where it is before; `None`: it is new.
     pub was_at: Option<Loc>,
-    /// Its inode before; 0: it is new.
+    /// Its inode; 0: not known.
     pub ino: u64,
     /// Its time before.
     pub before: Option<Timestamp>,
@@ -229,20 +229,17 @@ impl Program {
             after: m.before.clone(),
             ..m.clone()
         };
-        let back = |t: &DirTime| {
-            let was_at = t.was_at.clone()?;
-            Some(DirTime {
-                at: was_at,
-                was_at: Some(t.at.clone()),
-                before: t.after.or(t.before),
-                after: t.before,
-                ino: t.ino,
-            })
+        let back = |t: &DirTime| DirTime {
+            at: t.was_at.clone(),
+            was_at: t.at.clone(),
+            before: t.after.or(t.before),
+            after: t.before,
+            ino: t.ino,
         };
         Self {
             phases: [inverse(&self.phases[1]), inverse(&self.phases[0])],
             metas: self.metas.iter().rev().map(swap).collect(),
-            times: self.times.iter().filter_map(back).collect(),
+            times: self.times.iter().map(back).collect(),
             strips: Vec::new(),
         }
     }

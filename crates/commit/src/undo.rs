@@ -94,7 +94,8 @@ fn prepare_program(done: &Program, places: &Places, token: &str) -> Result<(Prog
     let mut program = done.undo();
     for time in &mut program.times {
         // Directories that come back from the area to another file system are copies.
-        if !matches!(time.at.root, Root::Mount(n) if places.get(n).is_ok_and(|p| p.near_area)) {
+        let is_near = |at: &Loc| matches!(at.root, Root::Mount(n) if places.get(n).is_ok_and(|p| p.near_area));
+        if !time.at.as_ref().is_some_and(is_near) {
             time.ino = 0;
         }
     }

@@ -24,12 +24,12 @@ mod error;
 mod interrupts;
 
 pub use error::FvmError;
-pub use fvm_changes::text::{FileDiff, diff_file};
+pub use fvm_changes::text::{BothTexts, FileDiff, diff_file, texts};
 pub use fvm_changes::{ScanInput, filter};
 pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatched, Watch, What};
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
-pub use fvm_review::{Choice, OnConflict};
+pub use fvm_review::{Choice, Given, OnConflict, hunks, narrow};
 pub use fvm_vm::attach::Ended;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};

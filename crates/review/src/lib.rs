@@ -5,6 +5,7 @@
 //!              ├ closure   + what they need, − what cannot be done
 //!   Choice ────┘ conflicts fail, skip, VM's or host's version
 //!                ops       ─► Plan: every decision made, nothing touched
+//!   hunks                     a text change in parts, and the text with only some of them
 //! ```
 //!
 //! Invariants: pure: no file is read, none is written; a conflict is never overridden unless the choice says so; what
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 mod closure;
+pub mod hunks;
 mod ops;
 mod select;
 
@@ -28,7 +30,7 @@ pub struct Choice {
     pub only: Vec<String>,
     /// Of those, nothing that matches one of these patterns.
     pub except: Vec<String>,
-    /// Exactly these changes, whatever lies below; `None`: as `paths` says.
+    /// Of those, exactly these changes, whatever lies below; `None`: everything.
     pub exact: Option<BTreeSet<VmPath>>,
     /// Content decided by hand, instead of the VM's, for files that the VM modified. A conflict there is settled by it.
     pub given: BTreeMap<VmPath, Given>,
@@ -127,6 +129,16 @@ fn list(conflicts: &[Conflict]) -> String {
     })
 }
 
+/// What of `set` a choice names, before anything is taken along or left out.
+///
+/// # Errors
+/// When the choice names what does not exist, or a pattern cannot be read.
+pub fn narrow(set: &ChangeSet, choice: &Choice) -> Result<ChangeSet, ReviewError> {
+    let chosen = select::select(&set.changes, choice)?;
+    let changes = chosen.into_iter().map(|i| set.changes[i].clone()).collect();
+    Ok(ChangeSet { changes, touched: set.touched.clone(), warnings: set.warnings.clone() })
+}
+
 /// Decides what of `set` reaches the host, and how.
 ///
 /// # Errors
@@ -141,7 +153,8 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
     let mut out = BTreeSet::new();
     for i in &todo {
         let Some(reason) = &changes[*i].uncommittable else { continue };
-        if choice.paths.contains(&changes[*i].path) {
+        let named = |path| choice.paths.contains(path) || choice.exact.as_ref().is_some_and(|e| e.contains(path));
+        if named(&changes[*i].path) {
             return Err(ReviewError::Uncommittable { path: changes[*i].path.clone(), reason: reason.clone() });
         }
         out.insert(*i);

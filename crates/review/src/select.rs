@@ -5,6 +5,7 @@
 //!             b/*.log        at any depth:  /a/b/x.log
 //!             /etc/**        the whole path
 //!   path      /etc           /etc and all below; a rename also by its old name
+//!   exact     /etc           the change of /etc itself
 //! ```
 //!
 //! Invariant: a pattern that matches a directory's path matches all below it, as in gitignore.
@@ -13,6 +14,7 @@ use crate::{Choice, ReviewError};
 use fvm_model::path::printable;
 use fvm_model::{Change, ChangeKind, VmPath};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// Patterns, ready to match.
@@ -51,8 +53,15 @@ pub(crate) fn select(changes: &[Change], choice: &Choice) -> Result<Vec<usize>, 
     if let Some(path) = unmatched {
         return Err(ReviewError::NoSuchChange(path.clone()));
     }
+    if let Some(exact) = &choice.exact {
+        let known: HashSet<&VmPath> = changes.iter().map(|c| &c.path).collect();
+        if let Some(path) = exact.iter().find(|p| !known.contains(p)) {
+            return Err(ReviewError::NoSuchChange(path.clone()));
+        }
+    }
     let chosen = |c: &Change| {
-        (choice.paths.is_empty() || choice.paths.iter().any(|p| names(p, c)))
+        choice.exact.as_ref().is_none_or(|exact| exact.contains(&c.path))
+            && (choice.paths.is_empty() || choice.paths.iter().any(|p| names(p, c)))
             && (choice.only.is_empty() || only.matches(&c.path))
             && !except.matches(&c.path)
             && choice.exact.as_ref().is_none_or(|exact| exact.contains(&c.path))

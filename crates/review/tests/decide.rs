@@ -70,6 +70,10 @@ fn paths(paths: &[&str]) -> Choice {
     Choice { paths: paths.iter().map(|p| vm(p)).collect(), ..Choice::default() }
 }
 
+fn exact(paths: &[&str]) -> Choice {
+    Choice { exact: Some(paths.iter().map(|p| vm(p)).collect()), ..Choice::default() }
+}
+
 fn only(globs: &[&str]) -> Choice {
     Choice { only: globs.iter().map(|g| (*g).to_owned()).collect(), ..Choice::default() }
 }
@@ -233,4 +237,31 @@ fn a_plan_reads_as_sentences_survives_json_and_has_an_id_of_its_own() {
     assert_ne!(plan.id, run("+ /n.f", &Choice::default()).unwrap().id);
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+}
+
+#[test]
+fn an_exact_choice_takes_the_change_itself_and_what_it_needs_but_nothing_below() {
+    let selected = |choice: &Choice| {
+        let plan = run("m /d; M /d/x.f; + /n; + /n/y.f; + /n/z.f; M /s # !", choice).unwrap();
+        plan.selected.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(selected(&exact(&["/d"])), ["/d"]);
+    assert_eq!(selected(&exact(&["/n"])), ["/n"]);
+    assert_eq!(selected(&exact(&["/d/x.f", "/n/z.f"])), ["/d/x.f", "/n", "/n/z.f"], "a new file needs its directory");
+    assert_eq!(selected(&exact(&[])), [""; 0]);
+    let both = Choice { except: vec!["*.f".into()], ..exact(&["/d", "/d/x.f"]) };
+    assert_eq!(selected(&both), ["/d"]);
+    assert!(matches!(run("m /d; M /d/x.f", &exact(&["/d/y"])), Err(ReviewError::NoSuchChange(p)) if p == vm("/d/y")));
+    let refused = run("M /s.f #", &exact(&["/s.f"]));
+    assert!(matches!(refused, Err(ReviewError::Uncommittable { .. })), "{refused:?}");
+}
+
+#[test]
+fn narrowing_shows_what_the_choice_names_and_takes_nothing_along() {
+    let paths = |choice: &Choice| {
+        let narrowed = fvm_review::narrow(&set("+ /n; + /n/y.f; M /s.f"), choice).unwrap();
+        narrowed.changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&only(&["*.f"])), ["/n/y.f", "/s.f"]);
+    assert_eq!(paths(&Choice::default()).len(), 3);
 }

@@ -16,6 +16,7 @@ mod tree;
 pub use tree::{Snapshot, splitmix};
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -166,6 +167,16 @@ impl Lab {
     /// Runs fvm to its end.
     pub fn fvm<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Ran {
         Ran::of(self.fvm_command(args).output().unwrap())
+    }
+
+    /// Runs fvm to its end, with `typed` on its standard input, which is no terminal.
+    pub fn fvm_typed<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, typed: &str) -> Ran {
+        let mut command = self.fvm_command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // Less than a pipe holds; a command that does not read it all is no error.
+        let _unread = child.stdin.take().unwrap().write_all(typed.as_bytes());
+        Ran::of(child.wait_with_output().unwrap())
     }
 
     /// Runs a shell script as the laboratory's user; it must succeed.

@@ -3,9 +3,10 @@
 use crate::Done;
 use crate::args::{Commit, ConflictArg, Diff, Discard, Status};
 use crate::failure::Failure;
+use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
 use crate::render;
-use fvm::model::{ChangeSet, Plan, VmPath, VmRecord, exit};
+use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, exit};
 use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanInput};
 use serde::Serialize;
 use std::io;
@@ -94,15 +95,16 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         ConflictArg::Vm => OnConflict::Vm,
         ConflictArg::Host => OnConflict::Host,
     };
-    let choice = Choice {
-        paths: paths(&args.paths)?,
-        only: args.only.clone(),
-        except: args.except.clone(),
-        on_conflict,
-        ..Choice::default()
-    };
+    let (only, except) = (args.only.clone(), args.except.clone());
+    let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
     let set = scan(fvm, out, &record)?;
     warn(out, &set);
+    if args.interactive {
+        match choose(fvm, out, &record, &set, choice)? {
+            Some(chosen) => choice = chosen,
+            None => return Ok(exit::DONE),
+        }
+    }
     let plan = fvm.decide(&record, &set, &choice)?;
     tell_plan(out, &plan);
     if args.dry_run {
@@ -114,6 +116,41 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         return Ok(exit::DONE);
     }
     carry_out(fvm, out, &record, &set, plan, args.keep)
+}
+
+/// Lets a person choose from what `choice` names; `None` when that is nothing, and was said.
+fn choose(
+    fvm: &Fvm,
+    out: &Output,
+    record: &VmRecord,
+    set: &ChangeSet,
+    choice: Choice,
+) -> Result<Option<Choice>, Failure> {
+    let named = fvm::narrow(set, &choice).map_err(FvmError::from)?;
+    if named.changes.is_empty() {
+        out.say("nothing to commit");
+        return Ok(None);
+    }
+    let input = fvm.scan_input(record);
+    let mut texts = |change: &Change| fvm::texts(&input, change).ok().flatten();
+    let chosen = match interactive::review(&named, &mut texts, Front::here(out.json()))? {
+        Outcome::Commit(chosen) if chosen.is_empty() => {
+            out.say("nothing chosen");
+            return Ok(None);
+        }
+        Outcome::Commit(chosen) => chosen,
+        Outcome::Cancelled => {
+            out.say("nothing committed");
+            return Ok(None);
+        }
+    };
+    if chosen.given.is_empty() && chosen.paths.len() == named.changes.len() {
+        return Ok(Some(choice));
+    }
+    let exact = chosen.paths.into_iter().chain(chosen.given.keys().cloned()).collect();
+    let part = |(path, bytes)| (path, fvm::Given { bytes, whole: false });
+    let given = chosen.given.into_iter().map(part).collect();
+    Ok(Some(Choice { exact: Some(exact), given, on_conflict: choice.on_conflict, ..Choice::default() }))
 }
 
 /// Commits everything that can be committed.
