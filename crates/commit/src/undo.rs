@@ -45,6 +45,10 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
     if is_undone(store, number)? {
         return Err(final_("it is undone already"));
     }
+    // What was brought back is as the undo of its undo left it.
+    if let Some(again) = brought_back(store, number)? {
+        return undo(disk, store, held, again);
+    }
     let done = store.program(number)?.ok_or_else(|| final_("what it replaced was removed ('fvm gc')"))?;
     let places = Places::reopen(&old.mounts, held.area(old.area_of).map_err(|_| final_("what it replaced is gone"))?)?;
 
@@ -85,6 +89,23 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
             Ok(Published { number: own, applied, notes: run.finish()? })
         }
         End::RolledBack(stop) => Err(CommitError::Publish { path: stop.path, errno: stop.errno }),
+    }
+}
+
+/// The commit that brought `number` back, after an undo.
+fn brought_back(store: &Store, number: u64) -> Result<Option<u64>, CommitError> {
+    let last_undo_of = |of: u64| -> Result<Option<u64>, CommitError> {
+        for candidate in store.numbers()?.into_iter().rev().take_while(|n| *n > of) {
+            let is_it = matches!(store.intent(candidate), Ok(i) if i.what == What::Undo { of });
+            if is_it && store.state(candidate)?.is_some_and(|s| s.phase == Phase::Done) {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    };
+    match last_undo_of(number)? {
+        Some(undone) => last_undo_of(undone),
+        None => Ok(None),
     }
 }
 
