@@ -13,7 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fvm-changes", &["fvm-model", "fvm-sys"]),
     ("fvm-review", &["fvm-model", "fvm-sys"]),
     ("fvm-commit", &["fvm-model", "fvm-sys"]),
-    ("fvm", &["fvm-model", "fvm-sys", "fvm-host", "fvm-vm", "fvm-changes", "fvm-review", "fvm-commit"]),
+    ("fvm-registry", &["fvm-model"]),
+    ("fvm", &["fvm-registry", "fvm-model", "fvm-sys", "fvm-host", "fvm-vm", "fvm-changes", "fvm-review", "fvm-commit"]),
     ("fvm-cli", &["fvm"]),
 ];
 

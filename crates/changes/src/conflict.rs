@@ -12,6 +12,7 @@
 //! directory on the host that was followed by a new entry in it is not seen). A renamed directory carries the host's
 //! later entries along.
 
+use crate::Known;
 use crate::compare::{birth, file_type, time};
 use crate::layer::{Found, LayerScan};
 use crate::lower::{Visit, Walked};
@@ -96,6 +97,11 @@ impl LayerScan<'_> {
         let forked = self.input.forked;
         let changed_since_fork = (time(lower.stx_ctime) > forked).then(|| since(lower, forked));
         let upper = found.upper.as_ref()?;
+        // A part of it was committed: what is left was compared with just this version of the host's.
+        let now = Known { ino: lower.stx_ino, ctime: time(lower.stx_ctime) };
+        if self.input.known.get(&found.change.path) == Some(&now) {
+            return None;
+        }
         let (Origin::Handle(origin), true) = (&upper.origin, self.trusted()) else {
             return changed_since_fork;
         };

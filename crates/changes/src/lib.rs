@@ -17,6 +17,7 @@
 
 use fvm_model::{ChangeSet, HostPath, Layer, Timestamp, VmPath, vm::XattrClass};
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 mod compare;
@@ -59,6 +60,17 @@ pub struct ScanInput {
     pub forked: Timestamp,
     /// fvm's own state: never looked below, on neither side.
     pub excluded: Vec<HostPath>,
+    /// Host files that the VM's version is known to be based on, in the state in which they were seen.
+    pub known: HashMap<VmPath, Known>,
+}
+
+/// A host file at some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Its inode.
+    pub ino: u64,
+    /// Its ctime: any change moves it.
+    pub ctime: Timestamp,
 }
 
 /// Why changes could not be found, read or dropped.

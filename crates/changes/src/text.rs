@@ -86,6 +86,15 @@ pub type BothTexts = (Vec<u8>, Vec<u8>);
 /// # Errors
 /// When a version cannot be opened or read.
 pub fn texts(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>, ScanError> {
+    let is_text = |bytes: &Vec<u8>| !bytes.contains(&0);
+    Ok(contents(input, change)?.filter(|(before, after)| is_text(before) && is_text(after)))
+}
+
+/// As [`texts`], for files that hold anything.
+///
+/// # Errors
+/// As [`texts`].
+pub fn contents(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>, ScanError> {
     if matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. }) {
         return Ok(None);
     }
@@ -93,13 +102,13 @@ pub fn texts(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>, Sc
     if change.file_type != FileType::File || !file(&change.before) || !file(&change.after) {
         return Ok(None);
     }
-    let text = |content: Content| match content {
+    let whole = |content: Content| match content {
         Content::None => Some(Vec::new()),
-        Content::Bytes(bytes) => (!bytes.contains(&0)).then_some(bytes),
+        Content::Bytes(bytes) => Some(bytes),
         Content::Long(_) => None,
     };
-    let Some(before) = text(read_before(change)?) else { return Ok(None) };
-    Ok(text(read_after(input, change)?).map(|after| (before, after)))
+    let Some(before) = whole(read_before(change)?) else { return Ok(None) };
+    Ok(whole(read_after(input, change)?).map(|after| (before, after)))
 }
 
 fn diff_text(old: &str, new: &str) -> FileDiff {

@@ -253,6 +253,8 @@ pub enum ConflictArg {
     Vm,
     /// Take the host's version: drop the VM's
     Host,
+    /// Merge texts line by line; what cannot be merged is listed, and nothing is written (exit status 3)
+    Merge,
 }
 
 /// `fvm commit`.
@@ -271,6 +273,10 @@ pub struct Commit {
     /// Choose on the terminal: changes, and parts of text files
     #[arg(long, short)]
     pub interactive: bool,
+    /// Only keys that match, of keyed stores (/etc/passwd and the like, dconf, Wine): as 'fvm status' names them, such as
+    /// 'user avahi' or '/org/gnome/*'
+    #[arg(long = "key", value_name = "GLOB", conflicts_with_all = ["paths", "only", "except", "interactive"])]
+    pub keys: Vec<String>,
     /// Show what would be done, in order, and do nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -33,3 +33,8 @@ pub fn dirs(given: Option<PathBuf>) -> Result<(PathBuf, PathBuf), Failure> {
         .map_or_else(|| state.join("run"), |dir| dir.join("fvm"));
     Ok((state, run))
 }
+
+/// Where the user's own settings are.
+pub fn user_home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|p| p.is_absolute())
+}

@@ -8,7 +8,7 @@
 
 use fvm::model::path::printable;
 use fvm::model::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary, Timestamp, VmRecord, VmState};
-use fvm::{FileDiff, ScanInput, diff_file};
+use fvm::{FileDiff, KeyChange, ScanInput, StoreChange, diff_file};
 use std::io::{self, Write};
 
 /// `3 added, 1 modified, ...`
@@ -53,11 +53,26 @@ pub fn time(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", secs / 3600, secs / 60 % 60, secs % 60)
 }
 
+/// One key of a keyed store: the adapter has made its texts printable.
+fn key_line(store: &str, key: &KeyChange) -> String {
+    let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".into());
+    format!("{store} {}: {} → {}", key.key, value(&key.before), value(&key.after))
+}
+
 /// `fvm status`.
-pub fn status(w: &mut dyn Write, record: &VmRecord, state: VmState, set: &ChangeSet) -> io::Result<()> {
+pub fn status(
+    w: &mut dyn Write,
+    record: &VmRecord,
+    state: VmState,
+    set: &ChangeSet,
+    stores: &[StoreChange],
+) -> io::Result<()> {
     writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(set.summary()))?;
     for change in &set.changes {
         writeln!(w, "  {}", line(change))?;
+        if let Some(store) = stores.iter().find(|s| s.path == change.path) {
+            store.keys.iter().try_for_each(|key| writeln!(w, "       {}", key_line(store.store, key)))?;
+        }
     }
     Ok(())
 }

@@ -30,6 +30,11 @@ impl After {
     pub fn what(&self) -> Forget<'_> {
         if self.all { Forget::All } else { Forget::These(&self.changes) }
     }
+
+    /// Their paths; `None`: all.
+    pub fn paths(&self) -> Option<HashSet<&VmPath>> {
+        (!self.all).then(|| self.changes.iter().map(|c| &c.path).collect())
+    }
 }
 
 /// The job of dropping the changes at `dropped`.

@@ -20,8 +20,10 @@
 //! that calls `run` or `detach` has one thread at that moment.
 
 mod after;
+mod bases;
 mod error;
 mod interrupts;
+mod settle;
 
 pub use error::FvmError;
 pub use fvm_changes::text::{BothTexts, FileDiff, diff_file, texts};
@@ -29,7 +31,8 @@ pub use fvm_changes::{ScanInput, filter};
 pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatched, Watch, What};
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
-pub use fvm_review::{Choice, Given, OnConflict, hunks, narrow};
+pub use fvm_registry::KeyChange;
+pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
 pub use fvm_vm::attach::Ended;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};
@@ -41,13 +44,24 @@ use fvm_host::HostFacts;
 use fvm_model::plan::LayerDir;
 use fvm_model::{ChangeKind, ChangeSet, LayerKind, Plan, Summary, VmName, VmPath, VmRecord, VmState};
 use fvm_vm::lifecycle;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 /// A state directory, open.
 #[derive(Debug)]
 pub struct Fvm {
     home: Home,
+}
+
+/// What a VM changed in a keyed store.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct StoreChange {
+    /// The file.
+    pub path: VmPath,
+    /// `accounts`, `wine`, `dconf`.
+    pub store: &'static str,
+    /// Its keys that differ.
+    pub keys: Vec<KeyChange>,
 }
 
 /// What a commit did.
@@ -116,7 +130,9 @@ impl Fvm {
     /// # Errors
     /// When the name is taken or the state directory cannot be written.
     pub fn create(&self, new: &NewVm) -> Result<(VmRecord, VmLock), FvmError> {
-        Ok(lifecycle::create(&self.home, &facts()?, new)?)
+        let (record, lock) = lifecycle::create(&self.home, &facts()?, new)?;
+        self.keep_bases(&record, new);
+        Ok((record, lock))
     }
 
     /// Makes a VM and starts it for `call`, looking at the host once.
@@ -126,6 +142,7 @@ impl Fvm {
     pub fn create_and_boot(&self, new: &NewVm, call: &Call) -> Result<Running, FvmError> {
         let facts = facts()?;
         let (mut record, lock) = lifecycle::create(&self.home, &facts, new)?;
+        self.keep_bases(&record, new);
         match lifecycle::boot(&self.home, &facts, record.clone(), lock, &call.reach()) {
             Ok(running) => Ok(running),
             Err(e) => {
@@ -135,6 +152,13 @@ impl Fvm {
                 }
                 Err(e.into())
             }
+        }
+    }
+
+    /// Keyed stores are kept as they are at the fork: programs of the host write them at any time.
+    fn keep_bases(&self, record: &VmRecord, new: &NewVm) {
+        if let (false, Some(user_home)) = (new.ephemeral, &new.user_home) {
+            self.bases(record).keep_at_fork(&fvm_registry::base_candidates(user_home));
         }
     }
 
@@ -256,6 +280,7 @@ impl Fvm {
             layers,
             class: record.mode.xattr_class(),
             forked: record.forked,
+            known: self.bases(record).known(),
             excluded: self.home.masked(record),
         }
     }
@@ -277,6 +302,9 @@ impl Fvm {
                 change.uncommittable = Some("fvm's own state lies below it".into());
             }
         }
+        if !record.ephemeral {
+            self.bases(record).keep_after_scan(&set.changes, record.forked);
+        }
         Ok(set)
     }
 
@@ -285,7 +313,63 @@ impl Fvm {
     /// # Errors
     /// When a chosen path is not a change, or there are conflicts and the choice does not say what to do.
     pub fn decide(&self, record: &VmRecord, changes: &ChangeSet, choice: &Choice) -> Result<Plan, FvmError> {
-        Ok(fvm_review::decide(changes, choice, &self.layer_dirs(record))?.with_forked(record.forked))
+        let input = self.scan_input(record);
+        let settled = settle::settle(&input, changes, choice, &self.bases(record));
+        let mut choice = choice.clone();
+        choice.given.extend(settled.given);
+        let plan = fvm_review::decide(changes, &choice, &self.layer_dirs(record)).map_err(|error| match error {
+            fvm_review::ReviewError::Conflicts(mut conflicts) => {
+                for conflict in &mut conflicts {
+                    if let Some(why) = settled.why.get(&conflict.path) {
+                        conflict.what = format!("{}; {why}", conflict.what);
+                    }
+                }
+                fvm_review::ReviewError::Conflicts(conflicts)
+            }
+            other => other,
+        })?;
+        Ok(plan.with_forked(record.forked))
+    }
+
+    /// The keys that `set` changes in keyed stores, such as `/etc/passwd` or dconf's database, file by file.
+    #[must_use]
+    pub fn keys(&self, record: &VmRecord, set: &ChangeSet) -> Vec<StoreChange> {
+        let (input, bases) = (self.scan_input(record), self.bases(record));
+        let of = |change: &model::Change| {
+            let (store, keys) = settle::key_changes(&input, change, &bases)?;
+            Some(StoreChange { path: change.path.clone(), store, keys })
+        };
+        set.changes.iter().filter_map(of).collect()
+    }
+
+    /// A choice of single keys: for each file, the host's version with these brought over.
+    ///
+    /// # Errors
+    /// When both sides changed one, and `on` does not say what to do.
+    pub fn choose_keys(
+        &self,
+        record: &VmRecord,
+        set: &ChangeSet,
+        chosen: &BTreeMap<VmPath, BTreeSet<String>>,
+        on: OnConflict,
+    ) -> Result<Choice, FvmError> {
+        let (input, bases) = (self.scan_input(record), self.bases(record));
+        let mut choice = Choice { exact: Some(chosen.keys().cloned().collect()), on_conflict: on, ..Choice::default() };
+        let mut conflicts = Vec::new();
+        for change in set.changes.iter().filter(|c| chosen.contains_key(&c.path)) {
+            match settle::choose_keys(&input, change, &chosen[&change.path], on, &bases) {
+                Some(Ok(given)) => drop(choice.given.insert(change.path.clone(), given)),
+                Some(Err(what)) => {
+                    conflicts.push(Conflict { path: change.path.clone(), base: change.base.clone(), what });
+                }
+                None => {}
+            }
+        }
+        if conflicts.is_empty() { Ok(choice) } else { Err(fvm_review::ReviewError::Conflicts(conflicts).into()) }
+    }
+
+    fn bases(&self, record: &VmRecord) -> bases::Bases {
+        bases::Bases::of(&self.home.vm_dir(&record.id))
     }
 
     /// Carries a plan out. Unless `keep`, what was committed then leaves the VM's layers: the VM sees the host's
@@ -319,6 +403,10 @@ impl Fvm {
         if !after.is_empty() {
             self.forget(record, &after)?;
         }
+        let whole: HashSet<&VmPath> = plan.whole.iter().collect();
+        for path in plan.selected.iter().filter(|path| !whole.contains(path)) {
+            self.bases(record).keep_after_commit(path);
+        }
         let published = applied.finish()?;
         // What earlier commits replaced is not kept for ever; that it is kept too long is no reason to fail.
         if let Ok(Some(held)) = store.try_hold() {
@@ -338,6 +426,7 @@ impl Fvm {
         let now = lifecycle::now();
         let after = after::decode(after)?;
         fvm_changes::forget(&self.scan_input(record), after.what())?;
+        self.bases(record).renew(after.paths().as_ref());
         if after.all {
             self.home.save(&VmRecord { forked: now, ..record.clone() }, true)?;
         }
@@ -416,7 +505,9 @@ impl Fvm {
     /// When the VM runs, or a path is not a change.
     pub fn discard(&self, record: &VmRecord, changes: &ChangeSet, chosen: &[VmPath]) -> Result<usize, FvmError> {
         let _lock = self.lock(record)?;
-        Ok(fvm_changes::discard(&self.scan_input(record), changes, chosen)?)
+        let dropped = fvm_changes::discard(&self.scan_input(record), changes, chosen)?;
+        self.bases(record).renew(Some(&chosen.iter().collect()));
+        Ok(dropped)
     }
 
     /// What fvm can do on this machine.
@@ -461,8 +552,8 @@ impl Fvm {
 
 /// Counts the selected changes by kind.
 fn count(changes: &ChangeSet, selected: &[VmPath]) -> Summary {
-    let chosen =
-        changes.changes.iter().filter(|c| selected.binary_search(&c.path).is_ok() || selected.contains(&c.path));
+    let selected: HashSet<&VmPath> = selected.iter().collect();
+    let chosen = changes.changes.iter().filter(|c| selected.contains(&c.path));
     ChangeSet { changes: chosen.cloned().collect(), ..ChangeSet::default() }.summary()
 }
 
@@ -484,6 +575,14 @@ pub fn vm_path(cwd: &Path, typed: &Path) -> Result<VmPath, model::path::PathErro
         }
     }
     VmPath::new(clean)
+}
+
+/// Whether a key of a keyed store matches `pattern`: `*` and `?` stand for anything, `\\` for itself, as Wine's keys have it.
+///
+/// # Errors
+/// When the pattern cannot be read.
+pub fn key_pattern(pattern: &str) -> Result<impl Fn(&str) -> bool, FvmError> {
+    fvm_review::key_pattern(pattern).map_err(Into::into)
 }
 
 /// A checked VM name.

@@ -21,6 +21,8 @@ pub mod hunks;
 mod ops;
 mod select;
 
+pub use select::key_pattern;
+
 /// What of a change set shall reach the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
@@ -59,6 +61,8 @@ pub enum OnConflict {
     Vm,
     /// It is left out, and the caller drops it from the VM after the commit ([`Plan::host_kept`]).
     Host,
+    /// As [`OnConflict::Fail`], for whatever the caller could not merge ([`Choice::given`]).
+    Merge,
 }
 
 /// An entry that both sides changed.
@@ -167,7 +171,7 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
     let paths = || conflicts.iter().map(|i| changes[*i].path.clone());
     match choice.on_conflict {
         _ if conflicts.is_empty() => {}
-        OnConflict::Fail => {
+        OnConflict::Fail | OnConflict::Merge => {
             let conflict = |i: &usize| Conflict {
                 path: changes[*i].path.clone(),
                 base: changes[*i].base.clone(),

@@ -39,6 +39,17 @@ impl Patterns {
     }
 }
 
+/// Whether a key of a keyed store matches: `*` and `?` stand for anything; a backslash for itself, for Wine's keys have it.
+///
+/// # Errors
+/// When the pattern cannot be read.
+pub fn key_pattern(pattern: &str) -> Result<impl Fn(&str) -> bool, ReviewError> {
+    let fail = |source| ReviewError::Pattern { pattern: printable(pattern.as_bytes()), source };
+    let glob = GlobBuilder::new(pattern).literal_separator(false).backslash_escape(false).build().map_err(fail)?;
+    let matcher = glob.compile_matcher();
+    Ok(move |key: &str| matcher.is_match(key))
+}
+
 /// Whether `path`, as a person gave it, names `change`, or what it lies in.
 fn names(path: &VmPath, change: &Change) -> bool {
     let renamed = matches!(change.kind, ChangeKind::Renamed { .. });

@@ -38,6 +38,8 @@ pub struct NewVm {
     pub policy: Policy,
     /// Deleted when its run ends.
     pub ephemeral: bool,
+    /// The home directory of whoever makes it, where stores are whose first version is kept for merges.
+    pub user_home: Option<PathBuf>,
 }
 
 /// A program as a person gives it.

@@ -9,6 +9,7 @@
 use fvm_changes::{LayerView, ScanInput, scan};
 use fvm_model::vm::XattrClass;
 use fvm_model::{Change, ChangeKind, ChangeSet, HostPath, Layer, LayerKind, Timestamp, VmPath};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -100,6 +101,7 @@ impl Overlay {
         let host = HostPath::new(self.path("host")).unwrap();
         let layer = Layer { n: 0, host, kind: LayerKind::Overlay };
         ScanInput {
+            known: HashMap::new(),
             layers: vec![LayerView { layer, dir: self.path("layer") }],
             class: self.class,
             forked: self.forked,

@@ -9,6 +9,7 @@ use crate::render;
 use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, exit};
 use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanInput};
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -25,6 +26,7 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
         id: &'a str,
         state: fvm::model::VmState,
         summary: fvm::model::Summary,
+        stores: Vec<fvm::StoreChange>,
         #[serde(flatten)]
         set: &'a ChangeSet,
     }
@@ -33,9 +35,11 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
     if out.json() {
         let summary = set.summary();
-        out.document(&Report { vm: record.name.as_str(), id: record.id.as_str(), state, summary, set: &set })?;
+        let (vm, id) = (record.name.as_str(), record.id.as_str());
+        out.document(&Report { vm, id, state, summary, stores: fvm.keys(&record, &set), set: &set })?;
     } else {
-        out.write(|w| render::status(w, &record, state, &set))?;
+        let stores = fvm.keys(&record, &set);
+        out.write(|w| render::status(w, &record, state, &set, &stores))?;
     }
     warn(out, &set);
     Ok(exit::DONE)
@@ -94,11 +98,15 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         ConflictArg::Skip => OnConflict::Skip,
         ConflictArg::Vm => OnConflict::Vm,
         ConflictArg::Host => OnConflict::Host,
+        ConflictArg::Merge => OnConflict::Merge,
     };
     let (only, except) = (args.only.clone(), args.except.clone());
     let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
     let set = scan(fvm, out, &record)?;
     warn(out, &set);
+    if !args.keys.is_empty() {
+        choice = choose_keys(fvm, &record, &set, &args.keys, on_conflict)?;
+    }
     if args.interactive {
         match choose(fvm, out, &record, &set, choice)? {
             Some(chosen) => choice = chosen,
@@ -116,6 +124,35 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         return Ok(exit::DONE);
     }
     carry_out(fvm, out, &record, &set, plan, args.keep)
+}
+
+/// The keys that match one of `patterns`, of all keyed stores that the VM changed.
+fn choose_keys(
+    fvm: &Fvm,
+    record: &VmRecord,
+    set: &ChangeSet,
+    patterns: &[String],
+    on_conflict: OnConflict,
+) -> Result<Choice, Failure> {
+    let mut chosen: BTreeMap<VmPath, BTreeSet<String>> = BTreeMap::new();
+    let stores = fvm.keys(record, set);
+    for pattern in patterns {
+        let matcher = fvm::key_pattern(pattern)?;
+        let mut found = false;
+        for store in &stores {
+            for key in store.keys.iter().filter(|key| matcher(&key.key)) {
+                chosen.entry(store.path.clone()).or_default().insert(key.key.clone());
+                found = true;
+            }
+        }
+        if !found {
+            return Err(Failure::new(
+                format!("the VM changed no key that matches '{}'", fvm::model::path::printable(pattern.as_bytes())),
+                format!("'fvm status {}' lists what it changed", record.name),
+            ));
+        }
+    }
+    Ok(fvm.choose_keys(record, set, &chosen, on_conflict)?)
 }
 
 /// Lets a person choose from what `choice` names; `None` when that is nothing, and was said.
@@ -215,7 +252,7 @@ fn warn(out: &Output, set: &ChangeSet) {
 pub fn review(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<(), Failure> {
     let input = fvm.scan_input(record);
     out.write(|w| {
-        render::status(w, record, fvm::model::VmState::Stopped, set)?;
+        render::status(w, record, fvm::model::VmState::Stopped, set, &fvm.keys(record, set))?;
         writeln!(w)?;
         render::patch(w, &input, set)
     })?;

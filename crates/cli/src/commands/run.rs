@@ -11,11 +11,11 @@
 //! Invariants: the program's three streams and its exit code pass untouched; everything fvm says goes to stderr.
 
 use super::changes;
-use crate::Done;
 use crate::args::{Exec, Run, Shell};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
+use crate::{Done, dirs};
 use fvm::model::{ChangeSet, Policy, VmRecord, VmState, exit};
 use fvm::{Call, Ended, Fvm, NewVm, VmError, VmLock};
 use std::ffi::OsString;
@@ -62,7 +62,8 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
         _ => Afterwards::Keep,
     };
     let named = name.is_some() || args.keep;
-    let new = NewVm { name, policy, ephemeral: afterwards == Afterwards::Remove };
+    let ephemeral = afterwards == Afterwards::Remove;
+    let new = NewVm { name, policy, ephemeral, user_home: dirs::user_home() };
     if args.detach {
         let (record, lock) = fvm.create(&new)?;
         drop(lock);

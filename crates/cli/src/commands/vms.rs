@@ -1,10 +1,10 @@
 //! `create`, `start`, `stop`, `kill`, `refresh`, `delete`, `list`, `inspect`, `ps`, `logs`, `explain`: VMs themselves.
 
-use crate::Done;
 use crate::args::{Create, Delete, Stop};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
+use crate::{Done, dirs};
 use fvm::model::{Timestamp, VmName, VmRecord, VmState, exit};
 use fvm::{Found, Fvm, FvmError, NewVm, SetupOp, VmError};
 use serde::Serialize;
@@ -14,7 +14,12 @@ use std::io::Read;
 pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
     let name =
         fvm::vm_name(&args.name).map_err(|e| Failure::usage(e.to_string(), "for example: fvm create build-1"))?;
-    let (record, _lock) = fvm.create(&NewVm { name: Some(name), policy: args.policy.policy(), ephemeral: false })?;
+    let (record, _lock) = fvm.create(&NewVm {
+        name: Some(name),
+        policy: args.policy.policy(),
+        ephemeral: false,
+        user_home: dirs::user_home(),
+    })?;
     if out.json() {
         out.document(&Row::of(&record, VmState::Stopped))?;
     } else {
