@@ -24,7 +24,7 @@ use fvm_model::Timestamp;
 use fvm_sys::dir::Dir;
 use rustix::fs::{FileType, Statx};
 use rustix::io::Errno;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Takes commit `number` back.
@@ -55,7 +55,7 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
     let own = next_number(&held)?;
     let token = token()?;
     let (mut program, beside) = prepare_program(&done, &places, &token)?;
-    let changed = check(&program, &done, &places, finished);
+    let changed = check(&program, &done, &places, &Since { finished, later: later_moves(store, number)? });
     if !changed.is_empty() {
         return Err(CommitError::ChangedSince { number, changed });
     }
@@ -175,12 +175,42 @@ fn restage(
     Ok(())
 }
 
+/// Tells a change by somebody else from the renames of later commits, and of their undos.
+struct Since {
+    finished: Timestamp,
+    /// Inode → when a later commit last moved it.
+    later: HashMap<u64, Timestamp>,
+}
+
+impl Since {
+    fn changed(&self, stat: &Statx) -> bool {
+        let ctime = Timestamp { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec };
+        let by_us = self.later.get(&stat.stx_ino).is_some_and(|at| ctime <= *at);
+        ctime > self.finished && !(by_us && build::mtime(stat) <= self.finished)
+    }
+}
+
+/// The inodes that commits after `number` moved, with the end of the last one that did.
+fn later_moves(store: &Store, number: u64) -> Result<HashMap<u64, Timestamp>, CommitError> {
+    let mut moves = HashMap::new();
+    for later in store.numbers()?.into_iter().filter(|n| *n > number) {
+        let Some(at) = store.state(later)?.and_then(|s| s.finished) else { continue };
+        for step in store.program(later)?.unwrap_or_default().phases.iter().flatten() {
+            match step.turn {
+                Turn::Put(ino) | Turn::Take(ino) => drop(moves.insert(ino, at)),
+                Turn::Swap { comes, goes } => moves.extend([(comes, at), (goes, at)]),
+            }
+        }
+    }
+    Ok(moves)
+}
+
 /// What is not as the commit left it.
-fn check(program: &Program, done: &Program, places: &Places, finished: Timestamp) -> Vec<Changed> {
+fn check(program: &Program, done: &Program, places: &Places, since: &Since) -> Vec<Changed> {
     let mut changed = Vec::new();
     let mut differs = |loc: &Loc, what: String| changed.push(Changed { path: places.shown(loc), what });
     for step in &program.phases[0] {
-        match found(step, places, finished) {
+        match found(step, places, since) {
             Ok(None) => {}
             Ok(Some(what)) => differs(&step.path, what),
             Err(e) => differs(&step.path, format!("it cannot be reached as before: {e}")),
@@ -198,7 +228,7 @@ fn check(program: &Program, done: &Program, places: &Places, finished: Timestamp
     changed
 }
 
-fn found(step: &Step, places: &Places, finished: Timestamp) -> Result<Option<String>, Errno> {
+fn found(step: &Step, places: &Places, since: &Since) -> Result<Option<String>, Errno> {
     let stat = places.look(&step.path)?;
     let expected = match step.turn {
         Turn::Put(_) => return Ok(stat.map(|_| "something was created there".into())),
@@ -211,11 +241,11 @@ fn found(step: &Step, places: &Places, finished: Timestamp) -> Result<Option<Str
     if !step.made {
         return Ok(None);
     }
-    if changed_since(&stat, finished) {
+    if since.changed(&stat) {
         return Ok(Some("it was changed".into()));
     }
     if is_dir(&stat) {
-        let newer = newer_below(&places.dir(&step.path)?, finished);
+        let newer = newer_below(&places.dir(&step.path)?, since);
         return Ok(
             newer.map(|rel| format!("{} changed", fvm_model::path::printable(rel.as_os_str().as_encoded_bytes())))
         );
@@ -227,18 +257,14 @@ fn is_dir(stat: &Statx) -> bool {
     FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory
 }
 
-fn changed_since(stat: &Statx, finished: Timestamp) -> bool {
-    Timestamp { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec } > finished
-}
-
-/// The first entry below `top` that changed after `finished`.
-fn newer_below(top: &Dir, finished: Timestamp) -> Option<PathBuf> {
+/// The first entry below `top` that changed since.
+fn newer_below(top: &Dir, since: &Since) -> Option<PathBuf> {
     let mut pending = vec![PathBuf::new()];
     while let Some(rel) = pending.pop() {
         let Ok(dir) = top.beneath_deep(&rel) else { return Some(rel) };
         for name in dir.names().unwrap_or_default() {
             let Ok(stat) = dir.stat(Path::new(&name)) else { return Some(rel.join(name)) };
-            if changed_since(&stat, finished) {
+            if since.changed(&stat) {
                 return Some(rel.join(name));
             }
             if is_dir(&stat) {

@@ -15,6 +15,7 @@
 
 use fvm_changes::Known;
 use fvm_model::{Change, ChangeKind, FileType, Timestamp, VmPath};
+use fvm_registry::OnKeyConflict;
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -139,8 +140,31 @@ impl Bases {
         }
     }
 
-    /// After a commit of a part of `path`: what remains is compared with what the host has now.
-    pub fn keep_after_commit(&self, path: &VmPath) {
+    /// After a commit of a part of `path`, which took the host's file from `before` to `after`: the same part is done in
+    /// the base, so that what remains is what the VM changed, and nothing that the host changed. `conflict`: the host's
+    /// file was not as the VM knew it, and is not now.
+    pub fn advance(&self, path: &VmPath, before: &[u8], after: &[u8], conflict: bool) {
+        if !conflict {
+            self.refresh(path);
+            return;
+        }
+        let Some(base) = self.content(path) else { return };
+        let advanced = match fvm_registry::recognise(path.as_path(), after) {
+            Some(registry) => registry
+                .merge(path.as_path(), before, after, &base, None, OnKeyConflict::Vm)
+                .ok()
+                .map(|merged| merged.bytes),
+            None => diffy::merge_bytes(before, &base, after).ok(),
+        };
+        // Known under no inode: the host's file is another one.
+        let head = Head { path: path.clone(), ino: 0, ctime: Timestamp::default() };
+        let written = advanced.is_some_and(|content| self.write(&head, &content).is_ok());
+        if !written {
+            let _absent = std::fs::remove_file(self.file(path));
+        }
+    }
+
+    fn refresh(&self, path: &VmPath) {
         if self.keep(path, None, MAX_BYTES).is_none() {
             let _absent = std::fs::remove_file(self.file(path));
         }
@@ -149,7 +173,7 @@ impl Bases {
     /// The VM sees the host's version of these (`None`: of everything) again: what was known of them is of the past.
     pub fn renew(&self, paths: Option<&HashSet<&VmPath>>) {
         for path in self.known().keys().filter(|path| paths.is_none_or(|paths| paths.contains(path))) {
-            self.keep_after_commit(path);
+            self.refresh(path);
         }
     }
 }

@@ -396,6 +396,7 @@ impl Fvm {
         }
         let store = self.commits();
         let held = store.hold()?;
+        let parts = self.parts(record, changes, &plan);
         let what = fvm_commit::What::Commit { vm: record.id.to_string(), name: record.name.to_string() };
         let options = fvm_commit::Options { what, may_move: !keep, after: after.clone() };
         let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record), &options, watch)?;
@@ -403,9 +404,8 @@ impl Fvm {
         if !after.is_empty() {
             self.forget(record, &after)?;
         }
-        let whole: HashSet<&VmPath> = plan.whole.iter().collect();
-        for path in plan.selected.iter().filter(|path| !whole.contains(path)) {
-            self.bases(record).keep_after_commit(path);
+        for (path, before, after, conflict) in parts {
+            self.bases(record).advance(&path, &before, &after, conflict);
         }
         let published = applied.finish()?;
         // What earlier commits replaced is not kept for ever; that it is kept too long is no reason to fail.
@@ -418,6 +418,19 @@ impl Fvm {
             operations: published.applied,
             notes: published.notes,
         })
+    }
+
+    /// The files of which a part is committed: path, the host's version before and after, whether there is a conflict.
+    fn parts(&self, record: &VmRecord, changes: &ChangeSet, plan: &Plan) -> Vec<(VmPath, Vec<u8>, Vec<u8>, bool)> {
+        let whole: HashSet<&VmPath> = plan.whole.iter().collect();
+        let input = self.scan_input(record);
+        let part = |op: &model::PlanOp| {
+            let Some(model::plan::Content::Given { bytes }) = op.content() else { return None };
+            let change = changes.changes.iter().find(|c| c.path == op.path)?;
+            let (before, _) = fvm_changes::text::contents(&input, change).ok()??;
+            Some((op.path.clone(), before, bytes.0.as_encoded_bytes().to_vec(), change.conflict.is_some()))
+        };
+        plan.ops.iter().filter(|op| !whole.contains(&op.path)).filter_map(part).collect()
     }
 
     /// After a commit the VM's copies equal the host's: dropping them makes the VM see the host's own again. When
