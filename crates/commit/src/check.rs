@@ -5,11 +5,11 @@
 use crate::places::Places;
 use crate::{Changed, CommitError};
 use fvm_model::plan::{Action, Content, Occupant, Plan, PlanOp};
-use fvm_model::{FileType, HostPath, Meta, Timestamp};
+use fvm_model::{FileType, HostPath, Meta, Timestamp, VmPath};
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, Statx};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 /// How far [`host`] looks.
@@ -24,7 +24,15 @@ pub enum Depth {
 /// Compares every entry that the plan expects something of.
 pub fn host(plan: &Plan, places: &Places, depth: Depth) -> Result<(), CommitError> {
     let mut changed = Vec::new();
-    for op in &plan.ops {
+    // Nothing can be on the host where a new directory will be, but what the directory's own op finds there.
+    let new: HashSet<&VmPath> =
+        plan.ops.iter().filter(|op| op.content() == Some(&Content::Directory)).map(|op| &op.path).collect();
+    let is_inside = |op: &PlanOp| {
+        let plain =
+            matches!(op.action, Action::Create { content: Content::Layer | Content::Directory | Content::Op { .. } });
+        plain && op.path.parent().is_some_and(|dir| new.contains(&dir))
+    };
+    for op in plan.ops.iter().filter(|op| !is_inside(op)) {
         entries(plan, op, places, depth, &mut changed);
     }
     changed.dedup();
@@ -149,18 +157,9 @@ fn difference(now: &Statx, then: &Meta, whole: bool) -> Option<&'static str> {
     }
 }
 
-/// Whether the VM's files are those that the plan was made from.
-pub fn layers(plan: &Plan, places: &Places) -> Result<(), CommitError> {
-    for op in plan.ops.iter().filter(|op| op.content() == Some(&Content::Layer)) {
-        let changed = || CommitError::LayerChanged { path: op.path.clone() };
-        let (dir, name) =
-            places.in_upper(op.layer, &op.source).and_then(|loc| places.at(&loc)).map_err(|_| changed())?;
-        let now = dir.stat(&name).map_err(|_| changed())?;
-        if op.after.as_ref().is_some_and(|then| difference(&now, then, false).is_some()) {
-            return Err(changed());
-        }
-    }
-    Ok(())
+/// Whether the VM's file at `op` is that which the plan was made from.
+pub fn is_as_scanned(op: &PlanOp, now: &Statx) -> bool {
+    op.after.as_ref().is_none_or(|then| difference(now, then, false).is_none())
 }
 
 /// Whether this user may change the directories that the plan changes: the stages', and those that entries leave.

@@ -10,11 +10,11 @@ use crate::program::Attrs;
 use fvm_model::MetaDelta;
 use fvm_model::path::{Bytes, printable};
 use fvm_sys::dir::Dir;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, FileType, SeekFrom};
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -26,22 +26,39 @@ pub const WHOLE: MetaDelta = MetaDelta { mode: true, owner: true, times: true, x
 
 /// Makes `to` a copy of the file, symlink or FIFO `from`.
 pub fn entry(disk: &dyn Disk, from: Entry<'_>, to: Entry<'_>, notes: &mut Vec<String>) -> Result<(), Errno> {
-    let stat = from.0.stat(from.1)?;
-    match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
-        FileType::RegularFile => {
-            let source = from.0.open_file(from.1)?;
+    match from.0.open_file(from.1) {
+        Ok(source) => {
             let opened = fs::fstat(&source)?;
-            if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
-                return Err(Errno::INVAL);
+            match FileType::from_raw_mode(opened.st_mode) {
+                FileType::RegularFile => {}
+                FileType::Fifo => return special(disk, from, to, notes),
+                _ => return Err(Errno::OPNOTSUPP),
             }
-            let target = disk.create_file(to)?;
-            disk.fill(&target, &source, u64::try_from(opened.st_size).map_err(|_| Errno::INVAL)?)?;
+            let len = u64::try_from(opened.st_size).map_err(|_| Errno::INVAL)?;
+            let attrs = Attrs::of_fd(source.as_fd(), &opened)?;
+            for attr in disk.copy_file(to, source.as_fd(), len, &attrs)? {
+                notes.push(unset(&attr, to.1));
+            }
+            Ok(())
         }
+        // A symlink, or a socket.
+        Err(Errno::LOOP | Errno::NXIO) => special(disk, from, to, notes),
+        Err(e) => Err(e),
+    }
+}
+
+fn special(disk: &dyn Disk, from: Entry<'_>, to: Entry<'_>, notes: &mut Vec<String>) -> Result<(), Errno> {
+    match FileType::from_raw_mode(u32::from(from.0.stat(from.1)?.stx_mode)) {
         FileType::Symlink => disk.create_symlink(to, &from.0.read_link(from.1)?)?,
         FileType::Fifo => disk.create_fifo(to)?,
         _ => return Err(Errno::OPNOTSUPP),
     }
     set(disk, to, &Attrs::of(from, WHOLE)?, notes)
+}
+
+fn unset(attr: &OsStr, name: &Path) -> String {
+    let (attr, name) = (printable(attr.as_bytes()), printable(name.as_os_str().as_bytes()));
+    format!("the attribute {attr} of {name} could not be set")
 }
 
 /// Makes `to` a copy of `from` with all below it, of any depth. Sockets and devices are refused.
@@ -89,8 +106,13 @@ pub fn tree(disk: &dyn Disk, from: Entry<'_>, to: Entry<'_>, notes: &mut Vec<Str
     Ok(())
 }
 
-/// Shares the blocks where the file system can, else copies what is not a hole.
-pub fn content(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<(), Errno> {
+/// Fills `to`, which is empty: shares the blocks where the file system can, else copies what is not a hole.
+pub fn content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
+    // Below this, asking for holes and shared blocks takes longer than copying.
+    const SMALL_BYTES: u64 = 32 << 10;
+    if len <= SMALL_BYTES {
+        return by_hand(from, to, 0, len);
+    }
     if fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
@@ -110,7 +132,7 @@ pub fn content(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-fn range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
+fn range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
     let (mut read_at, mut write_at) = (start, start);
     while read_at < end {
         let want = usize::try_from((end - read_at).min(CHUNK_BYTES)).map_err(|_| Errno::OVERFLOW)?;
@@ -127,8 +149,9 @@ fn range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno
     Ok(())
 }
 
-fn by_hand(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<(), Errno> {
-    let mut buffer = vec![0u8; 1 << 20];
+fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mut at: u64, end: u64) -> Result<(), Errno> {
+    const BUFFER_BYTES: u64 = 1 << 20;
+    let mut buffer = vec![0u8; usize::try_from((end - at).min(BUFFER_BYTES)).map_err(|_| Errno::OVERFLOW)?];
     while at < end {
         let want = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
         let got = match rustix::io::pread(from, &mut buffer[..want], at) {
@@ -144,6 +167,35 @@ fn by_hand(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<(), Er
         at += got as u64;
     }
     Ok(())
+}
+
+/// Gives a file that was just made these metadata; returns the attributes that could not be set, and need not be.
+pub fn set_fd(to: BorrowedFd<'_>, attrs: &Attrs) -> Result<Vec<OsString>, Errno> {
+    if let Some((uid, gid)) = attrs.owner {
+        let now = fs::fstat(to)?;
+        if (now.st_uid, now.st_gid) != (uid, gid) {
+            fs::fchown(to, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?;
+        }
+    }
+    if let Some(mode) = attrs.mode {
+        fs::fchmod(to, fs::Mode::from_raw_mode(mode))?;
+    }
+    let mut unset = Vec::new();
+    for (attr, value) in attrs.xattrs.iter().flatten() {
+        match fs::fsetxattr(to, &attr.0, value.0.as_bytes(), fs::XattrFlags::empty()) {
+            // An ordinary user may not set those, nor could the VM's program.
+            Err(Errno::PERM | Errno::OPNOTSUPP) if !attr.0.as_bytes().starts_with(b"user.") => {
+                unset.push(attr.0.clone());
+            }
+            other => other?,
+        }
+    }
+    if let Some(mtime) = attrs.mtime {
+        let then = fs::Timespec { tv_sec: mtime.secs, tv_nsec: i64::from(mtime.nanos) };
+        let omit = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+        fs::futimens(to, &fs::Timestamps { last_access: omit, last_modification: then })?;
+    }
+    Ok(unset)
 }
 
 /// Gives an entry these metadata.
@@ -182,8 +234,7 @@ fn attributes(disk: &dyn Disk, to: Entry<'_>, wanted: &[(Bytes, Bytes)], notes: 
             Ok(()) => {}
             // An ordinary user may not set those, nor could the VM's program.
             Err(Errno::PERM | Errno::OPNOTSUPP) if !attr.0.as_bytes().starts_with(b"user.") => {
-                let (attr, name) = (printable(attr.0.as_bytes()), printable(to.1.as_os_str().as_bytes()));
-                notes.push(format!("the attribute {attr} of {name} could not be set"));
+                notes.push(unset(&attr.0, to.1));
             }
             Err(e) => return Err(e),
         }

@@ -1,20 +1,21 @@
 //! Every operation by which a commit changes a disk, in one place: what a crash can come between.
 //!
 //! ```text
-//!   stage    create, symlink, fifo, mkdir, link, fill      metadata  chown, chmod, setxattr, utimes
+//!   stage    create, copy, symlink, fifo, mkdir, link     metadata  chown, chmod, setxattr, utimes
 //!   place    exchange, no-replace rename                   remove    remove tree
 //!   journal  create, write, sync file, replace             barrier   sync
 //! ```
 //!
 //! Invariants: names are single components in an open directory; no operation follows a symlink; one call is one
-//! disk operation, but for [`Disk::fill`] and [`Disk::remove_tree`], which may be done in part when a crash comes.
+//! disk operation, but for [`Disk::copy_file`] and [`Disk::remove_tree`], which may be done in part when a crash comes.
 
 use crate::copy;
+use crate::program::Attrs;
 use fvm_sys::dir::Dir;
-use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// An entry: an open directory, and a name in it (empty: the directory itself, where that makes sense).
@@ -27,8 +28,15 @@ pub trait Disk: std::fmt::Debug {
     /// # Errors
     /// The kernel's, as for all below.
     fn create_file(&self, at: Entry<'_>) -> Result<OwnedFd, Errno>;
-    /// The content of `from` up to `len_bytes`, holes kept, blocks shared where the file system can.
-    fn fill(&self, to: &OwnedFd, from: &OwnedFd, len_bytes: u64) -> Result<(), Errno>;
+    /// A new file with the content of `from` up to `len_bytes` (holes kept, blocks shared where the file system can) and
+    /// these metadata. Returns the attributes that could not be set, and need not be.
+    fn copy_file(
+        &self,
+        at: Entry<'_>,
+        from: BorrowedFd<'_>,
+        len_bytes: u64,
+        attrs: &Attrs,
+    ) -> Result<Vec<OsString>, Errno>;
     /// Content from memory.
     fn write(&self, to: &OwnedFd, bytes: &[u8]) -> Result<(), Errno>;
     /// A new directory, for its owner alone.
@@ -76,8 +84,16 @@ impl Disk for HostDisk {
         fs::openat(at.0, at.1, flags, Mode::RUSR | Mode::WUSR)
     }
 
-    fn fill(&self, to: &OwnedFd, from: &OwnedFd, len_bytes: u64) -> Result<(), Errno> {
-        copy::content(from, to, len_bytes)
+    fn copy_file(
+        &self,
+        at: Entry<'_>,
+        from: BorrowedFd<'_>,
+        len_bytes: u64,
+        attrs: &Attrs,
+    ) -> Result<Vec<OsString>, Errno> {
+        let to = self.create_file(at)?;
+        copy::content(from, to.as_fd(), len_bytes)?;
+        copy::set_fd(to.as_fd(), attrs)
     }
 
     fn write(&self, to: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {

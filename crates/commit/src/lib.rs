@@ -37,6 +37,7 @@ use apply::{End, Run};
 use fvm_model::plan::{LayerDir, Plan};
 use journal::{Intent, Phase, VERSION, now};
 use places::Places;
+pub use program::Attrs;
 use program::Program;
 use rustix::io::Errno;
 
@@ -127,7 +128,6 @@ pub fn prepare<'d>(
         Places::open(&used, top)?
     };
     check::host(plan, &looked, check::Depth::Below)?;
-    check::layers(plan, &looked)?;
     check::rights(plan, &looked)?;
     let token = token()?;
     let slots = stage::Slots::assign(plan, &looked, &token, options.may_move)

@@ -186,6 +186,11 @@ impl Places {
         Ok((parent, loc.path().file_name().map(PathBuf::from).unwrap_or_default()))
     }
 
+    /// For many entries of one directory after another, while nothing is moved.
+    pub fn visitor(&self) -> Visitor<'_> {
+        Visitor { places: self, last: None }
+    }
+
     /// `loc` itself, a directory.
     pub fn dir(&self, loc: &Loc) -> Result<Dir, Errno> {
         self.root(loc.root)?.beneath_deep(loc.path())
@@ -228,6 +233,30 @@ impl Places {
                 format!("{prefix}{}", fvm_model::path::printable(path.as_os_str().as_encoded_bytes()))
             }
             Root::Area => format!("saved entry {}", fvm_model::path::printable(loc.path.0.as_encoded_bytes())),
+        }
+    }
+}
+
+/// Keeps the directory that was opened last.
+#[derive(Debug)]
+pub struct Visitor<'p> {
+    places: &'p Places,
+    last: Option<(Loc, Dir)>,
+}
+
+impl Visitor<'_> {
+    /// As [`Places::at`].
+    pub fn at<'l>(&mut self, loc: &'l Loc) -> Result<(&Dir, &'l Path), Errno> {
+        let parent = loc.parent();
+        let name = loc.path().file_name().map_or(Path::new(""), Path::new);
+        if self.last.as_ref().is_none_or(|(at, _)| *at != parent) {
+            self.last = None;
+            let dir = self.places.root(loc.root)?.beneath_deep(parent.path())?;
+            self.last = Some((parent, dir));
+        }
+        match &self.last {
+            Some((_, dir)) => Ok((dir, name)),
+            None => Err(Errno::NOENT),
         }
     }
 }

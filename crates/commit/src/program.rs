@@ -17,8 +17,11 @@ use crate::places::{Loc, Places};
 use fvm_model::path::Bytes;
 use fvm_model::{MetaDelta, Timestamp};
 use fvm_sys::dir::Dir;
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 /// All of it.
@@ -175,21 +178,31 @@ pub struct Attrs {
     pub mtime: Option<Timestamp>,
 }
 
+fn as_bytes(attrs: Vec<(OsString, Vec<u8>)>) -> Vec<(Bytes, Bytes)> {
+    attrs.into_iter().map(|(name, value)| (Bytes(name), Bytes(OsString::from_vec(value)))).collect()
+}
+
 impl Attrs {
     /// Those of `entry` that `which` names, and those that a change of owner takes away.
     pub fn of(entry: (&Dir, &Path), which: MetaDelta) -> Result<Self, Errno> {
         let stat = entry.0.stat(entry.1)?;
-        let xattrs = || -> Result<_, Errno> {
-            let all = copy::own(entry.0.xattrs(entry.1)?);
-            use std::os::unix::ffi::OsStringExt as _;
-            let bytes = |value| Bytes(std::ffi::OsString::from_vec(value));
-            Ok(all.into_iter().map(|(name, value)| (Bytes(name), bytes(value))).collect())
-        };
+        let xattrs = || Ok::<_, Errno>(as_bytes(copy::own(entry.0.xattrs(entry.1)?)));
         Ok(Self {
             owner: which.owner.then_some((stat.stx_uid, stat.stx_gid)),
             mode: (which.owner || which.mode).then_some(u32::from(stat.stx_mode) & 0o7777),
             xattrs: if which.owner || which.xattrs { Some(xattrs()?) } else { None },
             mtime: which.times.then_some(Timestamp { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec }),
+        })
+    }
+
+    /// All of an open file.
+    pub fn of_fd(file: BorrowedFd<'_>, stat: &rustix::fs::Stat) -> Result<Self, Errno> {
+        let all = fvm_sys::dir::fd_xattrs(file)?;
+        Ok(Self {
+            owner: Some((stat.st_uid, stat.st_gid)),
+            mode: Some(stat.st_mode & 0o7777),
+            xattrs: Some(as_bytes(copy::own(all))),
+            mtime: Some(Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }),
         })
     }
 

@@ -14,11 +14,12 @@
 
 use crate::copy;
 use crate::disk::Disk;
-use crate::places::{Loc, Places, Root};
-use crate::{CommitError, Watch};
+use crate::places::{Loc, Places, Root, Visitor};
+use crate::{CommitError, Watch, check};
 use fvm_model::path::Bytes;
 use fvm_model::plan::{Action, Content, Plan, PlanOp};
 use fvm_model::{FileType, VmPath};
+use fvm_sys::dir::Dir;
 use rustix::fs::{self, FileType as Raw};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -59,6 +60,7 @@ impl Slots {
             by_n: plan.ops.iter().enumerate().map(|(i, op)| (op.n, i)).collect(),
         };
         let by_path: HashMap<&VmPath, usize> = plan.ops.iter().enumerate().map(|(i, op)| (&op.path, i)).collect();
+        let below = count_below(plan);
         // New directories; what comes below one comes with it.
         let mut new_dirs: HashMap<&VmPath, usize> = HashMap::new();
         for (i, op) in plan.ops.iter().enumerate() {
@@ -75,7 +77,8 @@ impl Slots {
                     Slot::Inside(top, waits.join(Path::new(op.path.name())))
                 }
                 (Action::Create { content: Content::Layer | Content::Directory }, None) if may_move => {
-                    match movable(op, i, plan, places, &by_path)? {
+                    // What cannot be looked at is copied, which says why it cannot be.
+                    match movable(op, below.get(&i).copied().unwrap_or(1), plan, places, &by_path).unwrap_or(None) {
                         Some(strips) => {
                             slots.strips.extend(strips.into_iter().map(|rel| (i, rel)));
                             Slot::Upper(places.in_upper(op.layer, &op.path)?)
@@ -133,10 +136,27 @@ fn own(op: &PlanOp, places: &Places, token: &str, suffix: &str) -> Result<Loc, E
     Ok(dir.join(Path::new(&format!(".fvm-{token}-{}{suffix}", op.n))))
 }
 
-/// Whether the new entry can leave the upper as it is; then, which entries of it carry overlayfs's attributes.
+/// For each new directory that is in no other one: how many ops it stands for, itself included.
+fn count_below(plan: &Plan) -> HashMap<usize, usize> {
+    let (mut tops, mut counts): (HashMap<&VmPath, usize>, HashMap<usize, usize>) = (HashMap::new(), HashMap::new());
+    for (i, op) in plan.ops.iter().enumerate() {
+        let above = op.path.parent().and_then(|dir| tops.get(&dir).copied());
+        let top = above.unwrap_or(i);
+        if op.content() == Some(&Content::Directory) {
+            tops.insert(&op.path, top);
+        }
+        if above.is_some() || op.content() == Some(&Content::Directory) {
+            *counts.entry(top).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// Whether the new entry, with the `count` ops that it and what is below it are, can leave the upper as it is; then,
+/// which entries of it carry overlayfs's attributes.
 fn movable(
     op: &PlanOp,
-    index: usize,
+    count: usize,
     plan: &Plan,
     places: &Places,
     by_path: &HashMap<&VmPath, usize>,
@@ -145,53 +165,86 @@ fn movable(
         return Ok(None);
     }
     let top = places.in_upper(op.layer, &op.path)?;
-    let mut strips = Vec::new();
-    // Names seen of files that have several.
-    let mut links: HashMap<u64, (u32, u32)> = HashMap::new();
-    let mut seen = 0;
-    let mut pending = vec![PathBuf::new()];
-    while let Some(rel) = pending.pop() {
+    let (parent, name) = places.at(&top)?;
+    let mut tree = Movable { op, plan, by_path, strips: Vec::new(), links: HashMap::new(), seen: 0, dirs: Vec::new() };
+    if !tree.admits(&parent, &name, PathBuf::new())? {
+        return Ok(None);
+    }
+    while let Some(rel) = tree.dirs.pop() {
+        let dir = places.dir(&top.join(&rel))?;
+        if fvm_sys::dir::fd_xattrs(&dir)?.iter().any(|(attr, _)| copy::is_overlay(attr)) {
+            tree.strips.push(rel.clone());
+        }
+        for name in dir.names()? {
+            let below = rel.join(&name);
+            if !tree.admits(&dir, Path::new(&name), below)? {
+                return Ok(None);
+            }
+        }
+    }
+    let all_names = tree.links.values().all(|(seen, all)| seen == all);
+    Ok((tree.seen == count && all_names).then_some(tree.strips))
+}
+
+/// A tree in the upper, on the way to being found movable.
+struct Movable<'p> {
+    op: &'p PlanOp,
+    plan: &'p Plan,
+    by_path: &'p HashMap<&'p VmPath, usize>,
+    strips: Vec<PathBuf>,
+    /// Names seen, and names that there are, of files that have several.
+    links: HashMap<u64, (u32, u32)>,
+    seen: usize,
+    /// Directories still to be looked into.
+    dirs: Vec<PathBuf>,
+}
+
+impl Movable<'_> {
+    /// Whether the entry is just what the plan creates there, and nobody can still write to it.
+    fn admits(&mut self, dir: &Dir, name: &Path, rel: PathBuf) -> Result<bool, Errno> {
         let path = if rel.as_os_str().is_empty() {
-            op.path.clone()
+            self.op.path.clone()
         } else {
-            VmPath::new(op.path.as_path().join(&rel)).map_err(|_| Errno::INVAL)?
+            VmPath::new(self.op.path.as_path().join(&rel)).map_err(|_| Errno::INVAL)?
         };
-        let Some(child) = by_path.get(&path).map(|i| &plan.ops[*i]) else { return Ok(None) };
-        let plain = matches!(
+        let Some(child) = self.by_path.get(&path).map(|i| &self.plan.ops[*i]) else { return Ok(false) };
+        let is_plain = matches!(
             &child.action,
             Action::Create { content: Content::Layer | Content::Directory | Content::Op { .. } }
         );
-        if !plain || child.layer != op.layer || child.source != child.path {
-            return Ok(None);
+        let stat = dir.stat(name)?;
+        if !is_plain
+            || child.layer != self.op.layer
+            || child.source != child.path
+            || !check::is_as_scanned(child, &stat)
+        {
+            return Ok(false);
         }
-        seen += 1;
-        let (dir, name) = places.at(&top.join(&rel))?;
-        let stat = dir.stat(&name)?;
-        match Raw::from_raw_mode(u32::from(stat.stx_mode)) {
+        self.seen += 1;
+        let marked = match Raw::from_raw_mode(u32::from(stat.stx_mode)) {
             Raw::Directory => {
-                for entry in dir.beneath(&name)?.names()? {
-                    pending.push(rel.join(entry));
-                }
+                self.dirs.push(rel);
+                return Ok(true);
             }
             Raw::RegularFile => {
-                let file = dir.open_file(&name)?;
+                let file = dir.open_file(name)?;
                 // A descriptor may have left the VM: whoever has one could write what was reviewed.
                 if fvm_sys::lease::has_writer(&file) != Ok(false) {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 if stat.stx_nlink > 1 {
-                    links.entry(stat.stx_ino).or_insert((0, stat.stx_nlink)).0 += 1;
+                    self.links.entry(stat.stx_ino).or_insert((0, stat.stx_nlink)).0 += 1;
                 }
+                fvm_sys::dir::fd_xattrs(&file)?
             }
-            Raw::Symlink | Raw::Fifo if stat.stx_nlink == 1 => {}
-            _ => return Ok(None),
+            Raw::Symlink | Raw::Fifo if stat.stx_nlink == 1 => dir.xattrs(name)?,
+            _ => return Ok(false),
+        };
+        if marked.iter().any(|(attr, _)| copy::is_overlay(attr)) {
+            self.strips.push(rel);
         }
-        if dir.xattrs(&name)?.iter().any(|(attr, _)| copy::is_overlay(attr)) {
-            strips.push(rel);
-        }
+        Ok(true)
     }
-    let below = plan.ops[index..].iter().take_while(|o| o.path.is_within(&op.path)).count();
-    Ok((seen == below && links.values().all(|(seen, all)| seen == all)).then_some(strips))
 }
 
 fn is_free(op: &PlanOp, places: &Places) -> Result<bool, Errno> {
@@ -209,11 +262,12 @@ pub fn all(
     notes: &mut Vec<String>,
 ) -> Result<(), CommitError> {
     let total = plan.ops.len();
-    for (i, op) in plan.ops.iter().enumerate() {
+    let (mut from, mut to) = (places.visitor(), places.visitor());
+    for i in 0..total {
         if !watch.go_on(i, total) {
             return Err(CommitError::Interrupted);
         }
-        one(disk, plan, i, places, slots, notes).map_err(|e| failed(op, e))?;
+        one(disk, plan, i, slots, places, (&mut from, &mut to), notes)?;
     }
     // Their metadata last, deepest first: whatever comes into a directory touches it.
     for (i, op) in plan.ops.iter().enumerate().rev().filter(|(_, op)| op.content() == Some(&Content::Directory)) {
@@ -242,40 +296,41 @@ fn one(
     disk: &dyn Disk,
     plan: &Plan,
     i: usize,
-    places: &Places,
     slots: &Slots,
+    places: &Places,
+    (from, to): (&mut Visitor<'_>, &mut Visitor<'_>),
     notes: &mut Vec<String>,
-) -> Result<(), (&'static str, Errno)> {
+) -> Result<(), CommitError> {
     let op = &plan.ops[i];
     let Some(content) = op.content().filter(|_| !slots.is_moved(i)) else { return Ok(()) };
-    let slot = slots.loc(i).map_err(|e| ("find its stage", e))?;
-    let (dir, name) = places.at(slot).map_err(|e| ("open its stage", e))?;
-    let to = (&dir, name.as_path());
-    let upper = || {
-        let loc = places.in_upper(op.layer, &op.source)?;
-        places.at(&loc)
-    };
+    let fail = |what| move |errno| failed(op, (what, errno));
+    let slot = slots.loc(i).map_err(fail("find its stage"))?;
+    let to = to.at(slot).map_err(fail("open its stage"))?;
     match content {
-        Content::Directory => disk.create_dir(to).map_err(|e| ("create a directory", e)),
+        Content::Directory => disk.create_dir(to).map_err(fail("create a directory")),
         Content::Layer => {
-            let (from, source) = upper().map_err(|e| ("find it in the VM", e))?;
-            copy::entry(disk, (&from, &source), to, notes).map_err(|e| ("copy it from the VM", e))
+            let changed = || CommitError::LayerChanged { path: op.path.clone() };
+            let source = places.in_upper(op.layer, &op.source).map_err(fail("find it in the VM"))?;
+            let source = from.at(&source).map_err(|_| changed())?;
+            if !check::is_as_scanned(op, &source.0.stat(source.1).map_err(|_| changed())?) {
+                return Err(changed());
+            }
+            copy::entry(disk, source, to, notes).map_err(fail("copy it from the VM"))
         }
         Content::Given { bytes } => {
-            let base = op.base.as_ref().ok_or(("find the host's version", Errno::INVAL))?;
-            let loc = places.on_host(op.layer, base).map_err(|e| ("find the host's version", e))?;
-            let (from, source) = places.at(&loc).map_err(|e| ("find the host's version", e))?;
-            given(disk, (&from, &source), to, bytes, notes).map_err(|e| ("write it", e))
+            let host = || places.on_host(op.layer, op.base.as_ref().ok_or(Errno::INVAL)?);
+            let host = host().and_then(|loc| places.at(&loc)).map_err(fail("find the host's version"))?;
+            given(disk, (&host.0, &host.1), to, bytes, notes).map_err(fail("write it"))
         }
         Content::Op { n } => {
-            let first = slots.index(*n).and_then(|i| slots.loc(i)).map_err(|e| ("link it", e))?;
-            let (from, source) = places.at(first).map_err(|e| ("link it", e))?;
-            disk.link((&from, &source), to).map_err(|e| ("link it", e))
+            let first = slots.index(*n).and_then(|i| slots.loc(i)).map_err(fail("link it"))?;
+            let (dir, name) = places.at(first).map_err(fail("link it"))?;
+            disk.link((&dir, &name), to).map_err(fail("link it"))
         }
         Content::Host { at, .. } => {
-            let loc = places.on_host(op.layer, at).map_err(|e| ("find the file that it is a link to", e))?;
-            let (from, source) = places.at(&loc).map_err(|e| ("find the file that it is a link to", e))?;
-            disk.link((&from, &source), to).map_err(|e| ("link it", e))
+            let missing = "find the file that it is a link to";
+            let host = places.on_host(op.layer, at).and_then(|loc| places.at(&loc)).map_err(fail(missing))?;
+            disk.link((&host.0, &host.1), to).map_err(fail("link it"))
         }
     }
 }
@@ -283,8 +338,8 @@ fn one(
 /// A file with these bytes and the host's metadata, but for the time.
 fn given(
     disk: &dyn Disk,
-    from: (&fvm_sys::dir::Dir, &Path),
-    to: (&fvm_sys::dir::Dir, &Path),
+    from: (&Dir, &Path),
+    to: (&Dir, &Path),
     bytes: &Bytes,
     notes: &mut Vec<String>,
 ) -> Result<(), Errno> {
@@ -303,12 +358,13 @@ fn directory(disk: &dyn Disk, op: &PlanOp, places: &Places, slot: &Loc, notes: &
 /// Whether the staged files fit: their blocks, for holes stay holes, but not those that are moved.
 pub fn space(plan: &Plan, places: &Places, slots: &Slots) -> Result<(), CommitError> {
     let mut needed: HashMap<u32, u64> = HashMap::new();
+    let mut visitor = places.visitor();
     for (i, op) in plan.ops.iter().enumerate() {
         if op.file_type != FileType::File || slots.is_moved(i) || op.content() != Some(&Content::Layer) {
             continue;
         }
-        let stat = places.in_upper(op.layer, &op.source).and_then(|loc| places.look(&loc));
-        if let Ok(Some(stat)) = stat {
+        let Ok(loc) = places.in_upper(op.layer, &op.source) else { continue };
+        if let Ok(stat) = visitor.at(&loc).and_then(|(dir, name)| dir.stat(name)) {
             *needed.entry(op.layer).or_default() += stat.stx_blocks.saturating_mul(512);
         }
     }

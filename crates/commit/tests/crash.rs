@@ -1,7 +1,7 @@
 //! Stopped at any point, a commit or an undo leaves everything or nothing.
 //!
 //! `FVM_CRASH=all` stops the recovery after every operation for every stop of the commit, which takes minutes; else for
-//! every 61st, and every third stop of a commit that copies.
+//! every 151st, and every third stop of a commit that copies.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod common;
@@ -15,7 +15,7 @@ use frail::{Frail, empty_trash};
 use scene::Scene;
 
 fn stride() -> u64 {
-    if std::env::var_os("FVM_CRASH").is_some_and(|v| v == "all") { 1 } else { 61 }
+    if std::env::var_os("FVM_CRASH").is_some_and(|v| v == "all") { 1 } else { 151 }
 }
 
 /// The hosts before and after, and how many operations lie between.

@@ -310,6 +310,45 @@ impl Dir {
     }
 }
 
+/// All extended attributes of an open file as (name, value), sorted by name.
+///
+/// # Errors
+/// The kernel's.
+pub fn fd_xattrs(file: impl AsFd) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+    let file = file.as_fd();
+    let mut list = [0u8; 1024];
+    let names = match fs::flistxattr(file, &mut list[..]) {
+        Ok(len) => list[..len].to_vec(),
+        Err(Errno::RANGE) => {
+            let mut list = vec![0u8; XATTR_MAX_BYTES];
+            let len = fs::flistxattr(file, &mut list[..])?;
+            list.truncate(len);
+            list
+        }
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut out = Vec::new();
+    for attr in names.split(|b| *b == 0).filter(|a| !a.is_empty()) {
+        let attr = OsStr::from_bytes(attr);
+        let mut value = vec![0u8; 256];
+        loop {
+            match fs::fgetxattr(file, attr, &mut value[..]) {
+                Ok(len) => {
+                    value.truncate(len);
+                    out.push((attr.to_owned(), value));
+                    break;
+                }
+                Err(Errno::RANGE) if value.len() < XATTR_MAX_BYTES => value.resize(XATTR_MAX_BYTES, 0),
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => break,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,18 +1,18 @@
 //! `fcntl(F_SETLEASE)`: whether anybody can still write a file. rustix lacks it.
 
-use rustix::fd::{AsFd, AsRawFd};
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 
 /// `F_SETSIG` of `fcntl.h`, which the libc crate lacks for this target.
 const F_SETSIG: libc::c_int = 10;
 
 /// Whether some open file description, or a mapping of one, can write the regular file that `file` has open for
-/// reading: the kernel gives a read lease only when none can. The lease is given back at once.
+/// reading: the kernel gives a read lease only when none can. It is given back when `file` is closed.
 ///
 /// # Errors
 /// The kernel's: `EINVAL` where the file system has no leases, `EACCES` for a file of somebody else's.
-pub fn has_writer(file: impl AsFd) -> Result<bool, Errno> {
-    let fd = file.as_fd().as_raw_fd();
+pub fn has_writer(file: &OwnedFd) -> Result<bool, Errno> {
+    let fd = file.as_raw_fd();
     // SAFETY: F_SETSIG and F_SETLEASE take an int and touch no memory of ours; `fd` is open for the whole block. SIGURG
     // is ignored by default, while SIGIO, which a lease that is broken meanwhile would send, ends the process.
     unsafe {
@@ -24,9 +24,6 @@ pub fn has_writer(file: impl AsFd) -> Result<bool, Errno> {
                 Errno::AGAIN => Ok(true),
                 e => Err(e),
             };
-        }
-        if libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) != 0 {
-            return Err(crate::last_errno());
         }
     }
     Ok(false)
@@ -42,9 +39,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let writer = File::create(&path).unwrap();
-        let reader = File::open(&path).unwrap();
-        assert_eq!(has_writer(&reader), Ok(true));
+        let open = || OwnedFd::from(File::open(&path).unwrap());
+        assert_eq!(has_writer(&open()), Ok(true));
         drop(writer);
-        assert_eq!(has_writer(&reader), Ok(false));
+        assert_eq!(has_writer(&open()), Ok(false));
     }
 }

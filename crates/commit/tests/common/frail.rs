@@ -6,7 +6,7 @@
 //!                            directory or one inode in order
 //! ```
 
-use fvm_commit::{Disk, Entry, HostDisk};
+use fvm_commit::{Attrs, Disk, Entry, HostDisk};
 use fvm_sys::dir::Dir;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -138,16 +138,22 @@ impl Disk for Frail {
         Ok(fd)
     }
 
-    fn fill(&self, to: &OwnedFd, from: &OwnedFd, len_bytes: u64) -> Result<(), Errno> {
-        if self.stopped() {
-            return Err(Errno::IO);
-        }
+    fn copy_file(
+        &self,
+        at: Entry<'_>,
+        from: BorrowedFd<'_>,
+        len_bytes: u64,
+        attrs: &Attrs,
+    ) -> Result<Vec<OsString>, Errno> {
         // The last one gets only half-way.
         let is_last = self.left.get() == Some(1);
         self.allowed()?;
-        HostDisk.fill(to, from, if is_last { len_bytes / 2 } else { len_bytes })?;
-        self.data(to);
-        Ok(())
+        let length = if is_last { len_bytes / 2 } else { len_bytes };
+        let unset = HostDisk.copy_file(at, from, length, attrs)?;
+        self.created(at);
+        let file = rustix::fs::openat(at.0, at.1, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        self.data(&file);
+        Ok(unset)
     }
 
     fn write(&self, to: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
