@@ -28,8 +28,24 @@ pub enum PathError {
 macro_rules! path_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, PartialOrd, Ord)]
         pub struct $name(PathBuf);
+
+        // A path here is clean, so equal paths have equal bytes: no need to take them apart, as PathBuf does. The order
+        // is PathBuf's, component by component.
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.as_bytes() == other.as_bytes()
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl std::hash::Hash for $name {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                self.as_bytes().hash(state);
+            }
+        }
 
         impl $name {
             /// Checks and normalises `path` (repeated and trailing slashes go).

@@ -55,7 +55,7 @@ impl<'c> Needs<'c> {
             }
             above = dir.parent();
         }
-        if places(change) {
+        if places(change) && !self.by_base.is_empty() {
             let mut at = Some(change.path.on_host());
             while let Some(path) = at {
                 if let Some(j) = self.by_base.get(&path).copied() {
@@ -102,6 +102,9 @@ impl<'c> Needs<'c> {
 
     /// Takes `out` from `set`, and all that needs one of those; returns what else went and which need it lacked.
     pub(crate) fn drop_dependents(&self, set: &mut BTreeSet<usize>, out: &BTreeSet<usize>) -> Vec<(usize, usize)> {
+        if out.is_empty() {
+            return Vec::new();
+        }
         set.retain(|i| !out.contains(i));
         let mut users: HashMap<usize, Vec<usize>> = HashMap::new();
         for i in set.iter() {

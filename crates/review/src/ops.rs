@@ -24,6 +24,8 @@ struct Builder<'c> {
     groups: HashMap<u32, Group>,
     vm_wins: bool,
     given: &'c BTreeMap<VmPath, Given>,
+    /// The directory asked about last, with where its stages lie and where it is today: its entries come in a row.
+    last: Option<(VmPath, HostPath, Option<HostPath>)>,
 }
 
 /// How the names of one file get to be one.
@@ -44,6 +46,7 @@ pub(crate) fn build(selected: &[&Change], layers: &[LayerDir], choice: &Choice) 
         groups: groups(selected),
         vm_wins: choice.on_conflict == OnConflict::Vm,
         given: &choice.given,
+        last: None,
     };
     let mut ops = Vec::with_capacity(selected.len());
     for (i, change) in selected.iter().enumerate() {
@@ -119,7 +122,13 @@ impl Builder<'_> {
                 (Action::SetMeta, Some(base()?))
             }
         };
-        let occupant = if may_occupy == Occupant::Base { base.clone() } else { self.old_place(&change.path) };
+        let (stage_dir, old_dir) = self.directory(&change.path, root);
+        let occupant = if may_occupy == Occupant::Base {
+            base.clone()
+        } else {
+            let old = old_dir.map(|dir| dir.join(change.path.name()));
+            old.filter(|place| !self.rename_bases.contains(place))
+        };
         Ok(PlanOp {
             n,
             path: change.path.clone(),
@@ -130,7 +139,7 @@ impl Builder<'_> {
             expect,
             occupant,
             may_occupy,
-            stage_dir: self.stage_dir(&change.path, root),
+            stage_dir,
             source: change.source.clone().unwrap_or_else(|| change.path.clone()),
             after: change.after.clone(),
             meta,
@@ -167,22 +176,36 @@ impl Builder<'_> {
         }
     }
 
-    /// Where the host today has what will stand at `path` once the directories above it are in place; `None` when
-    /// nothing can.
-    fn old_place(&self, path: &VmPath) -> Option<HostPath> {
-        let mut place = path.on_host();
-        let mut above = path.parent();
-        while let Some(dir) = above {
-            match self.by_path.get(&dir).filter(|c| places(c)) {
+    /// Of the directory of `path`: where its stages lie, and where the host has today what will be in it; `None` when
+    /// it is new.
+    fn directory(&mut self, path: &VmPath, root: &HostPath) -> (HostPath, Option<HostPath>) {
+        let Some(dir) = path.parent() else { return (root.clone(), Some(HostPath::root())) };
+        if let Some((last, stage, old)) = &self.last
+            && *last == dir
+        {
+            return (stage.clone(), old.clone());
+        }
+        let (stage, old) = (self.stage_dir(path, root), self.old_place(&dir));
+        self.last = Some((dir, stage.clone(), old.clone()));
+        (stage, old)
+    }
+
+    /// Where the host has today the directory that will be at `dir` once everything is in place; `None` when nowhere.
+    fn old_place(&self, dir: &VmPath) -> Option<HostPath> {
+        let mut above = Some(dir.clone());
+        while let Some(at) = above {
+            match self.by_path.get(&at).filter(|c| places(c)) {
                 Some(change) if matches!(change.kind, ChangeKind::Renamed { .. }) => {
-                    place = HostPath::new(change.base.as_ref()?.as_path().join(path.relative_to(&dir)?)).ok()?;
-                    break;
+                    let base = change.base.as_ref()?;
+                    let rest = dir.relative_to(&at)?;
+                    let is_same = rest.as_os_str().is_empty();
+                    return if is_same { Some(base.clone()) } else { HostPath::new(base.as_path().join(rest)).ok() };
                 }
                 Some(_) => return None,
-                None => above = dir.parent(),
+                None => above = at.parent(),
             }
         }
-        (!self.rename_bases.contains(&place)).then_some(place)
+        Some(dir.on_host())
     }
 
     fn stage_dir(&self, path: &VmPath, root: &HostPath) -> HostPath {
@@ -209,9 +232,34 @@ pub(crate) fn is_in(op: &PlanOp, dir: &VmPath) -> bool {
     op.action != Action::SetMeta && (op.path.parent().as_ref() == Some(dir) || from.as_ref() == Some(dir))
 }
 
-/// An id that equal plans share (FNV-1a over the ops).
+/// An id that equal plans share (FNV-1a over what is done to which version of what).
 pub(crate) fn fingerprint(plan: &Plan) -> String {
-    let text = format!("{:?}{:?}", plan.ops, plan.dir_times);
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for op in &plan.ops {
+        let (kind, from): (u8, Option<&HostPath>) = match &op.action {
+            Action::Create { .. } => (0, None),
+            Action::Replace { .. } => (1, None),
+            Action::Remove => (2, None),
+            Action::Rename { from, .. } => (3, Some(from)),
+            Action::SetMeta => (4, None),
+        };
+        add(&[kind]);
+        add(op.path.as_bytes());
+        add(from.map_or(&[], |from| from.as_bytes()));
+        if let Some(Content::Given { bytes }) = op.content() {
+            add(bytes.0.as_encoded_bytes());
+        }
+        for meta in [&op.after, &op.expect].into_iter().flatten() {
+            add(&meta.size_bytes.to_le_bytes());
+            add(&meta.mtime.secs.to_le_bytes());
+            add(&meta.mtime.nanos.to_le_bytes());
+            add(&[meta.mode, meta.uid, meta.gid].map(u32::to_le_bytes).concat());
+        }
+    }
     format!("{hash:016x}")
 }
