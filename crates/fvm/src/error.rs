@@ -57,7 +57,7 @@ impl FvmError {
             }
             Self::Vm(VmError::Setup { .. }) => Some("'fvm doctor' shows what this machine allows".into()),
             Self::Review(fvm_review::ReviewError::Conflicts(_)) => {
-                Some("--on-conflict skip leaves these out, vm takes the VM's version, host drops the VM's".into())
+                Some("--on-conflict skip leaves these out, vm takes the VM's version, host drops the VM's, merge merges texts".into())
             }
             Self::Commit(CommitError::NoSuchCommit(_)) => Some("'fvm history' shows the commits there are".into()),
             Self::Commit(CommitError::ChangedSince { .. }) => {
