@@ -1,7 +1,7 @@
 //! Drops from a VM's layers what has been committed: there the host's version is the VM's now.
 //!
 //! ```text
-//!   everything was committed     fresh, empty layers
+//!   everything was committed     no layers: the next start makes them anew
 //!   a part was                   its entries leave the upper, deepest first; directories that moved or were new
 //!                                lose their marks and stay while they still hold something
 //! ```
@@ -14,7 +14,7 @@ use crate::open::place;
 use crate::{LayerView, ScanError, ScanInput};
 use fvm_model::{Change, ChangeKind, FileType, LayerKind, VmPath};
 use fvm_sys::dir::Dir;
-use rustix::fs::{AtFlags, FileType as Raw, Mode, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType as Raw};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -51,29 +51,17 @@ pub fn forget(input: &ScanInput, what: Forget<'_>) -> Result<(), ScanError> {
     }
 }
 
-/// Puts an empty `upper` and `work` in the place of the old ones, the owner and mode of the upper kept.
+/// Takes a layer away: the next start makes it anew, as for a new VM.
 fn renew(view: &LayerView) -> Result<(), Errno> {
-    let dir = Dir::open_root(&view.dir)?;
-    for name in ["upper", "work"] {
-        let fresh = PathBuf::from(format!("{name}.new"));
-        dir.remove_tree(&fresh)?;
-        let old = dir.stat(Path::new(name))?;
-        rustix::fs::mkdirat(&dir, &fresh, Mode::RWXU)?;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(old.stx_uid), rustix::fs::Gid::from_raw(old.stx_gid));
-        let now = dir.stat(&fresh)?;
-        if (now.stx_uid, now.stx_gid) != (old.stx_uid, old.stx_gid) {
-            rustix::fs::chownat(&dir, &fresh, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
-        let opened = dir.beneath(&fresh)?;
-        rustix::fs::fchmod(&opened, Mode::from_raw_mode(u32::from(old.stx_mode) & 0o7777))?;
-        let then = Timespec { tv_sec: old.stx_mtime.tv_sec, tv_nsec: i64::from(old.stx_mtime.tv_nsec) };
-        rustix::fs::futimens(&opened, &Timestamps { last_access: then, last_modification: then })?;
-        rustix::fs::renameat_with(&dir, &fresh, &dir, Path::new(name), RenameFlags::EXCHANGE)?;
+    let (Some(parent), Some(name)) = (view.dir.parent(), view.dir.file_name()) else { return Err(Errno::INVAL) };
+    let (dir, name) = (Dir::open_root(parent)?, Path::new(name));
+    let gone = PathBuf::from(format!("{}.gone", name.display()));
+    dir.remove_tree(&gone)?;
+    match rustix::fs::renameat(&dir, name, &dir, &gone) {
+        Ok(()) => dir.remove_tree(&gone),
+        Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e),
     }
-    for name in ["upper.new", "work.new"] {
-        dir.remove_tree(Path::new(name))?;
-    }
-    Ok(())
 }
 
 fn drop_entry(input: &ScanInput, change: &Change) -> Result<(), Errno> {

@@ -204,10 +204,13 @@ impl Dir {
     /// # Errors
     /// The kernel's.
     pub fn xattr(&self, name: &Path, attr: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
-        let path = self.proc_path(name);
         let mut value = vec![0u8; 256];
         loop {
-            match fs::lgetxattr(&path, attr, &mut value[..]) {
+            let read = match crate::xattr::get_at(&self.0, name, attr, &mut value) {
+                Err(Errno::NOSYS) => fs::lgetxattr(self.proc_path(name), attr, &mut value[..]),
+                other => other,
+            };
+            match read {
                 Ok(len) => {
                     value.truncate(len);
                     return Ok(Some(value));

@@ -9,6 +9,7 @@
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
 //!   seccomp  user notification of named calls
 //!   net      the loopback interface
+//!   xattr    getxattrat
 //!   socket   file descriptors over unix sockets
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
+pub mod xattr;
 
 /// The calling thread's `errno`.
 fn last_errno() -> rustix::io::Errno {
