@@ -303,7 +303,13 @@ impl Fvm {
     ) -> Result<Committed, FvmError> {
         let _lock = self.lock(record)?;
         let dropped: HashSet<&VmPath> = plan.host_kept.iter().chain(&plan.whole).collect();
-        let after = if keep || dropped.is_empty() { Vec::new() } else { after::encode(record, changes, &dropped)? };
+        let after = if keep || dropped.is_empty() {
+            Vec::new()
+        } else {
+            // The VM may have run since it was scanned, and what could not be read is nowhere else: both stay in it.
+            let all = after::may_be_all(changes, &dropped) && after::same(changes, &self.changes(record)?);
+            after::encode(record, changes, &dropped, all)?
+        };
         if plan.ops.is_empty() {
             if !after.is_empty() {
                 self.forget(record, &after)?;
