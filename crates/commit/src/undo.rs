@@ -59,7 +59,7 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
     if !changed.is_empty() {
         return Err(CommitError::ChangedSince { number, changed });
     }
-    let in_beside = |dir: &Loc| beside.iter().any(|b| b.parent() == *dir);
+    let disturbed: HashSet<Loc> = beside.iter().map(Loc::parent).collect();
     let intent = Intent {
         version: VERSION,
         number: own,
@@ -67,7 +67,12 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
         started: now(),
         area_of: old.area_of,
         mounts: places.refs(),
-        times: program.times.iter().filter(|t| t.was_at.as_ref().is_some_and(in_beside)).cloned().collect(),
+        times: program
+            .times
+            .iter()
+            .filter(|t| t.was_at.as_ref().is_some_and(|dir| disturbed.contains(dir)))
+            .cloned()
+            .collect(),
         beside,
     };
     held.begin(disk, own)?;
@@ -120,7 +125,7 @@ fn prepare_program(done: &Program, places: &Places, token: &str) -> Result<(Prog
             time.ino = 0;
         }
     }
-    let mut beside = Vec::new();
+    let (mut beside, mut known) = (Vec::new(), HashSet::new());
     for step in program.phases.iter_mut().flatten() {
         let slot = match step.slot.root {
             Root::Area => continue,
@@ -137,7 +142,7 @@ fn prepare_program(done: &Program, places: &Places, token: &str) -> Result<(Prog
                 step.slot.parent().join(Path::new(&name))
             }
         };
-        if slot.root != Root::Area && !beside.contains(&slot) {
+        if slot.root != Root::Area && known.insert(slot.clone()) {
             beside.push(slot.clone());
         }
         step.slot = slot;
