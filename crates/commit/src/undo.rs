@@ -220,7 +220,7 @@ fn found(step: &Step, places: &Places, finished: Timestamp) -> Result<Option<Str
         return Ok(Some("it was changed".into()));
     }
     if is_dir(&stat) {
-        let newer = newer_below(&places.dir(&step.path)?, finished);
+        let newer = newer_below(&places.dir(&step.path)?, stat.stx_mnt_id, finished);
         return Ok(
             newer.map(|rel| format!("{} changed", fvm_model::path::printable(rel.as_os_str().as_encoded_bytes())))
         );
@@ -236,14 +236,14 @@ fn changed_since(stat: &Statx, finished: Timestamp) -> bool {
     Timestamp { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec } > finished
 }
 
-/// The first entry below `top` that changed after `finished`.
-fn newer_below(top: &Dir, finished: Timestamp) -> Option<PathBuf> {
+/// The first entry below `top` that changed after `finished`, or that something is mounted on.
+fn newer_below(top: &Dir, mount: u64, finished: Timestamp) -> Option<PathBuf> {
     let mut pending = vec![PathBuf::new()];
     while let Some(rel) = pending.pop() {
         let Ok(dir) = top.beneath_deep(&rel) else { return Some(rel) };
         for name in dir.names().unwrap_or_default() {
             let Ok(stat) = dir.stat(Path::new(&name)) else { return Some(rel.join(name)) };
-            if changed_since(&stat, finished) {
+            if stat.stx_mnt_id != mount || changed_since(&stat, finished) {
                 return Some(rel.join(name));
             }
             if is_dir(&stat) {

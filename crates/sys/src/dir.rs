@@ -300,14 +300,16 @@ impl Dir {
     }
 
     fn enter_for_removal(&self, name: &Path) -> Result<Self, Errno> {
-        let opened = fs::openat(&self.0, name, DIR_FLAGS, Mode::empty());
+        // What somebody mounted below is not part of the tree.
+        let open = |flags| fs::openat2(&self.0, name, flags, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV);
+        let opened = open(DIR_FLAGS);
         let dir = match opened {
             Err(Errno::ACCESS) => {
                 // NOFOLLOW: O_PATH first, then chmod through the descriptor's own link.
-                let path_fd = fs::openat(&self.0, name, DIR_FLAGS | OFlags::PATH, Mode::empty())?;
+                let path_fd = open(DIR_FLAGS | OFlags::PATH)?;
                 let link = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&path_fd));
                 fs::chmod(link, Mode::RWXU)?;
-                fs::openat(&self.0, name, DIR_FLAGS, Mode::empty())?
+                open(DIR_FLAGS)?
             }
             other => other?,
         };
