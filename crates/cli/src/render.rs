@@ -84,8 +84,8 @@ pub fn line(change: &Change) -> String {
     let mut text = match &change.kind {
         ChangeKind::Created => match (&change.target, &change.base) {
             (Some(target), _) => format!("A  {path} → {}", printable(target.0.as_encoded_bytes())),
-            (None, Some(base)) => format!("A  {path} (hard link to {base})"),
-            (None, None) => format!("A  {path}{}", special(change.file_type)),
+            (None, Some(base)) => format!("A  {path} (hard link to {base}){}", powers(change)),
+            (None, None) => format!("A  {path}{}{}", special(change.file_type), powers(change)),
         },
         ChangeKind::Modified { meta } => format!("M  {path}{}", details(change, *meta)),
         ChangeKind::Metadata { meta } => format!("m  {path}{}", details(change, *meta)),
@@ -95,7 +95,9 @@ pub fn line(change: &Change) -> String {
             let also = if *modified { " (modified)" } else { "" };
             format!("R  {from}{slash} → {path}{also}{}", details(change, *meta))
         }
-        ChangeKind::Retyped { from } => format!("T  {path} ({} → {})", type_name(*from), type_name(change.file_type)),
+        ChangeKind::Retyped { from } => {
+            format!("T  {path} ({} → {}){}", type_name(*from), type_name(change.file_type), powers(change))
+        }
     };
     if let Some(what) = &change.conflict {
         text.push_str(&format!("  ! conflict: {what}"));
@@ -104,6 +106,12 @@ pub fn line(change: &Change) -> String {
         text.push_str(&format!("  ! cannot be committed: {why}"));
     }
     text
+}
+
+/// What a new entry may do beyond its owner's wish: set-uid, set-gid, sticky.
+fn powers(change: &Change) -> String {
+    let mode = change.after.as_ref().map_or(0, |after| after.mode);
+    if mode & 0o7000 == 0 { String::new() } else { format!(" (mode {mode:o})") }
 }
 
 fn special(file_type: FileType) -> String {

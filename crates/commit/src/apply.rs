@@ -291,20 +291,43 @@ impl Run<'_> {
     /// there can be no undo, when something could not be kept.
     fn bring_home(&mut self) -> Option<String> {
         let mut lost = None;
+        let mut lose = |notes: &mut Vec<String>, path: String, errno| {
+            notes.push(format!("this commit cannot be undone: {path} could not be kept: {errno}"));
+            lost = Some(format!("{path} could not be kept: {errno}"));
+        };
+        let (mut there, mut copied) = (Vec::new(), Vec::new());
         for loc in &self.intent.beside {
             match self.places.look(loc) {
                 Ok(None) => continue,
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => there.push(loc),
                 Err(errno) => {
                     self.notes.push(format!("{} could not be looked at: {errno}", self.places.shown(loc)));
                     continue;
                 }
             }
-            if let Err(errno) = self.save_entry(loc) {
-                let path = self.places.shown(loc);
-                lost = Some(format!("{path} could not be kept: {errno}"));
-                self.notes.push(format!("this commit cannot be undone: {path} could not be kept: {errno}"));
+            match self.copy_home(loc) {
+                Ok(()) => copied.push(loc),
+                Err(errno) => lose(&mut self.notes, self.places.shown(loc), errno),
             }
+        }
+        // The copies before their names, and those before the originals go. Once for all: there may be many.
+        let area = &self.places.area;
+        let mut kept = if there.is_empty() { Ok(()) } else { self.disk.sync(area) };
+        for loc in copied {
+            let named = kept.and_then(|()| {
+                let home = saved_name(loc);
+                self.disk.remove_tree((area, &home))?;
+                self.disk.move_to_free((area, &new_name(&home)), (area, &home))
+            });
+            if let Err(errno) = named {
+                lose(&mut self.notes, self.places.shown(loc), errno);
+            }
+        }
+        kept = if there.is_empty() { Ok(()) } else { kept.and_then(|()| self.disk.sync(area)) };
+        if let (Some(first), Err(errno)) = (there.first(), kept) {
+            lose(&mut self.notes, self.places.shown(first), errno);
+        }
+        for loc in there {
             let removed = self.places.at(loc).and_then(|(dir, name)| self.disk.remove_tree((&dir, &name)));
             if let Err(errno) = removed {
                 self.notes.push(format!("{} could not be removed: {errno}", self.places.shown(loc)));
@@ -313,20 +336,12 @@ impl Run<'_> {
         lost
     }
 
-    fn save_entry(&mut self, loc: &Loc) -> Result<(), Errno> {
-        let home = saved_name(loc);
+    fn copy_home(&mut self, loc: &Loc) -> Result<(), Errno> {
         let area = &self.places.area;
-        if area.stat_opt(&home)?.is_some() {
-            // Only an undo finds one here: the other version was staged from it, and this one takes its place.
-            self.disk.remove_tree((area, &home))?;
-        }
-        let new = PathBuf::from(format!("{}.new", home.display()));
+        let new = new_name(&saved_name(loc));
         self.disk.remove_tree((area, &new))?;
         let (dir, name) = self.places.at(loc)?;
-        copy::tree(self.disk, (&dir, &name), (area, &new), &mut self.notes)?;
-        // Before the original is removed.
-        self.disk.sync(area)?;
-        self.disk.move_to_free((area, &new), (area, &home))
+        copy::tree(self.disk, (&dir, &name), (area, &new), &mut self.notes)
     }
 
     /// After a rollback nothing is left of the commit.
@@ -342,6 +357,11 @@ pub fn saved_name(loc: &Loc) -> PathBuf {
     // `.fvm-<token>-5-old` is `5-old`.
     let name = loc.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     PathBuf::from(name.splitn(3, '-').nth(2).unwrap_or(&name))
+}
+
+/// What it is called until it is whole.
+fn new_name(home: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.new", home.display()))
 }
 
 /// Removes the stages that lie beside their targets, and gives their directories their times back.

@@ -28,8 +28,11 @@ pub fn program(plan: &Plan, places: &Places, slots: &Slots, times: Vec<DirTime>)
     // Deepest first, so that each is still where the plan says. One that lies in another must be out durably before.
     program.phases[0].sort_by_key(|step| std::cmp::Reverse(step.path.path().components().count()));
     let mut above: HashSet<Loc> = HashSet::new();
+    // None lies in another of its own depth, so the first of them waits for all.
+    let mut waited = HashSet::new();
     for step in &mut program.phases[0] {
-        step.barrier = above.contains(&step.path);
+        let level = (step.path.root, step.path.path().components().count());
+        step.barrier = above.contains(&step.path) && waited.insert(level);
         let mut dir = step.path.parent();
         while !dir.path().as_os_str().is_empty() && above.insert(dir.clone()) {
             dir = dir.parent();
@@ -78,6 +81,8 @@ fn one(
     };
     let arrive = |slot: &Loc, coming: &Statx, made: bool| -> Result<Step, Errno> {
         Ok(match occupant()? {
+            // It came a moment ago: the VM's layer is no place for what belongs to the host.
+            Some(_) if matches!(slots.of[i], Slot::Upper(_)) => return Err(Errno::EXIST),
             Some(there) => {
                 let turn = Turn::Swap { comes: coming.stx_ino, goes: there.stx_ino };
                 step(slot, &path, turn, Some(&there), Some(coming), made)
@@ -246,6 +251,10 @@ impl<'p> Moves<'p> {
     }
 
     fn apply(&self, path: &HostPath) -> HostPath {
+        // A look at every ancestor of every path is much, where paths are long.
+        if self.0.is_empty() {
+            return path.clone();
+        }
         let nearest = path.as_path().ancestors().find_map(|above| Some((above, self.0.get(above)?)));
         let moved = nearest.and_then(|(from, to)| {
             let rest = path.as_path().strip_prefix(from).ok()?;

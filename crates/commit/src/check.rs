@@ -50,15 +50,14 @@ fn entries(plan: &Plan, op: &PlanOp, places: &Places, depth: Depth, changed: &mu
     if let Some(base) = &op.base {
         match (look(places, op.layer, base), &op.expect) {
             (Ok(None), _) => differs(base, "it is not there any more"),
-            (Ok(Some(now)), Some(then)) => {
-                let newer = || newer_below(places, op.layer, base, &now, plan.forked.filter(|_| depth == Depth::Below));
-                match difference(&now, then, goes) {
-                    Some(what) => differs(base, what),
-                    None if goes => newer().iter().for_each(|path| differs(path, "it changed after the fork")),
-                    None => {}
+            (Ok(Some(now)), then) => match then.as_ref().and_then(|then| difference(&now, then, goes)) {
+                Some(what) => differs(base, what),
+                None if goes && depth == Depth::Below => {
+                    let forked = plan.forked.filter(|_| then.is_some());
+                    below(places, op.layer, base, &now, forked).iter().for_each(|(path, what)| differs(path, what));
                 }
-            }
-            (Ok(Some(_)), None) => {}
+                None => {}
+            },
             (Err(e), _) => differs(base, &format!("it cannot be reached as before: {e}")),
         }
     }
@@ -74,18 +73,21 @@ fn entries(plan: &Plan, op: &PlanOp, places: &Places, depth: Depth, changed: &mu
             (Err(e), _) => differs(at, &format!("it cannot be reached as before: {e}")),
         }
     }
-    if let (Some(occupant), true) = (&op.occupant, matches!(op.may_occupy, Occupant::Nobody | Occupant::Old)) {
+    if let (Some(occupant), true) = (&op.occupant, op.may_occupy != Occupant::Base) {
         match look(places, op.layer, occupant) {
             Ok(None) => {}
             Ok(Some(now)) => {
                 // Without a time of the fork nobody knows whether the VM ever saw it.
-                if op.may_occupy == Occupant::Nobody || plan.forked.is_none_or(|forked| ctime(&now) > forked) {
+                let is_new = plan.forked.is_none_or(|forked| ctime(&now) > forked);
+                let anything = op.may_occupy == Occupant::Anything;
+                if op.may_occupy == Occupant::Nobody || is_new && !anything {
                     differs(occupant, "it was created meanwhile");
-                } else if let Some(forked) = plan.forked.filter(|_| depth == Depth::Below) {
-                    let newer = newer_below(places, op.layer, occupant, &now, Some(forked));
-                    newer.iter().for_each(|path| differs(path, "it changed after the fork"));
+                } else if depth == Depth::Below {
+                    let forked = plan.forked.filter(|_| !anything);
+                    below(places, op.layer, occupant, &now, forked).iter().for_each(|(path, what)| differs(path, what));
                 }
             }
+            Err(_) if op.may_occupy == Occupant::Anything => {}
             Err(e) => differs(occupant, &format!("it cannot be reached as before: {e}")),
         }
     }
@@ -103,15 +105,15 @@ fn ctime(stat: &Statx) -> Timestamp {
     Timestamp { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec }
 }
 
-/// The first entry below the directory `top` that changed after `forked`; none when that is not known.
-fn newer_below(
+/// The first entry below the directory `top` that changed after `forked`, or that something is mounted on: it would be
+/// carried away with the directory.
+fn below(
     places: &Places,
     layer: u32,
     top: &HostPath,
     stat: &Statx,
     forked: Option<Timestamp>,
-) -> Option<HostPath> {
-    let forked = forked?;
+) -> Option<(HostPath, &'static str)> {
     let is_dir = |s: &Statx| fs::FileType::from_raw_mode(u32::from(s.stx_mode)) == fs::FileType::Directory;
     let mut pending = if is_dir(stat) { vec![top.clone()] } else { Vec::new() };
     while let Some(path) = pending.pop() {
@@ -119,10 +121,13 @@ fn newer_below(
         let Ok(dir) = host_dir(places, layer, &path) else { continue };
         for name in dir.names().unwrap_or_default() {
             let Ok(Some(child)) = dir.stat_opt(Path::new(&name)) else { continue };
-            if ctime(&child) > forked {
-                return Some(path.join(&name));
+            if child.stx_mnt_id != stat.stx_mnt_id {
+                return Some((path.join(&name), "something was mounted there after the fork"));
             }
-            if is_dir(&child) && child.stx_mnt_id == stat.stx_mnt_id {
+            if forked.is_some_and(|forked| ctime(&child) > forked) {
+                return Some((path.join(&name), "it changed after the fork"));
+            }
+            if is_dir(&child) {
                 pending.push(path.join(&name));
             }
         }

@@ -36,10 +36,11 @@ pub use undo::undo;
 use apply::{End, Run};
 use fvm_model::plan::{LayerDir, Plan};
 use journal::{Intent, Phase, VERSION, now};
-use places::Places;
+use places::{Loc, Places};
 pub use program::Attrs;
 use program::Program;
 use rustix::io::Errno;
+use std::collections::HashSet;
 
 /// Told how far staging is; may stop it.
 pub trait Watch {
@@ -138,6 +139,7 @@ pub fn prepare<'d>(
     let beside = slots.beside();
     let times = build::dir_times(plan, &looked, &beside);
     let refs = looked.refs();
+    let disturbed: HashSet<Loc> = beside.iter().map(Loc::parent).collect();
     let intent = Intent {
         version: VERSION,
         number,
@@ -145,11 +147,7 @@ pub fn prepare<'d>(
         started: now(),
         area_of: number,
         mounts: refs.clone(),
-        times: times
-            .iter()
-            .filter(|t| t.was_at.as_ref().is_some_and(|dir| beside.iter().any(|b| b.parent() == *dir)))
-            .cloned()
-            .collect(),
+        times: times.iter().filter(|t| t.was_at.as_ref().is_some_and(|dir| disturbed.contains(dir))).cloned().collect(),
         beside,
     };
     held.begin(disk, number)?;

@@ -59,7 +59,7 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
     if !changed.is_empty() {
         return Err(CommitError::ChangedSince { number, changed });
     }
-    let in_beside = |dir: &Loc| beside.iter().any(|b| b.parent() == *dir);
+    let disturbed: HashSet<Loc> = beside.iter().map(Loc::parent).collect();
     let intent = Intent {
         version: VERSION,
         number: own,
@@ -67,7 +67,12 @@ pub fn undo(disk: &dyn Disk, store: &Store, held: Held, number: u64) -> Result<P
         started: now(),
         area_of: old.area_of,
         mounts: places.refs(),
-        times: program.times.iter().filter(|t| t.was_at.as_ref().is_some_and(in_beside)).cloned().collect(),
+        times: program
+            .times
+            .iter()
+            .filter(|t| t.was_at.as_ref().is_some_and(|dir| disturbed.contains(dir)))
+            .cloned()
+            .collect(),
         beside,
     };
     held.begin(disk, own)?;
@@ -120,7 +125,7 @@ fn prepare_program(done: &Program, places: &Places, token: &str) -> Result<(Prog
             time.ino = 0;
         }
     }
-    let mut beside = Vec::new();
+    let (mut beside, mut known) = (Vec::new(), HashSet::new());
     for step in program.phases.iter_mut().flatten() {
         let slot = match step.slot.root {
             Root::Area => continue,
@@ -137,7 +142,7 @@ fn prepare_program(done: &Program, places: &Places, token: &str) -> Result<(Prog
                 step.slot.parent().join(Path::new(&name))
             }
         };
-        if slot.root != Root::Area && !beside.contains(&slot) {
+        if slot.root != Root::Area && known.insert(slot.clone()) {
             beside.push(slot.clone());
         }
         step.slot = slot;
@@ -245,7 +250,7 @@ fn found(step: &Step, places: &Places, since: &Since) -> Result<Option<String>, 
         return Ok(Some("it was changed".into()));
     }
     if is_dir(&stat) {
-        let newer = newer_below(&places.dir(&step.path)?, since);
+        let newer = newer_below(&places.dir(&step.path)?, stat.stx_mnt_id, since);
         return Ok(
             newer.map(|rel| format!("{} changed", fvm_model::path::printable(rel.as_os_str().as_encoded_bytes())))
         );
@@ -257,14 +262,14 @@ fn is_dir(stat: &Statx) -> bool {
     FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory
 }
 
-/// The first entry below `top` that changed since.
-fn newer_below(top: &Dir, since: &Since) -> Option<PathBuf> {
+/// The first entry below `top` that changed since, or that something is mounted on.
+fn newer_below(top: &Dir, mount: u64, since: &Since) -> Option<PathBuf> {
     let mut pending = vec![PathBuf::new()];
     while let Some(rel) = pending.pop() {
         let Ok(dir) = top.beneath_deep(&rel) else { return Some(rel) };
         for name in dir.names().unwrap_or_default() {
             let Ok(stat) = dir.stat(Path::new(&name)) else { return Some(rel.join(name)) };
-            if since.changed(&stat) {
+            if stat.stx_mnt_id != mount || since.changed(&stat) {
                 return Some(rel.join(name));
             }
             if is_dir(&stat) {

@@ -37,9 +37,13 @@ impl After {
     }
 }
 
-/// The job of dropping the changes at `dropped`.
-pub fn encode(record: &VmRecord, set: &ChangeSet, dropped: &HashSet<&VmPath>) -> Result<Vec<u8>, FvmError> {
-    let all = set.changes.iter().all(|c| dropped.contains(&c.path));
+/// Whether nothing else can be in the layers: every change goes, and the scan read everything.
+pub fn may_be_all(set: &ChangeSet, dropped: &HashSet<&VmPath>) -> bool {
+    set.warnings.is_empty() && set.changes.iter().all(|c| dropped.contains(&c.path))
+}
+
+/// The job of dropping the changes at `dropped`, or `all` that the layers hold.
+pub fn encode(record: &VmRecord, set: &ChangeSet, dropped: &HashSet<&VmPath>, all: bool) -> Result<Vec<u8>, FvmError> {
     let chosen = set.changes.iter().filter(|c| !all && dropped.contains(&c.path));
     let after = After { all, changes: chosen.cloned().collect() };
     serde_json::to_vec(&after).map_err(|e| VmError::Internal(format!("{}: {e}", record.name)).into())

@@ -9,9 +9,10 @@
 //! # fn main() -> Result<(), fvm::FvmError> {
 //! let fvm = fvm::Fvm::open(std::path::Path::new("/var/lib/fvm"), std::path::Path::new("/run/fvm"))?;
 //! let vm = fvm.find("demo")?;
+//! let lock = fvm.lock(&vm)?; // it does not run meanwhile
 //! let changes = fvm.changes(&vm)?; // what did the VM do?
 //! let plan = fvm.decide(&vm, &changes, &fvm::Choice::default())?; // what shall reach the host?
-//! fvm.commit(&vm, &changes, plan, false, &mut fvm::Unwatched)?; // all of it, or none
+//! fvm.commit(&lock, &vm, &changes, plan, false, &mut fvm::Unwatched)?; // all of it, or none
 //! # Ok(())
 //! # }
 //! ```
@@ -373,21 +374,27 @@ impl Fvm {
     }
 
     /// Carries a plan out. Unless `keep`, what was committed then leaves the VM's layers: the VM sees the host's
-    /// version there, which is the same.
+    /// version there, which is the same. `_lock`, the VM's, was held when the changes were read: it has not run since.
     ///
     /// # Errors
-    /// When the VM runs, or the host does not let it happen; see [`FvmError`] for what the host looks like then.
+    /// When the host does not let it happen; see [`FvmError`] for what the host looks like then.
     pub fn commit(
         &self,
+        _lock: &VmLock,
         record: &VmRecord,
         changes: &ChangeSet,
         plan: Plan,
         keep: bool,
         watch: &mut dyn Watch,
     ) -> Result<Committed, FvmError> {
-        let _lock = self.lock(record)?;
         let dropped: HashSet<&VmPath> = plan.host_kept.iter().chain(&plan.whole).collect();
-        let after = if keep || dropped.is_empty() { Vec::new() } else { after::encode(record, changes, &dropped)? };
+        let after = if keep || dropped.is_empty() {
+            Vec::new()
+        } else {
+            // What could not be read is nowhere else: it stays in the VM.
+            let all = after::may_be_all(changes, &dropped);
+            after::encode(record, changes, &dropped, all)?
+        };
         if plan.ops.is_empty() {
             if !after.is_empty() {
                 self.forget(record, &after)?;

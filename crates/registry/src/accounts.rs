@@ -370,7 +370,8 @@ mod tests {
         let host = "root:x:0:0::/root:/bin/bash\ndaemon:x:1:1::/:/bin/false\nbob:x:1001:1001::/home/bob:/bin/sh\n";
         let both = "root:x:0:0::/root:/bin/bash\ndaemon:x:1:1::/:/bin/false\nbob:x:1001:1001::/home/bob:/bin/sh\n\
                     avahi:x:105:112::/run:/bin/false\n";
-        let cases: [(&str, &str, &str, &str, Result<&str, &str>); 9] = [
+        type Case<'c> = (&'c str, &'c str, &'c str, &'c str, Result<&'c str, &'c str>);
+        let cases: [Case<'_>; 9] = [
             ("passwd", base, vm, host, Ok(both)),
             ("passwd", base, vm, "bob:x:105:9::/:/bin/sh\n", Err("user avahi: uid 105 is taken by bob")),
             ("passwd", "a:x:1:1:::\n", "a:x:1:1:::vm\n", "a:x:1:1:::host\n", Err("user a: a:x:1:1:::host")),

@@ -170,7 +170,7 @@ fn write(table: &Table) -> Option<Vec<u8>> {
         tail.extend_from_slice(own);
         let (kind, align) = if names[name].is_some() { (b'v', 8) } else { (b'L', 4) };
         root.extend([kind, 0]);
-        while (tail_start + tail.len()) % align != 0 {
+        while !(tail_start + tail.len()).is_multiple_of(align) {
             tail.push(0);
         }
         root.extend(offset(&tail)?.to_le_bytes());

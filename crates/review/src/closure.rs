@@ -55,8 +55,8 @@ impl<'c> Needs<'c> {
             }
             above = dir.parent();
         }
-        if places(change) && !self.by_base.is_empty() {
-            let mut at = Some(change.path.on_host());
+        if places(change) {
+            let mut at = (!self.by_base.is_empty()).then(|| change.path.on_host());
             while let Some(path) = at {
                 if let Some(j) = self.by_base.get(&path).copied() {
                     needed.push((j, format!("{} takes its old place", change.path)));
@@ -77,8 +77,12 @@ impl<'c> Needs<'c> {
             );
         }
         if let Some(group) = change.link_group {
-            let others = self.by_group[&group].iter().copied();
-            needed.extend(others.map(|j| (j, format!("it is a hard link to the same file as {}", change.path))));
+            // By way of the first: each naming each would be quadratic, and a file may have any number of names.
+            let all = &self.by_group[&group];
+            let others = if all.first() == Some(&i) { all.as_slice() } else { &all[..1] };
+            needed.extend(
+                others.iter().copied().map(|j| (j, format!("it is a hard link to the same file as {}", change.path))),
+            );
         }
         needed.retain(|(j, _)| *j != i);
         needed

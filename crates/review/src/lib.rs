@@ -13,7 +13,7 @@
 
 use fvm_model::plan::{LayerDir, Plan, Pulled, Skipped};
 use fvm_model::{ChangeKind, ChangeSet, HostPath, VmPath};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 
 mod closure;
@@ -200,15 +200,16 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
         .filter(|(i, _)| todo.contains(i))
         .map(|(i, why)| Pulled { path: changes[i].path.clone(), why })
         .collect();
-    plan.conflicts_overridden.retain(|p| todo.iter().any(|i| changes[*i].path == *p));
+    let kept: HashSet<&VmPath> = todo.iter().map(|i| &changes[*i].path).collect();
+    plan.conflicts_overridden.retain(|p| kept.contains(p));
     plan.selected = todo.iter().map(|i| changes[*i].path.clone()).collect();
     let selected: Vec<&fvm_model::Change> = todo.iter().map(|i| &changes[*i]).collect();
     let is_part = |path: &VmPath| choice.given.get(path).is_some_and(|given| !given.whole);
     plan.whole = plan.selected.iter().filter(|path| !is_part(path)).cloned().collect();
     plan.ops = ops::build(&selected, layers, choice)?;
     let all = *choice == Choice { on_conflict: choice.on_conflict, ..Choice::default() } && !plan.ops.is_empty();
-    let touches = |dir: &VmPath| all || plan.ops.iter().any(|op| ops::is_in(op, dir));
-    plan.dir_times = set.touched.iter().filter(|t| touches(&t.path)).cloned().collect();
+    let dirs = ops::dirs(&plan.ops);
+    plan.dir_times = set.touched.iter().filter(|t| all || dirs.contains(&t.path)).cloned().collect();
     plan.id = ops::fingerprint(&plan);
     Ok(plan)
 }

@@ -223,13 +223,14 @@ impl Builder<'_> {
     }
 }
 
-/// Whether the op adds, replaces or removes an entry of the directory `dir`.
-pub(crate) fn is_in(op: &PlanOp, dir: &VmPath) -> bool {
-    let from = match &op.action {
+/// The directories of which the ops add, replace or remove an entry.
+pub(crate) fn dirs(ops: &[PlanOp]) -> HashSet<VmPath> {
+    let from = |op: &PlanOp| match &op.action {
         Action::Rename { from, .. } => from.in_vm().parent(),
         _ => None,
     };
-    op.action != Action::SetMeta && (op.path.parent().as_ref() == Some(dir) || from.as_ref() == Some(dir))
+    let changing = ops.iter().filter(|op| op.action != Action::SetMeta);
+    changing.flat_map(|op| [op.path.parent(), from(op)]).flatten().collect()
 }
 
 /// An id that equal plans share (FNV-1a over what is done to which version of what).

@@ -260,48 +260,59 @@ impl Dir {
             Err(e) => return Err(e),
         }
         let mut current = self.enter_for_removal(name)?;
-        let mut depth = vec![name.as_os_str().to_owned()];
-        'dir: loop {
-            for child in current.names()? {
-                let child_path = Path::new(&child);
-                match fs::unlinkat(&current.0, child_path, AtFlags::empty()) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(Errno::ISDIR | Errno::PERM) => match fs::unlinkat(&current.0, child_path, AtFlags::REMOVEDIR) {
-                        Ok(()) => {}
-                        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {
-                            current = current.enter_for_removal(child_path)?;
-                            depth.push(child);
-                            continue 'dir;
-                        }
-                        Err(e) => return Err(e),
-                    },
-                    Err(e) => return Err(e),
-                }
+        // The directories on the way down, each with those of its own directories that still hold something. Each is
+        // listed once: listing it again after each child would be quadratic.
+        let mut way = vec![(name.as_os_str().to_owned(), current.clear()?)];
+        while let Some((_, full)) = way.last_mut() {
+            if let Some(child) = full.pop() {
+                current = match current.enter_for_removal(Path::new(&child)) {
+                    Err(Errno::NOENT) => continue,
+                    other => other?,
+                };
+                way.push((child, current.clear()?));
+                continue;
             }
-            let Some(done) = depth.pop() else { return Ok(()) };
+            let Some((done, _)) = way.pop() else { break };
             // The tree is no VM's any more (it is stopped) and fvm holds its lock, so `..` is where we came from.
-            let parent = if depth.is_empty() {
+            let parent = if way.is_empty() {
                 Self(rustix::io::dup(&self.0)?)
             } else {
                 Self(fs::openat(&current.0, "..", DIR_FLAGS, Mode::empty())?)
             };
             fs::unlinkat(&parent.0, Path::new(&done), AtFlags::REMOVEDIR)?;
-            if depth.is_empty() {
-                return Ok(());
-            }
             current = parent;
         }
+        Ok(())
+    }
+
+    /// Removes all entries but directories that hold something, which it returns.
+    fn clear(&self) -> Result<Vec<OsString>, Errno> {
+        let mut full = Vec::new();
+        for child in self.names()? {
+            match fs::unlinkat(&self.0, Path::new(&child), AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) => match fs::unlinkat(&self.0, Path::new(&child), AtFlags::REMOVEDIR) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => full.push(child),
+                    Err(e) => return Err(e),
+                },
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(full)
     }
 
     fn enter_for_removal(&self, name: &Path) -> Result<Self, Errno> {
-        let opened = fs::openat(&self.0, name, DIR_FLAGS, Mode::empty());
+        // What somebody mounted below is not part of the tree.
+        let open = |flags| fs::openat2(&self.0, name, flags, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV);
+        let opened = open(DIR_FLAGS);
         let dir = match opened {
             Err(Errno::ACCESS) => {
                 // NOFOLLOW: O_PATH first, then chmod through the descriptor's own link.
-                let path_fd = fs::openat(&self.0, name, DIR_FLAGS | OFlags::PATH, Mode::empty())?;
+                let path_fd = open(DIR_FLAGS | OFlags::PATH)?;
                 let link = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&path_fd));
                 fs::chmod(link, Mode::RWXU)?;
-                fs::openat(&self.0, name, DIR_FLAGS, Mode::empty())?
+                open(DIR_FLAGS)?
             }
             other => other?,
         };

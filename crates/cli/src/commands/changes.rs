@@ -7,7 +7,7 @@ use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
 use crate::render;
 use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, exit};
-use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanInput};
+use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanInput, VmLock};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -91,8 +91,8 @@ fn diff_json(out: &Output, input: &ScanInput, set: &ChangeSet) -> io::Result<()>
 /// `fvm commit`.
 pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     let record = fvm.find(&args.name)?;
-    // Before anything is read: a running VM goes on changing.
-    drop(fvm.lock(&record)?);
+    // Before anything is read: a VM that runs goes on changing.
+    let lock = fvm.lock(&record)?;
     let on_conflict = match args.on_conflict {
         ConflictArg::Fail => OnConflict::Fail,
         ConflictArg::Skip => OnConflict::Skip,
@@ -123,7 +123,7 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         }
         return Ok(exit::DONE);
     }
-    carry_out(fvm, out, &record, &set, plan, args.keep)
+    carry_out(fvm, out, &lock, &record, &set, plan, args.keep)
 }
 
 /// The keys that match one of `patterns`, of all keyed stores that the VM changed.
@@ -191,15 +191,23 @@ fn choose(
 }
 
 /// Commits everything that can be committed.
-pub fn commit_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Done {
+pub fn commit_all(fvm: &Fvm, out: &Output, lock: &VmLock, record: &VmRecord) -> Done {
     let set = scan(fvm, out, record)?;
     warn(out, &set);
     let plan = fvm.decide(record, &set, &Choice::default())?;
     tell_plan(out, &plan);
-    carry_out(fvm, out, record, &set, plan, false)
+    carry_out(fvm, out, lock, record, &set, plan, false)
 }
 
-fn carry_out(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet, plan: Plan, keep: bool) -> Done {
+fn carry_out(
+    fvm: &Fvm,
+    out: &Output,
+    lock: &VmLock,
+    record: &VmRecord,
+    set: &ChangeSet,
+    plan: Plan,
+    keep: bool,
+) -> Done {
     #[derive(Serialize)]
     struct Report {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -213,7 +221,7 @@ fn carry_out(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet, plan: 
     }
     let mut interrupts = fvm::Interrupts::hold();
     let what = format!("committing {}", record.name);
-    let done = out.during(&what, || fvm.commit(record, set, plan, keep, &mut interrupts))?;
+    let done = out.during(&what, || fvm.commit(lock, record, set, plan, keep, &mut interrupts))?;
     if interrupts.heard() {
         out.say("the interrupt came too late: everything is committed");
     }

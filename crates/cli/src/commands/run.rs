@@ -135,8 +135,7 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
     let code = exit_code(out, &ended, call);
     let (record, lock) = running.end()?;
     if commit && code == 0 {
-        drop(lock);
-        changes::commit_all(fvm, out, &record)?;
+        changes::commit_all(fvm, out, &lock, &record)?;
     } else {
         let set = changes::scan(fvm, out, &record)?;
         summarise(out, &record, &set);
@@ -155,15 +154,14 @@ fn settle(
     code: u8,
 ) -> Result<(), Failure> {
     let set = changes::scan(fvm, out, &record)?;
-    if set.changes.is_empty() && !named {
+    if set.changes.is_empty() && set.warnings.is_empty() && !named {
         out.say("nothing was changed");
         return Ok(fvm.delete_locked(record, &lock)?);
     }
     match what {
         Afterwards::Commit if code == 0 => {
-            drop(lock);
-            changes::commit_all(fvm, out, &record)?;
-            fvm.delete(record)?;
+            changes::commit_all(fvm, out, &lock, &record)?;
+            fvm.delete_locked(record, &lock)?;
         }
         Afterwards::Commit => {
             out.say("not committed, because the program failed");
@@ -193,8 +191,9 @@ fn ask(fvm: &Fvm, out: &Output, record: VmRecord, set: &ChangeSet) -> Result<(),
         let answer = out.ask("commit, review, keep or discard? [c/r/k/d]");
         match answer.as_deref().map(|a| a.chars().next().unwrap_or(' ').to_ascii_lowercase()) {
             Some('c') => {
-                changes::commit_all(fvm, out, &record)?;
-                return Ok(fvm.delete(record)?);
+                let lock = fvm.lock(&record)?;
+                changes::commit_all(fvm, out, &lock, &record)?;
+                return Ok(fvm.delete_locked(record, &lock)?);
             }
             Some('r') => changes::review(fvm, out, &record, set)?,
             Some('d') => {
