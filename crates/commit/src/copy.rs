@@ -108,9 +108,9 @@ pub fn tree(disk: &dyn Disk, from: Entry<'_>, to: Entry<'_>, notes: &mut Vec<Str
 
 /// Fills `to`, which is empty: shares the blocks where the file system can, else copies what is not a hole.
 pub fn content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
-    // Below this, asking for holes and shared blocks takes longer than copying.
+    // Below this, sharing blocks takes longer than copying, if there are no holes to keep.
     const SMALL_BYTES: u64 = 32 << 10;
-    if len <= SMALL_BYTES {
+    if len <= SMALL_BYTES && u64::try_from(fs::fstat(from)?.st_blocks).is_ok_and(|blocks| blocks * 512 >= len) {
         return by_hand(from, to, 0, len);
     }
     if fs::ioctl_ficlone(to, from).is_ok() {
