@@ -190,8 +190,11 @@ pub fn dir_times(plan: &Plan, places: &Places, beside: &[Loc]) -> Vec<DirTime> {
             wanted.insert(op.path.on_host(), after.mtime);
         }
     }
+    // A time that was set by hand is a change of its own, but what comes and goes in that directory touches it again.
     for op in plan.ops.iter().filter(|op| op.file_type == FileType::Directory && op.meta.times) {
-        wanted.remove(&op.path.on_host());
+        if let Some(after) = &op.after {
+            wanted.insert(op.path.on_host(), after.mtime);
+        }
     }
     let mut times = Vec::new();
     for (old, layer) in dirs {

@@ -274,6 +274,19 @@ fn only_the_metadata_that_the_vm_changed_are_set() {
 }
 
 #[test]
+fn a_directorys_time_set_by_hand_outlives_what_comes_into_it() {
+    let mut lab = Lab::new();
+    Lab::write(lab.host("d/f"), "same");
+    Lab::write(lab.upper("d/new"), "new");
+    set_mtime(&lab.host("d"), 5_000, 1);
+    set_mtime(&lab.upper("d"), 1_000, 1);
+    lab.metadata("d", MetaDelta { times: true, ..MetaDelta::default() });
+    lab.created("d/new");
+    lab.commit().unwrap();
+    assert_eq!(meta(&lab.host("d")).mtime.secs, 1_000);
+}
+
+#[test]
 fn the_vms_version_replaces_what_the_host_made_as_well() {
     let mut lab = Lab::new();
     Lab::write(lab.host("n"), "host");

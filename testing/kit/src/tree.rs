@@ -15,7 +15,7 @@ struct Entry {
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Set by the program; `None` when it is the time of the run.
     mtime: Option<(i64, u32)>,
-    /// The first name of the same file.
+    /// The first name of the same file; nothing for a directory.
     first_name: PathBuf,
     sparse: bool,
 }
@@ -33,6 +33,7 @@ impl Snapshot {
     pub fn of(root: &Path, since_secs: i64) -> Self {
         let mut entries = BTreeMap::new();
         let mut names = HashMap::new();
+        let mut files = Vec::new();
         let mut pending = vec![PathBuf::new()];
         while let Some(rel) = pending.pop() {
             let path = root.join(&rel);
@@ -41,10 +42,12 @@ impl Snapshot {
             if kind == FileType::Directory {
                 pending.extend(std::fs::read_dir(&path).unwrap().map(|e| rel.join(e.unwrap().file_name())));
             } else {
-                let first: &mut PathBuf = names.entry(stat.stx_ino).or_insert_with(|| rel.clone());
+                let file = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+                let first: &mut PathBuf = names.entry(file).or_insert_with(|| rel.clone());
                 if rel < *first {
                     first.clone_from(&rel);
                 }
+                files.push((file, rel.clone()));
             }
             let secs = stat.stx_mtime.tv_sec;
             let entry = Entry {
@@ -54,17 +57,22 @@ impl Snapshot {
                 target: (kind == FileType::Symlink).then(|| std::fs::read_link(&path).unwrap()),
                 xattrs: xattrs(&path),
                 mtime: (secs < since_secs).then_some((secs, stat.stx_mtime.tv_nsec)),
-                first_name: PathBuf::from(stat.stx_ino.to_string()),
+                first_name: PathBuf::new(),
                 // A quarter at least is holes: a copy-up of overlayfs fills holes up to the next MiB.
-                sparse: stat.stx_blocks * 512 < stat.stx_size / 4 * 3,
+                sparse: kind == FileType::RegularFile && stat.stx_blocks * 512 < stat.stx_size / 4 * 3,
             };
             entries.insert(rel, entry);
         }
-        for entry in entries.values_mut() {
-            let ino: u64 = entry.first_name.to_str().unwrap().parse().unwrap();
-            entry.first_name = names.get(&ino).cloned().unwrap_or_default();
+        for (file, rel) in files {
+            entries.get_mut(&rel).unwrap().first_name.clone_from(&names[&file]);
         }
         Self(entries)
+    }
+
+    /// One line for each entry, everything in it: for a snapshot that another process, such as one in a VM, took.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.0.iter().map(|(path, entry)| format!("{path:?}: {}", short(Some(entry)))).collect()
     }
 
     /// What differs from `other`, a line each.
@@ -73,18 +81,23 @@ impl Snapshot {
         let mut paths: Vec<&PathBuf> = self.0.keys().chain(other.0.keys()).collect();
         paths.sort();
         paths.dedup();
-        let short = |e: Option<&Entry>| match e {
-            None => "nothing".to_owned(),
-            Some(e) => {
-                let len = e.content.as_ref().map(Vec::len);
-                let Entry { mode, owner, target, xattrs, mtime, first_name, sparse, .. } = e;
-                format!("{mode:o} {owner:?} {len:?} {target:?} {xattrs:?} {mtime:?} {first_name:?} sparse={sparse}")
-            }
-        };
         let differs = |p: &&PathBuf| self.0.get(*p) != other.0.get(*p);
         let line = |p: &PathBuf| format!("{p:?}:\n    {}\n    {}", short(self.0.get(p)), short(other.0.get(p)));
         paths.into_iter().filter(differs).map(line).collect()
     }
+}
+
+fn short(entry: Option<&Entry>) -> String {
+    let Some(entry) = entry else { return "nothing".to_owned() };
+    let Entry { mode, owner, content, target, xattrs, mtime, first_name, sparse } = entry;
+    let content = content.as_ref().map(|bytes| (bytes.len(), checksum(bytes)));
+    format!("{mode:o} {owner:?} {content:x?} {target:?} {xattrs:?} {mtime:?} {first_name:?} sparse={sparse}")
+}
+
+/// FNV-1a, by words: the contents are compared elsewhere, this tells them apart in a text.
+fn checksum(bytes: &[u8]) -> u64 {
+    let word = |chunk: &[u8]| chunk.iter().fold(1, |word: u64, b| word << 8 | u64::from(*b));
+    bytes.chunks(7).fold(0xcbf2_9ce4_8422_2325, |h, c| (h ^ word(c)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn stat(path: &Path) -> Statx {

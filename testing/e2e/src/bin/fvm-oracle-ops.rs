@@ -4,12 +4,13 @@
 //! ```text
 //!   fvm-oracle-ops base DIR SEED            makes a tree
 //!   fvm-oracle-ops run DIR SEED OPS root|user
+//!   fvm-oracle-ops show DIR                  prints the tree, as it is seen where this runs
 //! ```
 //! `user`: leaves out what overlayfs does not let an ordinary user do as on a plain disk: renaming a directory of the
 //! host (EXDEV), and a hard link to a file of the host (the other name would not follow).
 #![expect(clippy::unwrap_used, reason = "test code")]
 
-use fvm_kit::splitmix;
+use fvm_kit::{Snapshot, splitmix};
 use rustix::fs::{self as rfs, CWD, RenameFlags};
 use std::ffi::OsStr;
 use std::fs;
@@ -20,10 +21,12 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let (mode, dir, seed) = (args[1].as_str(), Path::new(&args[2]), args[3].parse().unwrap());
+    let (mode, dir) = (args[1].as_str(), Path::new(&args[2]));
+    let seed = || args[3].parse::<u64>().unwrap();
     match mode {
-        "base" => base(dir, seed),
-        _ => Program { state: seed ^ 0x5eed, count: 0, made: Vec::new(), rootless: args[5] == "user" }
+        "base" => base(dir, seed()),
+        "show" => Snapshot::of(dir, i64::MAX).lines().iter().for_each(|line| println!("{line}")),
+        _ => Program { state: seed() ^ 0x5eed, count: 0, made: Vec::new(), rootless: args[5] == "user" }
             .run(dir, args[4].parse().unwrap()),
     }
 }
