@@ -16,6 +16,7 @@ use fvm_model::{Change, ChangeKind, FileType, LayerKind, VmPath};
 use fvm_sys::dir::Dir;
 use rustix::fs::{AtFlags, FileType as Raw};
 use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -41,13 +42,77 @@ pub fn forget(input: &ScanInput, what: Forget<'_>) -> Result<(), ScanError> {
                 source,
             })
         }),
-        Forget::These(changes) => changes.iter().rev().try_for_each(|change| {
-            drop_entry(input, change).map_err(|source| ScanError::Discard {
-                path: change.path.to_string(),
-                what: "dropping what was committed",
-                source,
+        Forget::These(changes) => {
+            let mut opaque = Opaque::new(input, changes);
+            changes.iter().rev().try_for_each(|change| {
+                let dropped = match opaque.hides(change) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => drop_entry(input, change),
+                    Err(e) => Err(e),
+                };
+                dropped.map_err(|source| ScanError::Discard {
+                    path: change.path.to_string(),
+                    what: "dropping what was committed",
+                    source,
+                })
             })
-        }),
+        }
+    }
+}
+
+/// Directories that the VM replaced by ones of the same name, of which something may not be committed: they hide what the
+/// host has there, so without the VM's copy an entry in one would be gone in the VM. It stays, equal to the host's.
+struct Opaque<'c> {
+    input: &'c ScanInput,
+    /// Directories that lose their marks.
+    unmarked: HashSet<&'c VmPath>,
+    /// What was found out: directory → whether it, or one above it, hides the host's entries.
+    known: HashMap<VmPath, bool>,
+}
+
+impl<'c> Opaque<'c> {
+    fn new(input: &'c ScanInput, changes: &'c [Change]) -> Self {
+        let loses_marks = |c: &&Change| {
+            c.file_type == FileType::Directory && !matches!(c.kind, ChangeKind::Metadata { .. } | ChangeKind::Deleted)
+        };
+        Self { input, unmarked: changes.iter().filter(loses_marks).map(|c| &c.path).collect(), known: HashMap::new() }
+    }
+
+    fn hides(&mut self, change: &Change) -> Result<bool, Errno> {
+        let (view, _) = place(self.input, change.layer, &change.path).map_err(|_| Errno::INVAL)?;
+        let upper = match Dir::open_root(&view.dir.join("upper")) {
+            Err(Errno::NOENT) => return Ok(true),
+            other => other?,
+        };
+        let top = view.layer.host.in_vm();
+        let (mut asked, mut found) = (Vec::new(), false);
+        let mut above = change.path.parent().filter(|dir| *dir != top && dir.is_within(&top));
+        while let Some(dir) = above {
+            if let Some(known) = self.known.get(&dir) {
+                found = *known;
+                break;
+            }
+            let rel = dir.relative_to(&top).ok_or(Errno::INVAL)?.to_path_buf();
+            let mark = match upper.beneath_deep(rel.parent().unwrap_or(Path::new(""))) {
+                Ok(parent) => {
+                    let attr = format!("{}opaque", self.input.class.prefix());
+                    match parent.xattr(Path::new(dir.name()), OsStr::new(&attr)) {
+                        Err(Errno::NOENT | Errno::NOTDIR) => None,
+                        other => other?,
+                    }
+                }
+                Err(Errno::NOENT | Errno::NOTDIR) => None,
+                Err(e) => return Err(e),
+            };
+            above = dir.parent().filter(|dir| *dir != top && dir.is_within(&top));
+            found = mark.is_some_and(|mark| mark == b"y") && !self.unmarked.contains(&dir);
+            asked.push(dir);
+            if found {
+                break;
+            }
+        }
+        self.known.extend(asked.into_iter().map(|dir| (dir, found)));
+        Ok(found)
     }
 }
 

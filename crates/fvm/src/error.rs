@@ -1,7 +1,7 @@
 //! Every way in which fvm can fail, as one value: what happened, the exit code, and what to do next.
 
 use fvm_commit::CommitError;
-use fvm_model::{VmName, exit};
+use fvm_model::{VmName, VmPath, exit};
 use fvm_vm::VmError;
 
 /// An error of the fvm API.
@@ -22,6 +22,14 @@ pub enum FvmError {
     /// The host did not take it.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// A program of the host would write over what is committed.
+    #[error("a {program} of the host has '{path}' in memory and would write over it; nothing was committed")]
+    Live {
+        /// The store.
+        path: VmPath,
+        /// What runs.
+        program: &'static str,
+    },
     /// It must be stopped for this.
     #[error("'{0}' is running")]
     Running(VmName),
@@ -51,6 +59,7 @@ impl FvmError {
             Self::Vm(VmError::NotRunning(name)) => {
                 Some(format!("'fvm start {name}' starts it; 'fvm run --name {name} -- CMD' runs one program in it"))
             }
+            Self::Live { .. } => Some("'wineserver -w' waits for its end, 'wineserver -k' ends it".into()),
             Self::Running(name) => Some(format!("'fvm stop {name}' first")),
             Self::Vm(VmError::BadRecord { .. }) => {
                 Some("the VM's layers are untouched; restore the file from a backup, or remove the VM's directory to give it up".into())

@@ -24,6 +24,7 @@ mod after;
 mod bases;
 mod error;
 mod interrupts;
+mod live;
 mod settle;
 
 pub use error::FvmError;
@@ -400,6 +401,9 @@ impl Fvm {
                 self.forget(record, &after)?;
             }
             return Ok(Committed { number: None, summary: Summary::default(), operations: 0, notes: Vec::new() });
+        }
+        if let Some(op) = plan.ops.iter().find(|op| live::wineserver(&op.path.on_host())) {
+            return Err(FvmError::Live { path: op.path.clone(), program: "wineserver" });
         }
         let store = self.commits();
         let held = store.hold()?;

@@ -163,3 +163,20 @@ fn user_dconf_keys_are_committed_one_by_one() {
     lab.fvm(["commit", "dc"]).expect(0);
     assert_eq!(on_host("dconf dump /org/fvm/".into()).trim(), "[/]\na='vm'\nb='vm'\nc='host'");
 }
+
+#[test]
+fn root_and_user_what_was_committed_from_a_replaced_directory_is_still_in_the_vm() {
+    as_both("root_and_user_what_was_committed_from_a_replaced_directory_is_still_in_the_vm", |lab| {
+        lab.sh("mkdir t t/d; echo a > t/d/a; echo b > t/d/b");
+        tick();
+        let script = "rm -r t/d; mkdir t/d; echo n > t/d/n; echo other > t/other";
+        lab.fvm(["run", "--keep", "--name", "r", "--", "sh", "-c", script]).expect(0);
+        lab.fvm(["commit", "r", "t/d/n", "t/d/a"]).expect(0);
+        assert_eq!(lab.sh("ls t/d").split_whitespace().collect::<Vec<_>>(), ["b", "n"]);
+        let left = lab.fvm(["status", "r"]).expect(0).out;
+        assert!(left.contains("/t/d/b") && left.contains("/t/other") && left.lines().count() == 3, "{left}");
+        lab.fvm(["commit", "r"]).expect(0);
+        assert_eq!(lab.sh("ls t/d t").split_whitespace().collect::<Vec<_>>(), ["t:", "d", "other", "t/d:", "n"]);
+        assert_eq!(lab.fvm(["status", "r"]).expect(0).out.lines().count(), 1);
+    });
+}

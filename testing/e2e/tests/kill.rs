@@ -23,7 +23,7 @@ const BASE: &str = "mkdir -p dir/sub emptied gone/deep shut
 const CHANGE: &str = "echo more >> modified; rm deleted link2; mv renamed other; chmod 600 moded; rm emptied/*
     mv dir moved; echo new > moved/sub/new; rm -r gone; rm retyped; mkdir -p retyped/a/b; echo x > retyped/a/b/x
     ln -sfn elsewhere link; echo two >> linked; mkdir new; echo n > new/n; ln new/n new/n2; mkfifo new/p
-    chmod 755 shut; echo s > shut/s; chmod 555 shut; chmod 750 emptied; touch -d 2002-03-04 attributed";
+    chmod 700 shut; chmod 750 emptied; touch -d 2002-03-04 attributed";
 
 /// How often which end was seen.
 #[derive(Debug, Default)]
@@ -49,7 +49,8 @@ struct Mount(PathBuf);
 impl Mount {
     fn new(lab: &Lab) -> Self {
         let at = lab.path("mount");
-        lab.sh("mkdir mount");
+        // Rootless, what lies beside a mount is a layer, and the root of a layer is never a change: so not the tree.
+        lab.sh("mkdir mount disk");
         let (uid, gid) = (lab.sh("id -u"), lab.sh("id -g"));
         let options = format!("mode=755,uid={},gid={}", uid.trim(), gid.trim());
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&at).status();
@@ -136,7 +137,7 @@ fn rounds(user: User, count: u64, first: u64) -> Tally {
     for seed in first..first + count {
         let state = &mut (seed ^ 0x6b11);
         let place = usize::from(seed % 2 == 1);
-        let tree = if place == 1 { mount.0.join(format!("t{seed}")) } else { lab.path(format!("t{seed}")) };
+        let tree = if place == 1 { mount.0.join(format!("t{seed}")) } else { lab.path(format!("disk/t{seed}")) };
         let (name, shown) = (format!("k{seed}"), tree.display().to_string());
         // What lay beside its target comes back as a copy of its own.
         let link = if place == 1 { "cp -p" } else { "ln" };

@@ -68,11 +68,11 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Copies a program to where everybody may execute it.
+/// Copies a program to where everybody may execute it. By another process: a descriptor that is open for writing here
+/// could be inherited by a program that another thread starts just then, and nobody could execute the copy meanwhile.
 pub fn install(from: &Path, to: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::copy(from, to).unwrap();
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copied = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
 }
 
 /// What a command did.
