@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 
 /// Most entries listed for one layer.
 const FOUND_MAX: usize = 4_000_000;
+/// Most bytes of their names: paths may be long, and each is kept several times.
+const FOUND_MAX_BYTES: usize = 400 << 20;
 /// Most warnings kept for one layer.
 const WARNINGS_MAX: usize = 200;
 
@@ -77,6 +79,8 @@ pub(crate) struct LayerScan<'a> {
     pub at_home: HashSet<PathBuf>,
     pub lost: HashSet<PathBuf>,
     pub found: Vec<Found>,
+    /// Length of all names in it.
+    pub found_bytes: usize,
     pub candidates: Vec<Candidate>,
     pub gone_dirs: Vec<PathBuf>,
     pub unchanged_links: Vec<(u64, PathBuf)>,
@@ -119,6 +123,7 @@ impl<'a> LayerScan<'a> {
             at_home: HashSet::new(),
             lost: HashSet::new(),
             found: Vec::new(),
+            found_bytes: 0,
             candidates: Vec::new(),
             gone_dirs: Vec::new(),
             unchanged_links: Vec::new(),
@@ -181,6 +186,10 @@ impl<'a> LayerScan<'a> {
             },
             _ => None,
         };
+        self.found_bytes += rel.as_os_str().len() + target.as_ref().map_or(0, |t| t.0.len());
+        if self.found_bytes > FOUND_MAX_BYTES {
+            return Err(ScanError::TooLong { limit_bytes: FOUND_MAX_BYTES });
+        }
         let created = kind == ChangeKind::Created;
         let changes_parent = !matches!(kind, ChangeKind::Modified { .. } | ChangeKind::Metadata { .. });
         let uncommittable = match file_type {

@@ -112,6 +112,14 @@ pub enum ScanError {
         /// The limit.
         limit: usize,
     },
+    /// The same, of their names.
+    #[error(
+        "the paths that the VM changed in one layer are longer than {limit_bytes} bytes together; delete some in the VM"
+    )]
+    TooLong {
+        /// The limit.
+        limit_bytes: usize,
+    },
     /// A layer could not be changed.
     #[error("cannot discard '{path}': {what} failed")]
     Discard {

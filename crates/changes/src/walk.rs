@@ -24,8 +24,9 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Longest path below a layer that is followed.
-pub(crate) const PATH_MAX_BYTES: usize = 64 * 1024;
+/// Longest path below a layer that is followed: four times what a program can name. Each entry is reached from the top, so
+/// the time grows with the square of the depth.
+pub(crate) const PATH_MAX_BYTES: usize = 16 * 1024;
 /// How far in the future an mtime must lie to be called set by hand.
 const FUTURE_SECS: i64 = 60;
 
