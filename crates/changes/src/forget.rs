@@ -60,6 +60,23 @@ pub fn forget(input: &ScanInput, what: Forget<'_>) -> Result<(), ScanError> {
     }
 }
 
+/// Which of these changes [`forget`] would leave in the layers, because a directory that the VM replaced hides what the
+/// host has there: their entries must not be moved out of the layers either.
+///
+/// # Errors
+/// When a layer cannot be read.
+pub fn staying(input: &ScanInput, changes: &[Change]) -> Result<HashSet<VmPath>, ScanError> {
+    let mut opaque = Opaque::new(input, changes);
+    let mut staying = HashSet::new();
+    for change in changes.iter().filter(|c| c.kind != ChangeKind::Deleted) {
+        let fail = |source| ScanError::Discard { path: change.path.to_string(), what: "looking above it", source };
+        if opaque.hides(change).map_err(fail)? {
+            staying.insert(change.path.clone());
+        }
+    }
+    Ok(staying)
+}
+
 /// Directories that the VM replaced by ones of the same name, of which something may not be committed: they hide what the
 /// host has there, so without the VM's copy an entry in one would be gone in the VM. It stays, equal to the host's.
 struct Opaque<'c> {

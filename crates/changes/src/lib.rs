@@ -36,7 +36,7 @@ pub mod text;
 mod walk;
 
 pub use discard::discard;
-pub use forget::{Forget, forget};
+pub use forget::{Forget, forget, staying};
 pub use open::{open_after, open_before};
 pub use scan::{scan, scan_under};
 

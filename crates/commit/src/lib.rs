@@ -34,6 +34,7 @@ pub use recover::{AfterWork, Outcome, Recovered, recover};
 pub use undo::undo;
 
 use apply::{End, Run};
+use fvm_model::VmPath;
 use fvm_model::plan::{LayerDir, Plan};
 use journal::{Intent, Phase, VERSION, now};
 use places::{Loc, Places};
@@ -65,6 +66,8 @@ pub struct Options {
     pub what: What,
     /// New files may leave the VM's layer instead of being copied.
     pub may_move: bool,
+    /// But not these.
+    pub staying: HashSet<VmPath>,
     /// What the caller does between [`Prepared::publish`] and [`Applied::finish`]; kept in the journal, so that
     /// [`recover`] can have it done.
     pub after: Vec<u8>,
@@ -131,7 +134,7 @@ pub fn prepare<'d>(
     check::host(plan, &looked, check::Depth::Below)?;
     check::rights(plan, &looked)?;
     let token = token()?;
-    let slots = stage::Slots::assign(plan, &looked, &token, options.may_move)
+    let slots = stage::Slots::assign(plan, &looked, &token, options)
         .map_err(|errno| CommitError::Open { path: "the VM's layers".into(), errno })?;
     stage::space(plan, &looked, &slots)?;
 

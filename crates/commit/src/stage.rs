@@ -15,7 +15,7 @@
 use crate::copy;
 use crate::disk::Disk;
 use crate::places::{Loc, Places, Root, Visitor};
-use crate::{CommitError, Watch, check};
+use crate::{CommitError, Options, Watch, check};
 use fvm_model::path::Bytes;
 use fvm_model::plan::{Action, Content, Plan, PlanOp};
 use fvm_model::{FileType, VmPath};
@@ -52,7 +52,7 @@ pub struct Slots {
 
 impl Slots {
     /// Decides where everything will wait. Looks, and writes nothing.
-    pub fn assign(plan: &Plan, places: &Places, token: &str, may_move: bool) -> Result<Self, Errno> {
+    pub fn assign(plan: &Plan, places: &Places, token: &str, options: &Options) -> Result<Self, Errno> {
         let mut slots = Self {
             of: Vec::with_capacity(plan.ops.len()),
             old: HashMap::new(),
@@ -76,7 +76,9 @@ impl Slots {
                     };
                     Slot::Inside(top, waits.join(Path::new(op.path.name())))
                 }
-                (Action::Create { content: Content::Layer | Content::Directory }, None) if may_move => {
+                (Action::Create { content: Content::Layer | Content::Directory }, None)
+                    if options.may_move && !options.staying.contains(&op.path) =>
+                {
                     // What cannot be looked at is copied, which says why it cannot be.
                     match movable(op, below.get(&i).copied().unwrap_or(1), plan, places, &by_path).unwrap_or(None) {
                         Some(strips) => {

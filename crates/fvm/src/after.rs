@@ -31,6 +31,11 @@ impl After {
         if self.all { Forget::All } else { Forget::These(&self.changes) }
     }
 
+    /// The changes that leave them, unless all do.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
     /// Their paths; `None`: all.
     pub fn paths(&self) -> Option<HashSet<&VmPath>> {
         (!self.all).then(|| self.changes.iter().map(|c| &c.path).collect())

@@ -409,7 +409,11 @@ impl Fvm {
         let held = store.hold()?;
         let parts = self.parts(record, changes, &plan);
         let what = fvm_commit::What::Commit { vm: record.id.to_string(), name: record.name.to_string() };
-        let options = fvm_commit::Options { what, may_move: !keep, after: after.clone() };
+        let staying = match after::decode(&after) {
+            Ok(after) if !after.all => fvm_changes::staying(&self.scan_input(record), after.changes())?,
+            _ => HashSet::new(),
+        };
+        let options = fvm_commit::Options { what, may_move: !keep, staying, after: after.clone() };
         let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record), &options, watch)?;
         let applied = prepared.publish()?;
         if !after.is_empty() {

@@ -12,6 +12,7 @@ use fvm_commit::{Applied, CommitError, HostDisk, Options, Prepared, Published, S
 use fvm_model::change::TouchedDir;
 use fvm_model::{Change, ChangeKind, ChangeSet, FileType, HostPath, LayerDir, Meta, MetaDelta, Timestamp, VmPath};
 use fvm_review::{Choice, decide};
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -139,7 +140,7 @@ impl Lab {
 
     pub fn prepare_as(&self, plan: &fvm_model::Plan, may_move: bool) -> Result<Prepared<'static>, CommitError> {
         let what = What::Commit { vm: "0123456789ab".into(), name: "test".into() };
-        let options = Options { what, may_move, after: Vec::new() };
+        let options = Options { what, may_move, staying: HashSet::new(), after: Vec::new() };
         fvm_commit::prepare(&HostDisk, self.store().hold()?, plan, &self.layers(), &options, &mut Unwatched)
     }
 

@@ -5,7 +5,7 @@ use fvm_commit::{Disk, Options, Store, Unwatched, What};
 use fvm_model::change::TouchedDir;
 use fvm_model::{Change, ChangeKind, ChangeSet, HostPath, LayerDir, MetaDelta, Plan, Timestamp, VmPath};
 use fvm_review::{Choice, Given, OnConflict, decide};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -86,6 +86,7 @@ impl Scene {
         Options {
             what: What::Commit { vm: "0123456789ab".into(), name: "test".into() },
             may_move,
+            staying: HashSet::new(),
             after: b"job".to_vec(),
         }
     }
