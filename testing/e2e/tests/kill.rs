@@ -77,7 +77,7 @@ impl Round<'_> {
     /// Brings what was killed to its end, being killed in that, too; checks that nothing is left of it.
     fn recover(&self, state: &mut u64, whole: Duration, tally: &mut Tally) {
         for _ in 0..2 {
-            if splitmix(state) % 2 == 0 {
+            if splitmix(state).is_multiple_of(2) {
                 let recovered = kill(self.lab.spawn(["recover"]), part(state, whole / 2));
                 tally.recoveries_killed += u32::from(!recovered);
             }
@@ -171,7 +171,7 @@ fn rounds(user: User, count: u64, first: u64) -> Tally {
 
         let number = round.last();
         let undo = ["undo", &number];
-        if !is_measuring && splitmix(state) % 2 == 0 {
+        if !is_measuring && splitmix(state).is_multiple_of(2) {
             let succeeded = kill(lab.spawn(undo), part(state, usual[place] * 6 / 5));
             round.recover(state, usual[place], &mut tally);
             let is_new = round.is_new();
