@@ -166,11 +166,20 @@ pub fn mtime(stat: &Statx) -> Timestamp {
 pub fn dir_times(plan: &Plan, places: &Places, beside: &[Loc]) -> Vec<DirTime> {
     // Old path → layer; and the times that the VM gives.
     let (forward, backward) = (Moves::forward(plan), Moves::backward(plan));
+    let made: HashSet<&Path> =
+        plan.ops.iter().filter(|o| o.content() == Some(&Content::Directory)).map(|o| o.path.as_path()).collect();
     let mut dirs: BTreeMap<HostPath, u32> = BTreeMap::new();
+    // By their new paths: the host may have another directory there, that is moved away.
+    let mut new_dirs: BTreeMap<HostPath, u32> = BTreeMap::new();
     for op in plan.ops.iter().filter(|op| op.action != Action::SetMeta) {
-        let parents =
-            [op.path.on_host().parent().map(|p| backward.apply(&p)), op.base.as_ref().and_then(HostPath::parent)];
-        for parent in parents.into_iter().flatten() {
+        if let Some(parent) = op.path.on_host().parent() {
+            if made.contains(parent.as_path()) {
+                new_dirs.insert(parent, op.layer);
+            } else {
+                dirs.insert(backward.apply(&parent), op.layer);
+            }
+        }
+        if let Some(parent) = op.base.as_ref().and_then(HostPath::parent) {
             dirs.insert(parent, op.layer);
         }
     }
@@ -197,26 +206,26 @@ pub fn dir_times(plan: &Plan, places: &Places, beside: &[Loc]) -> Vec<DirTime> {
         }
     }
     let mut times = Vec::new();
+    for (new, layer) in new_dirs {
+        let (Ok(at), Some(after)) = (places.on_host(layer, &new), wanted.remove(&new)) else { continue };
+        times.push(DirTime { at: Some(at), was_at: None, ino: 0, before: None, after: Some(after) });
+    }
     for (old, layer) in dirs {
         let new = forward.apply(&old);
-        let Ok(Some(at)) = places.on_host(layer, &new).map(Some) else { continue };
+        let Ok(at) = places.on_host(layer, &new) else { continue };
         let there = places.on_host(layer, &old).ok().and_then(|loc| Some((places.look(&loc).ok()??, loc)));
-        let after = wanted.remove(&new);
-        match there.filter(|(stat, _)| is_dir(stat)) {
-            Some((stat, was_at)) => times.push(DirTime {
-                at: Some(at),
-                was_at: Some(was_at),
-                ino: stat.stx_ino,
-                before: Some(mtime(&stat)),
-                after,
-            }),
-            None if after.is_some() => times.push(DirTime { at: Some(at), was_at: None, ino: 0, before: None, after }),
-            None => {}
-        }
+        let Some((stat, was_at)) = there.filter(|(stat, _)| is_dir(stat)) else { continue };
+        // What stands there afterwards may be another one.
+        let after = if made.contains(new.as_path()) { None } else { wanted.remove(&new) };
+        times.push(DirTime {
+            at: Some(at),
+            was_at: Some(was_at),
+            ino: stat.stx_ino,
+            before: Some(mtime(&stat)),
+            after,
+        });
     }
     // Times that only the VM touched.
-    let made: HashSet<&Path> =
-        plan.ops.iter().filter(|o| o.content() == Some(&Content::Directory)).map(|o| o.path.as_path()).collect();
     for (new, after) in wanted.into_iter().filter(|(new, _)| !made.contains(new.as_path())) {
         let old = backward.apply(&new);
         let Some(layer) = places.layer_of(&new) else { continue };

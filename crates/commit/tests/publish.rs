@@ -144,6 +144,25 @@ fn a_directory_moves_below_a_new_one_of_its_own_name() {
 }
 
 #[test]
+fn a_new_directory_in_the_place_of_a_moved_one_has_the_vms_time() {
+    // mv a b; mkdir a; mv f a/f
+    let mut lab = Lab::new();
+    Lab::write(lab.host("a/old"), "old");
+    Lab::write(lab.host("f"), "f");
+    Lab::write(lab.upper("a/f"), "f");
+    for (dir, secs) in [(lab.upper("a"), 1_000), (lab.upper("b"), 2_000), (lab.host("a"), 3_000)] {
+        fs::create_dir_all(&dir).unwrap();
+        set_mtime(&dir, secs, 1);
+    }
+    lab.created("a");
+    lab.renamed("a", "b");
+    lab.renamed("f", "a/f");
+    lab.commit().unwrap();
+    assert_eq!((lab.read("a/f"), lab.read("b/old")), ("f".into(), "old".into()));
+    assert_eq!((meta(&lab.host("a")).mtime.secs, meta(&lab.host("b")).mtime.secs), (1_000, 3_000));
+}
+
+#[test]
 fn something_new_stands_where_a_directory_was_moved_away() {
     for new_is_dir in [true, false] {
         let mut lab = Lab::new();
