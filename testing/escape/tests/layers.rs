@@ -550,19 +550,21 @@ fn user_what_a_scan_cannot_read_stays_in_the_vm_after_a_commit() {
 }
 
 #[test]
-fn root_and_user_what_a_vm_does_while_its_changes_are_reviewed_is_not_lost() {
-    as_both("root_and_user_what_a_vm_does_while_its_changes_are_reviewed_is_not_lost", |lab, _| {
+fn root_and_user_a_vm_does_not_run_while_its_changes_are_reviewed() {
+    as_both("root_and_user_a_vm_does_not_run_while_its_changes_are_reviewed", |lab, _| {
         vm(lab, "r");
         lab.fvm(["run", "--keep", "--name", "busy", "--", "sh", "-c", "echo early > t/early"]).expect(0);
         let mut review = lab.fvm_command(["commit", "-i", "busy"]);
         let mut review = review.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for(&mut review, "Commit this?");
-        lab.fvm(["run", "--name", "busy", "--", "sh", "-c", "echo late > t/late"]).expect(0);
+        let late = ["run", "--name", "busy", "--", "sh", "-c", "echo late > t/late"];
+        let refused = lab.fvm(late).expect(125).err;
+        assert!(refused.contains("in use by another fvm command"), "it must not run meanwhile: {refused}");
         std::io::Write::write_all(&mut review.stdin.take().unwrap(), b"a\n").unwrap();
         assert!(review.wait().unwrap().success());
         assert_eq!(lab.sh("ls t"), "early\n");
-        let status = fvm(lab, ["status", "busy"]).expect(0).out;
-        assert!(status.contains("t/late"), "what the VM wrote meanwhile is gone: {status}");
+        lab.fvm(late).expect(0);
+        assert!(fvm(lab, ["status", "busy"]).expect(0).out.contains("t/late"));
     });
 }
 
