@@ -1,4 +1,5 @@
-//! The oracle: a random program run on a plain copy, and in a VM that is then committed, must leave equal trees.
+//! The oracle: a random program run on a plain copy, and in a VM that is then committed, must leave equal trees; an undo
+//! leaves the tree that was there before, times and all.
 //!
 //! `FVM_ORACLE_SEEDS=500 cargo test -p fvm-e2e --test oracle` is the long mode; `FVM_ORACLE_FIRST` shifts the seeds.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
@@ -40,6 +41,7 @@ fn compare(user: User) {
                 ran.out
             ));
         }
+        let before = Snapshot::of(&vm, i64::MAX);
         let commit = lab.fvm(["commit", &name]);
         if commit.code != 0 {
             wrong.push(format!("commit: {}", commit.err));
@@ -50,6 +52,16 @@ fn compare(user: User) {
         let left = lab.fvm(["status", &name]).out;
         if left.lines().count() != 1 {
             wrong.push(format!("after the commit the VM still has: {left}"));
+        }
+        // And back: times of directories and all.
+        if let Some(number) = commit.err.split("'fvm undo ").nth(1).and_then(|rest| rest.split('\'').next()) {
+            let undo = lab.fvm(["undo", number]);
+            if undo.code != 0 {
+                wrong.push(format!("undo: {}", undo.err));
+            }
+            wrong.extend(
+                before.differences(&Snapshot::of(&vm, i64::MAX)).iter().map(|d| format!("after the undo: {d}")),
+            );
         }
         lab.fvm(["delete", &name]).expect(0);
         if !wrong.is_empty() {
