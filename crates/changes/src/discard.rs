@@ -172,10 +172,11 @@ fn vm_place(set: &ChangeSet, base: &HostPath) -> VmPath {
     }
 }
 
-struct LayerDir<'a> {
-    upper: Dir,
-    index: Option<Dir>,
-    input: &'a ScanInput,
+/// One layer of a stopped VM, open to be changed.
+pub(crate) struct LayerDir<'a> {
+    pub(crate) upper: Dir,
+    pub(crate) index: Option<Dir>,
+    pub(crate) input: &'a ScanInput,
 }
 
 impl LayerDir<'_> {
@@ -228,7 +229,7 @@ impl LayerDir<'_> {
     }
 
     /// Lets the host's `base` show through at `rel`: no directory above may be opaque any more.
-    fn uncover(&self, rel: &Path, base: &HostPath) -> Result<(), Errno> {
+    pub(crate) fn uncover(&self, rel: &Path, base: &HostPath) -> Result<(), Errno> {
         let mut chain: Vec<(PathBuf, HostPath)> = Vec::new();
         let (mut at, mut host) = (rel.parent(), base.parent());
         while let (Some(dir), Some(on_host)) = (at, host) {
@@ -255,7 +256,12 @@ impl LayerDir<'_> {
         }
         let wanted = wanted.and_then(|w| w.components().next()).map(|c| c.as_os_str().to_owned());
         let lower = Dir::open_root(host.as_path())?;
-        let mount = lower.stat(Path::new(""))?.stx_mnt_id;
+        let stat = lower.stat(Path::new(""))?;
+        // One that both sides made: the VM took nothing away that the host has there.
+        if compare::birth(&stat).is_some_and(|born| born > self.input.forked) {
+            return dir.remove_xattr(Path::new(""), &opaque);
+        }
+        let mount = stat.stx_mnt_id;
         let upper: HashMap<OsString, fs::FileType> = dir.entries(MAX_ENTRIES)?.into_iter().collect();
         for (name, _) in lower.entries(MAX_ENTRIES)? {
             let path = Path::new(&name);

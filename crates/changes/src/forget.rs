@@ -4,18 +4,22 @@
 //!   everything was committed     fresh, empty layers
 //!   a part was                   its entries leave the upper, deepest first; directories that moved or were new
 //!                                lose their marks and stay while they still hold something
+//!   in a directory that hides    it shows what was committed, and names (as whiteouts) what it goes on hiding
+//!   the host's (opaque)
 //! ```
 //!
 //! Like [`crate::discard`] this writes only layers of a stopped VM, never the host.
 //!
 //! Invariant: called after the commit, so that whatever is dropped is on the host.
 
+use crate::discard::LayerDir;
 use crate::open::place;
 use crate::{LayerView, ScanError, ScanInput};
 use fvm_model::{Change, ChangeKind, FileType, LayerKind, VmPath};
 use fvm_sys::dir::Dir;
 use rustix::fs::{AtFlags, FileType as Raw, Mode, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -41,14 +45,44 @@ pub fn forget(input: &ScanInput, what: Forget<'_>) -> Result<(), ScanError> {
                 source,
             })
         }),
-        Forget::These(changes) => changes.iter().rev().try_for_each(|change| {
-            drop_entry(input, change).map_err(|source| ScanError::Discard {
-                path: change.path.to_string(),
-                what: "dropping what was committed",
-                source,
+        Forget::These(changes) => {
+            let placed: HashSet<&VmPath> = changes.iter().filter(|c| is_placed(c)).map(|c| &c.path).collect();
+            changes.iter().rev().try_for_each(|change| {
+                drop_entry(input, change).and_then(|()| show(input, change, &placed)).map_err(|source| {
+                    ScanError::Discard { path: change.path.to_string(), what: "dropping what was committed", source }
+                })
             })
-        }),
+        }
     }
+}
+
+/// Whether it is a directory that the commit put there: its own marks go.
+fn is_placed(change: &Change) -> bool {
+    change.file_type == FileType::Directory && !matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Deleted)
+}
+
+/// Lets the VM see the host's `change`, if a directory above, that was there before, hides all that the host has.
+fn show(input: &ScanInput, change: &Change, placed: &HashSet<&VmPath>) -> Result<(), Errno> {
+    if change.kind == ChangeKind::Deleted {
+        return Ok(());
+    }
+    let (view, rel) = place(input, change.layer, &change.path).map_err(|_| Errno::INVAL)?;
+    let upper = Dir::open_root(&view.dir.join("upper"))?;
+    let opaque = format!("{}opaque", input.class.prefix());
+    let mut above = change.path.parent();
+    for dir in rel.ancestors().skip(1) {
+        let own = above.as_ref().is_some_and(|at| placed.contains(at));
+        above = above.and_then(|at| at.parent());
+        let hides = match upper.beneath_deep(dir) {
+            Ok(open) => open.xattr(Path::new(""), OsStr::new(&opaque))?.as_deref() == Some(b"y"),
+            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            Err(e) => return Err(e),
+        };
+        if hides && !own {
+            return LayerDir { upper, index: None, input }.uncover(&rel, &change.path.on_host());
+        }
+    }
+    Ok(())
 }
 
 /// Puts an empty `upper` and `work` in the place of the old ones, the owner and mode of the upper kept.
@@ -91,8 +125,10 @@ fn drop_entry(input: &ScanInput, change: &Change) -> Result<(), Errno> {
         absent(dir_of(&base.in_vm()).and_then(|(dir, name)| remove_whiteout(&dir, &name)))?;
     }
     absent(dir_of(&change.path).and_then(|(dir, name)| {
+        // Also where [`show`] made one for the sake of a neighbour: what was moved to the host is not in the upper.
+        remove_whiteout(&dir, &name)?;
         if change.kind == ChangeKind::Deleted {
-            return remove_whiteout(&dir, &name);
+            return Ok(());
         }
         if change.file_type != FileType::Directory {
             return rustix::fs::unlinkat(&dir, &name, AtFlags::empty());
