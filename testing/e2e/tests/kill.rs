@@ -166,7 +166,9 @@ fn rounds(user: User, count: u64, first: u64) -> Tally {
             let (mut ran, took) = timed(|| lab.fvm(commit));
             if place == 1 && ran.code == 3 {
                 // The stages lay in the directories, whose ctime says so: that looks like a change of the host's.
-                assert!(ran.err.lines().all(|l| !l.starts_with("  ") || l.ends_with("changed on the host after the fork")));
+                assert!(
+                    ran.err.lines().all(|l| !l.starts_with("  ") || l.ends_with("changed on the host after the fork"))
+                );
                 tally.conflicts += 1;
                 ran = lab.fvm(["commit", "--on-conflict", "vm", &round.name]);
             }
@@ -205,7 +207,7 @@ fn root_and_user_a_commit_killed_at_any_moment_leaves_all_or_nothing() {
     let (count, first) = (number("FVM_KILLS", 8), number("FVM_KILLS_FIRST", 0));
     for user in [User::Root, User::Ordinary] {
         let tally = rounds(user, count, first);
-       
+
         assert!(count < 30 || tally.old > 0 && tally.new > 0, "{user:?}: {tally:?}");
     }
 }
