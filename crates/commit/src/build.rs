@@ -215,8 +215,9 @@ pub fn dir_times(plan: &Plan, places: &Places, beside: &[Loc]) -> Vec<DirTime> {
         let Ok(at) = places.on_host(layer, &new) else { continue };
         let there = places.on_host(layer, &old).ok().and_then(|loc| Some((places.look(&loc).ok()??, loc)));
         let Some((stat, was_at)) = there.filter(|(stat, _)| is_dir(stat)) else { continue };
-        // What stands there afterwards may be another one.
-        let after = if made.contains(new.as_path()) { None } else { wanted.remove(&new) };
+        // What stands there afterwards may be another one, new or renamed.
+        let stays = !made.contains(new.as_path()) && backward.apply(&new) == old;
+        let after = if stays { wanted.remove(&new) } else { None };
         times.push(DirTime {
             at: Some(at),
             was_at: Some(was_at),

@@ -163,6 +163,21 @@ fn a_new_directory_in_the_place_of_a_moved_one_has_the_vms_time() {
 }
 
 #[test]
+fn a_directory_moved_over_the_one_it_lay_in_has_the_vms_time() {
+    // mv old new; mv new/a/b tmp; rmdir new/a; mv tmp new/a; touch new/a/n
+    let mut lab = Lab::new();
+    Lab::write(lab.host("old/a/b/f"), "f");
+    Lab::write(lab.upper("new/a/n"), "n");
+    lab.renamed("old", "new");
+    lab.renamed("old/a/b", "new/a");
+    lab.created("new/a/n");
+    lab.touched("new/a", 4_000);
+    lab.commit_with(&Choice { on_conflict: OnConflict::Vm, ..Choice::default() }).unwrap();
+    assert_eq!((lab.read("new/a/f"), lab.read("new/a/n")), ("f".into(), "n".into()));
+    assert_eq!(meta(&lab.host("new/a")).mtime.secs, 4_000);
+}
+
+#[test]
 fn something_new_stands_where_a_directory_was_moved_away() {
     for new_is_dir in [true, false] {
         let mut lab = Lab::new();

@@ -13,7 +13,7 @@
 
 mod tree;
 
-pub use tree::{Snapshot, splitmix};
+pub use tree::{Entry, Snapshot, splitmix};
 
 use std::ffi::OsStr;
 use std::io::Write;

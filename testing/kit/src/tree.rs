@@ -7,17 +7,41 @@ use std::path::{Path, PathBuf};
 
 /// One entry, as far as two runs of one program must agree on it.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    mode: u32,
-    owner: (u32, u32),
-    content: Option<Vec<u8>>,
-    target: Option<PathBuf>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub struct Entry {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Of a regular file.
+    pub content: Option<Vec<u8>>,
+    /// Of a symlink.
+    pub target: Option<PathBuf>,
+    /// All that the reader sees.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Set by the program; `None` when it is the time of the run.
-    mtime: Option<(i64, u32)>,
+    pub mtime: Option<(i64, u32)>,
     /// The first name of the same file; nothing for a directory.
-    first_name: PathBuf,
-    sparse: bool,
+    pub first_name: PathBuf,
+    /// Whether a good part of it is holes.
+    pub sparse: bool,
+}
+
+impl Entry {
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        FileType::from_raw_mode(self.mode) == FileType::Directory
+    }
+
+    /// What somebody who wrote it would miss: all but a directory's time, which every entry moves, and but how it is
+    /// stored.
+    #[must_use]
+    pub fn essence(&self) -> String {
+        let Self { mode, owner, content, target, xattrs, mtime, .. } = self;
+        let content = content.as_ref().map(|bytes| (bytes.len(), checksum(bytes)));
+        let mtime = mtime.filter(|_| !self.is_dir());
+        format!("{mode:o} {owner:?} {content:x?} {target:?} {xattrs:?} {mtime:?}")
+    }
 }
 
 /// A tree at one moment.
@@ -69,6 +93,18 @@ impl Snapshot {
         Self(entries)
     }
 
+    /// The entries, by their paths below the root.
+    #[must_use]
+    pub fn entries(&self) -> &BTreeMap<PathBuf, Entry> {
+        &self.0
+    }
+
+    /// One line for each entry: [`Entry::essence`].
+    #[must_use]
+    pub fn essences(&self) -> Vec<String> {
+        self.0.iter().map(|(path, entry)| format!("{path:?}: {}", entry.essence())).collect()
+    }
+
     /// One line for each entry, everything in it: for a snapshot that another process, such as one in a VM, took.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
@@ -89,9 +125,8 @@ impl Snapshot {
 
 fn short(entry: Option<&Entry>) -> String {
     let Some(entry) = entry else { return "nothing".to_owned() };
-    let Entry { mode, owner, content, target, xattrs, mtime, first_name, sparse } = entry;
-    let content = content.as_ref().map(|bytes| (bytes.len(), checksum(bytes)));
-    format!("{mode:o} {owner:?} {content:x?} {target:?} {xattrs:?} {mtime:?} {first_name:?} sparse={sparse}")
+    let Entry { mtime, first_name, sparse, .. } = entry;
+    format!("{} {mtime:?} {first_name:?} sparse={sparse}", entry.essence())
 }
 
 /// FNV-1a, by words: the contents are compared elsewhere, this tells them apart in a text.

@@ -5,6 +5,7 @@
 //!   fvm-oracle-ops base DIR SEED            makes a tree
 //!   fvm-oracle-ops run DIR SEED OPS root|user
 //!   fvm-oracle-ops show DIR                  prints the tree, as it is seen where this runs
+//!   fvm-oracle-ops essence DIR               the same without directories' times, and how files are stored
 //! ```
 //! `user`: leaves out what overlayfs does not let an ordinary user do as on a plain disk: renaming a directory of the
 //! host (EXDEV), and a hard link to a file of the host (the other name would not follow).
@@ -25,6 +26,7 @@ fn main() {
     let seed = || args[3].parse::<u64>().unwrap();
     match mode {
         "base" => base(dir, seed()),
+        "essence" => Snapshot::of(dir, i64::MAX).essences().iter().for_each(|line| println!("{line}")),
         "show" => Snapshot::of(dir, i64::MAX).lines().iter().for_each(|line| println!("{line}")),
         _ => Program { state: seed() ^ 0x5eed, count: 0, made: Vec::new(), rootless: args[5] == "user" }
             .run(dir, args[4].parse().unwrap()),
