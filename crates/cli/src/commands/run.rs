@@ -36,8 +36,9 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     let existing = match &args.name {
         None => None,
         Some(name) => match fvm.find(name) {
-            Ok(record) => Some(record),
-            Err(fvm::FvmError::Vm(VmError::NoSuchVm(_))) => None,
+            // A new name may look like the beginning of some VM's id.
+            Ok(record) if record.name.as_str() == name || record.id.as_str() == name => Some(record),
+            Ok(_) | Err(fvm::FvmError::Vm(VmError::NoSuchVm(_) | VmError::Ambiguous(..))) => None,
             Err(e) => return Err(e.into()),
         },
     };
