@@ -75,7 +75,7 @@ fn show(input: &ScanInput, change: &Change, placed: &HashSet<&VmPath>) -> Result
         above = above.and_then(|at| at.parent());
         let hides = match upper.beneath_deep(dir) {
             Ok(open) => open.xattr(Path::new(""), OsStr::new(&opaque))?.as_deref() == Some(b"y"),
-            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => false,
             Err(e) => return Err(e),
         };
         if hides && !own {
@@ -112,7 +112,8 @@ fn renew(view: &LayerView) -> Result<(), Errno> {
 
 fn drop_entry(input: &ScanInput, change: &Change) -> Result<(), Errno> {
     let absent = |result: Result<(), Errno>| match result {
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        // LOOP: the VM has a symlink where the host's directory was.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
         other => other,
     };
     let dir_of = |path: &VmPath| -> Result<(Dir, PathBuf), Errno> {

@@ -86,7 +86,12 @@ impl Round<'_> {
         }
         let told = self.lab.fvm(["history"]).expect(0);
         assert!(!told.err.contains("warning"), "{}", told.err);
-        assert!(!self.lab.home().join("commits/active").exists(), "{}", told.err);
+        let active = self.lab.home().join("commits/active");
+        if active.exists() {
+            let (locks, again) = (std::fs::read_to_string("/proc/locks").unwrap(), self.lab.fvm(["recover"]));
+            let lock = self.lab.sh("stat -c %i home/run/commit.lock; ps -eo pid,ppid,stat,args | grep '[h]ome/run\\|[f]vm-kit' | cut -c1-200");
+            panic!("a commit is still active: {told:?}; lock {lock}; then {again:?}, {}; {locks}", active.exists());
+        }
         let left = self.lab.sh("find . -path ./home/vms -prune -o -name '.fvm-*' -print");
         assert_eq!(left, "", "{}", told.err);
     }
