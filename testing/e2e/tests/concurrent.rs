@@ -246,7 +246,9 @@ impl Case<'_> {
         self.work(state, order, seed, word);
 
         let host = self.host();
-        let seen = self.seen();
+        // When the host moves what the VM had copied, the kernel shows one file in the place of the other, or ESTALE.
+        let is_seen = order == Order::HostFirst || fork == host;
+        let seen = if is_seen { self.seen() } else { Vec::new() };
         let status = self.lab.fvm(["status", &self.name]).expect(0).out;
         let choice = choice(state, &status);
         let commit = |more: &[&str]| {
@@ -258,8 +260,6 @@ impl Case<'_> {
         let after = self.host();
         self.wrong.push(format!("({order:?}, {choice:?}, exit {}: {})", told.code, told.err.trim()));
         let is_done = told.code == 0;
-        // When the host moves what the VM had copied, the kernel shows one file in the place of the other.
-        let is_seen = order == Order::HostFirst || fork == host;
         self.count(&format!("{order:?}: {}", ["done", "refused", "?", "conflict"][told.code.clamp(0, 3) as usize]));
         if !is_done {
             self.note("what failed changed the host", host.differences(&after));
