@@ -184,7 +184,7 @@ impl LayerDir<'_> {
         let name = Path::new(rel.file_name().ok_or(Errno::INVAL)?);
         match self.upper.beneath_deep(rel.parent().unwrap_or(Path::new(""))) {
             Ok(dir) => Ok(Some((dir, name))),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -238,7 +238,7 @@ impl LayerDir<'_> {
         for (dir_rel, on_host) in chain.iter().rev() {
             match self.upper.beneath_deep(dir_rel) {
                 Ok(dir) => self.make_merged(&dir, on_host, rel.strip_prefix(dir_rel).ok())?,
-                Err(Errno::NOENT | Errno::NOTDIR) => break,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => break,
                 Err(e) => return Err(e),
             }
         }

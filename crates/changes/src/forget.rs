@@ -118,7 +118,7 @@ impl<'c> Opaque<'c> {
                         other => other?,
                     }
                 }
-                Err(Errno::NOENT | Errno::NOTDIR) => None,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
                 Err(e) => return Err(e),
             };
             above = dir.parent().filter(|dir| *dir != top && dir.is_within(&top));
@@ -148,7 +148,8 @@ fn renew(view: &LayerView) -> Result<(), Errno> {
 
 fn drop_entry(input: &ScanInput, change: &Change) -> Result<(), Errno> {
     let absent = |result: Result<(), Errno>| match result {
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        // LOOP: the VM has a symlink where the host's directory was.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
         other => other,
     };
     let dir_of = |path: &VmPath| -> Result<(Dir, PathBuf), Errno> {

@@ -29,6 +29,9 @@ use std::path::{Path, PathBuf};
 pub(crate) const PATH_MAX_BYTES: usize = 16 * 1024;
 /// How far in the future an mtime must lie to be called set by hand.
 const FUTURE_SECS: i64 = 60;
+/// By how much a writer on the host may put down an older time than the one at which the VM was forked, though the VM saw
+/// the directory without what it wrote: it had the time from the last tick of the kernel's clock, and was held up.
+const STAMP_NANOS: u32 = 20_000_000;
 
 /// A directory of the upper that is still to be read.
 pub(crate) struct Pending {
@@ -287,12 +290,20 @@ impl LayerScan<'_> {
             let (ours, theirs) = (time(upper.stat.stx_mtime), time(lower.stat.stx_mtime));
             let future = Timestamp { secs: self.now.secs.saturating_add(FUTURE_SECS), nanos: 0 };
             let forked = self.input.forked;
-            meta.times = ours > future || (ours < forked && theirs < forked);
+            meta.times = ours > future || (ours < forked && theirs < before(forked, STAMP_NANOS));
             if !meta.times && ours >= forked {
                 self.touched.push(TouchedDir { path: self.vm_path(rel), mtime: ours });
             }
         }
         Ok(meta)
+    }
+}
+
+/// The moment `nanos` before `at`.
+fn before(at: Timestamp, nanos: u32) -> Timestamp {
+    match at.nanos.checked_sub(nanos) {
+        Some(nanos) => Timestamp { nanos, ..at },
+        None => Timestamp { secs: at.secs - 1, nanos: at.nanos + 1_000_000_000 - nanos },
     }
 }
 

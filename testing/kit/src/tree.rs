@@ -82,8 +82,9 @@ impl Snapshot {
                 xattrs: xattrs(&path),
                 mtime: (secs < since_secs).then_some((secs, stat.stx_mtime.tv_nsec)),
                 first_name: PathBuf::new(),
-                // A quarter at least is holes: a copy-up of overlayfs fills holes up to the next MiB.
-                sparse: kind == FileType::RegularFile && stat.stx_blocks * 512 < stat.stx_size / 4 * 3,
+                // A quarter at least is holes: a copy-up of overlayfs fills holes up to the next MiB. What was written a
+                // moment ago may have no blocks yet.
+                sparse: stat.stx_size > 1 << 20 && stat.stx_blocks * 512 < stat.stx_size / 4 * 3,
             };
             entries.insert(rel, entry);
         }
