@@ -171,8 +171,12 @@ pub fn dir_times(plan: &Plan, places: &Places, beside: &[Loc]) -> Vec<DirTime> {
     let mut dirs: BTreeMap<HostPath, u32> = BTreeMap::new();
     // By their new paths: the host may have another directory there, that is moved away.
     let mut new_dirs: BTreeMap<HostPath, u32> = BTreeMap::new();
+    // Ops of one directory come in a row.
+    let mut last = None;
     for op in plan.ops.iter().filter(|op| op.action != Action::SetMeta) {
-        if let Some(parent) = op.path.on_host().parent() {
+        let parent = op.path.on_host().parent().filter(|dir| last.as_ref() != Some(dir));
+        if let Some(parent) = parent {
+            last = Some(parent.clone());
             if made.contains(parent.as_path()) {
                 new_dirs.insert(parent, op.layer);
             } else {

@@ -72,6 +72,10 @@ pub trait Disk: std::fmt::Debug {
     /// Whatever is changed after this returns has a later time than what was changed before: the kernel's clock for
     /// files has ticked.
     fn tick(&self);
+    /// This disk, if operations that do not depend on each other may be done at once. A disk that counts them says no.
+    fn shared(&self) -> Option<&(dyn Disk + Sync)> {
+        None
+    }
 }
 
 /// The machine's own file systems.
@@ -191,5 +195,9 @@ impl Disk for HostDisk {
     fn tick(&self) {
         // CONFIG_HZ is 100 or more everywhere.
         std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+
+    fn shared(&self) -> Option<&(dyn Disk + Sync)> {
+        Some(self)
     }
 }

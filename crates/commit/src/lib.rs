@@ -23,6 +23,7 @@ mod journal;
 mod places;
 mod program;
 mod recover;
+mod spread;
 mod stage;
 mod undo;
 
@@ -59,13 +60,25 @@ impl Watch for Unwatched {
     }
 }
 
+/// Which new files may leave the VM's layer. The VM has ended, but it may have passed a descriptor to a program outside,
+/// which could write what was reviewed once it is the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moving {
+    /// None: the VM keeps them.
+    None,
+    /// Those that no open description can write.
+    Unwritten,
+    /// All: the VM had no way to pass a descriptor out.
+    Sealed,
+}
+
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Whose changes they are.
     pub what: What,
-    /// New files may leave the VM's layer instead of being copied.
-    pub may_move: bool,
+    /// Which new files may leave the VM's layer instead of being copied.
+    pub moving: Moving,
     /// But not these.
     pub staying: HashSet<VmPath>,
     /// What the caller does between [`Prepared::publish`] and [`Applied::finish`]; kept in the journal, so that

@@ -15,7 +15,8 @@
 use crate::copy;
 use crate::disk::Disk;
 use crate::places::{Loc, Places, Root, Visitor};
-use crate::{CommitError, Options, Watch, check};
+use crate::spread::{one_after_another, spread};
+use crate::{CommitError, Moving, Options, Watch, check};
 use fvm_model::path::Bytes;
 use fvm_model::plan::{Action, Content, Plan, PlanOp};
 use fvm_model::{FileType, VmPath};
@@ -60,7 +61,8 @@ impl Slots {
             by_n: plan.ops.iter().enumerate().map(|(i, op)| (op.n, i)).collect(),
         };
         let by_path: HashMap<&VmPath, usize> = plan.ops.iter().enumerate().map(|(i, op)| (&op.path, i)).collect();
-        let below = count_below(plan);
+        let trees = trees(plan);
+        let alone = Tree::default();
         // New directories; what comes below one comes with it.
         let mut new_dirs: HashMap<&VmPath, usize> = HashMap::new();
         for (i, op) in plan.ops.iter().enumerate() {
@@ -77,10 +79,11 @@ impl Slots {
                     Slot::Inside(top, waits.join(Path::new(op.path.name())))
                 }
                 (Action::Create { content: Content::Layer | Content::Directory }, None)
-                    if options.may_move && !options.staying.contains(&op.path) =>
+                    if !options.staying.contains(&op.path) =>
                 {
+                    let tree = trees.get(&i).unwrap_or(&alone);
                     // What cannot be looked at is copied, which says why it cannot be.
-                    match movable(op, below.get(&i).copied().unwrap_or(1), plan, places, &by_path).unwrap_or(None) {
+                    match movable(op, tree, options.moving, plan, places, &by_path).unwrap_or(None) {
                         Some(strips) => {
                             slots.strips.extend(strips.into_iter().map(|rel| (i, rel)));
                             Slot::Upper(places.in_upper(op.layer, &op.path)?)
@@ -138,76 +141,106 @@ fn own(op: &PlanOp, places: &Places, token: &str, suffix: &str) -> Result<Loc, E
     Ok(dir.join(Path::new(&format!(".fvm-{token}-{}{suffix}", op.n))))
 }
 
-/// For each new directory that is in no other one: how many ops it stands for, itself included.
-fn count_below(plan: &Plan) -> HashMap<usize, usize> {
-    let (mut tops, mut counts): (HashMap<&VmPath, usize>, HashMap<usize, usize>) = (HashMap::new(), HashMap::new());
+/// For each new directory that is in no other one: what comes with it.
+fn trees(plan: &Plan) -> HashMap<usize, Tree> {
+    let mut tops: HashMap<&VmPath, usize> = HashMap::new();
+    let mut trees: HashMap<usize, Tree> = HashMap::new();
     for (i, op) in plan.ops.iter().enumerate() {
         let above = op.path.parent().and_then(|dir| tops.get(&dir).copied());
+        let is_dir = op.content() == Some(&Content::Directory);
         let top = above.unwrap_or(i);
-        if op.content() == Some(&Content::Directory) {
+        if is_dir {
             tops.insert(&op.path, top);
         }
-        if above.is_some() || op.content() == Some(&Content::Directory) {
-            *counts.entry(top).or_default() += 1;
+        if above.is_some() || is_dir {
+            let tree = trees.entry(top).or_default();
+            tree.count += 1;
+            tree.dirs.extend(is_dir.then_some(i));
         }
     }
-    counts
+    trees
 }
 
-/// Whether the new entry, with the `count` ops that it and what is below it are, can leave the upper as it is; then,
-/// which entries of it carry overlayfs's attributes.
-fn movable(
-    op: &PlanOp,
+/// Ops that come with one.
+#[derive(Debug, Default)]
+struct Tree {
+    /// How many, itself included.
     count: usize,
+    /// Those of them that are directories.
+    dirs: Vec<usize>,
+}
+
+/// Whether the new entry, with `tree`, can leave the upper as it is; then, which entries of it carry overlayfs's
+/// attributes.
+fn movable(
+    top: &PlanOp,
+    tree: &Tree,
+    moving: Moving,
     plan: &Plan,
     places: &Places,
     by_path: &HashMap<&VmPath, usize>,
 ) -> Result<Option<Vec<PathBuf>>, Errno> {
-    if !places.get(op.layer)?.near_upper || op.source != op.path || op.occupant.is_some() && !is_free(op, places)? {
+    /// So many directories at a time that a thread is worth it.
+    const PART: usize = 4;
+    let is_here = moving != Moving::None && places.get(top.layer)?.near_upper;
+    if !is_here || top.source != top.path || top.occupant.is_some() && !is_free(top, places)? {
         return Ok(None);
     }
-    let top = places.in_upper(op.layer, &op.path)?;
-    let (parent, name) = places.at(&top)?;
-    let mut tree = Movable { op, plan, by_path, strips: Vec::new(), links: HashMap::new(), seen: 0, dirs: Vec::new() };
-    if !tree.admits(&parent, &name, PathBuf::new())? {
+    let at = places.in_upper(top.layer, &top.path)?;
+    let (parent, name) = places.at(&at)?;
+    let new = || Movable { top, plan, by_path, moving, strips: Vec::new(), links: HashMap::new(), seen: 0 };
+    let mut whole = new();
+    if !whole.admits(&parent, &name, PathBuf::new())? {
         return Ok(None);
     }
-    while let Some(rel) = tree.dirs.pop() {
-        let dir = places.dir(&top.join(&rel))?;
-        if fvm_sys::dir::fd_xattrs(&dir)?.iter().any(|(attr, _)| copy::is_overlay(attr)) {
-            tree.strips.push(rel.clone());
-        }
-        for name in dir.names()? {
-            let below = rel.join(&name);
-            if !tree.admits(&dir, Path::new(&name), below)? {
-                return Ok(None);
+    let within = |range: std::ops::Range<usize>| -> Result<Movable<'_>, Option<Errno>> {
+        let mut part = new();
+        for i in &tree.dirs[range] {
+            let rel = plan.ops[*i].path.as_path().strip_prefix(top.path.as_path()).map_err(|_| Errno::INVAL)?;
+            let dir = places.dir(&at.join(rel))?;
+            for name in dir.names()? {
+                if !part.admits(&dir, Path::new(&name), rel.join(&name))? {
+                    return Err(None);
+                }
             }
         }
+        Ok(part)
+    };
+    let parts = match spread(tree.dirs.len(), PART, within, |_| true) {
+        Ok(parts) => parts.unwrap_or_default(),
+        Err(None) => return Ok(None),
+        Err(Some(errno)) => return Err(errno),
+    };
+    for part in parts {
+        whole.seen += part.seen;
+        whole.strips.extend(part.strips);
+        for (ino, (seen, all)) in part.links {
+            whole.links.entry(ino).or_insert((0, all)).0 += seen;
+        }
     }
-    let all_names = tree.links.values().all(|(seen, all)| seen == all);
-    Ok((tree.seen == count && all_names).then_some(tree.strips))
+    let all_names = whole.links.values().all(|(seen, all)| seen == all);
+    Ok((whole.seen == tree.count.max(1) && all_names).then_some(whole.strips))
 }
 
-/// A tree in the upper, on the way to being found movable.
+/// A part of a tree in the upper, on the way to being found movable.
 struct Movable<'p> {
-    op: &'p PlanOp,
+    top: &'p PlanOp,
     plan: &'p Plan,
     by_path: &'p HashMap<&'p VmPath, usize>,
+    moving: Moving,
     strips: Vec<PathBuf>,
     /// Names seen, and names that there are, of files that have several.
     links: HashMap<u64, (u32, u32)>,
     seen: usize,
-    /// Directories still to be looked into.
-    dirs: Vec<PathBuf>,
 }
 
 impl Movable<'_> {
-    /// Whether the entry is just what the plan creates there, and nobody can still write to it.
+    /// Whether the entry, `rel` from the top, is just what the plan creates there, and nobody can still write to it.
     fn admits(&mut self, dir: &Dir, name: &Path, rel: PathBuf) -> Result<bool, Errno> {
         let path = if rel.as_os_str().is_empty() {
-            self.op.path.clone()
+            self.top.path.clone()
         } else {
-            VmPath::new(self.op.path.as_path().join(&rel)).map_err(|_| Errno::INVAL)?
+            VmPath::new(self.top.path.as_path().join(&rel)).map_err(|_| Errno::INVAL)?
         };
         let Some(child) = self.by_path.get(&path).map(|i| &self.plan.ops[*i]) else { return Ok(false) };
         let is_plain = matches!(
@@ -216,38 +249,36 @@ impl Movable<'_> {
         );
         let stat = dir.stat(name)?;
         if !is_plain
-            || child.layer != self.op.layer
+            || child.layer != self.top.layer
             || child.source != child.path
             || !check::is_as_scanned(child, &stat)
         {
             return Ok(false);
         }
         self.seen += 1;
-        let marked = match Raw::from_raw_mode(u32::from(stat.stx_mode)) {
-            Raw::Directory => {
-                self.dirs.push(rel);
-                return Ok(true);
-            }
+        match Raw::from_raw_mode(u32::from(stat.stx_mode)) {
+            Raw::Directory => {}
             Raw::RegularFile => {
-                // One that its owner closed is not looked into: copying it says so.
-                let Ok(file) = dir.open_file(name) else { return Ok(false) };
-                // A descriptor may have left the VM: whoever has one could write what was reviewed.
-                if fvm_sys::lease::has_writer(&file) != Ok(false) {
+                if self.moving != Moving::Sealed && !is_unwritten(dir, name) {
                     return Ok(false);
                 }
                 if stat.stx_nlink > 1 {
                     self.links.entry(stat.stx_ino).or_insert((0, stat.stx_nlink)).0 += 1;
                 }
-                fvm_sys::dir::fd_xattrs(&file)?
             }
-            Raw::Symlink | Raw::Fifo if stat.stx_nlink == 1 => dir.xattrs(name)?,
+            Raw::Symlink | Raw::Fifo if stat.stx_nlink == 1 => {}
             _ => return Ok(false),
-        };
-        if marked.iter().any(|(attr, _)| copy::is_overlay(attr)) {
+        }
+        if dir.xattr_names(name)?.iter().any(copy::is_overlay) {
             self.strips.push(rel);
         }
         Ok(true)
     }
+}
+
+/// Whether nobody can write the file any more. One that its owner closed is not looked into: copying it says so.
+fn is_unwritten(dir: &Dir, name: &Path) -> bool {
+    dir.open_file(name).is_ok_and(|file| fvm_sys::lease::has_writer(&file) == Ok(false))
 }
 
 fn is_free(op: &PlanOp, places: &Places) -> Result<bool, Errno> {
@@ -255,7 +286,8 @@ fn is_free(op: &PlanOp, places: &Places) -> Result<bool, Errno> {
     Ok(places.look(&places.on_host(op.layer, occupant)?)?.is_none())
 }
 
-/// Stages every op that brings content.
+/// Stages every op that brings content: directories, then what lies in them, then further names of that, and the
+/// directories' metadata last, deepest first, for whatever comes into a directory touches it.
 pub fn all(
     disk: &dyn Disk,
     plan: &Plan,
@@ -265,19 +297,39 @@ pub fn all(
     notes: &mut Vec<String>,
 ) -> Result<(), CommitError> {
     let total = plan.ops.len();
-    let (mut from, mut to) = (places.visitor(), places.visitor());
-    for i in 0..total {
-        if !watch.go_on(i, total) {
-            return Err(CommitError::Interrupted);
+    let (mut dirs, mut files, mut links) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, op) in plan.ops.iter().enumerate().filter(|(i, _)| !slots.is_moved(*i)) {
+        match op.content() {
+            Some(Content::Directory) => dirs.push(i),
+            Some(Content::Layer | Content::Given { .. }) => files.push(i),
+            Some(Content::Op { .. } | Content::Host { .. }) => links.push(i),
+            None => {}
         }
-        one(disk, plan, i, slots, places, (&mut from, &mut to), notes)?;
     }
-    // Their metadata last, deepest first: whatever comes into a directory touches it.
-    for (i, op) in plan.ops.iter().enumerate().rev().filter(|(_, op)| op.content() == Some(&Content::Directory)) {
-        if !slots.is_moved(i) {
-            directory(disk, op, places, slots.loc(i).map_err(|e| failed(op, ("find its stage", e)))?, notes)
-                .map_err(|e| failed(op, ("set the metadata of a directory", e)))?;
+    let stage = |disk: &dyn Disk, these: &[usize]| -> Result<Vec<String>, CommitError> {
+        let (mut from, mut to, mut notes) = (places.visitor(), places.visitor(), Vec::new());
+        for i in these {
+            one(disk, plan, *i, slots, places, (&mut from, &mut to), &mut notes)?;
         }
+        Ok(notes)
+    };
+    // So many at a time that a thread is worth it.
+    const PART: usize = 64;
+    let before = total - files.len() - links.len();
+    let mut go_on = |done: usize| watch.go_on(before + done, total);
+    notes.extend(stage(disk, &dirs)?);
+    let staged = match disk.shared() {
+        Some(disk) => spread(files.len(), PART, |range| stage(disk, &files[range]), &mut go_on)?,
+        None => one_after_another(files.len(), 1, |range| stage(disk, &files[range]), &mut go_on)?,
+    };
+    notes.extend(staged.ok_or(CommitError::Interrupted)?.concat());
+    let linked =
+        one_after_another(links.len(), 1, |range| stage(disk, &links[range]), |done| go_on(files.len() + done))?;
+    notes.extend(linked.ok_or(CommitError::Interrupted)?.concat());
+    for i in dirs.iter().rev() {
+        let op = &plan.ops[*i];
+        directory(disk, op, places, slots.loc(*i).map_err(|e| failed(op, ("find its stage", e)))?, notes)
+            .map_err(|e| failed(op, ("set the metadata of a directory", e)))?;
     }
     if !watch.go_on(total, total) {
         return Err(CommitError::Interrupted);
@@ -305,7 +357,7 @@ fn one(
     notes: &mut Vec<String>,
 ) -> Result<(), CommitError> {
     let op = &plan.ops[i];
-    let Some(content) = op.content().filter(|_| !slots.is_moved(i)) else { return Ok(()) };
+    let Some(content) = op.content() else { return Ok(()) };
     let fail = |what| move |errno| failed(op, (what, errno));
     let slot = slots.loc(i).map_err(fail("find its stage"))?;
     let to = to.at(slot).map_err(fail("open its stage"))?;

@@ -142,7 +142,13 @@ impl Fvm {
             Ok(after) if !after.all => fvm_changes::staying(&self.scan_input(record), after.changes())?,
             _ => HashSet::new(),
         };
-        let options = fvm_commit::Options { what, may_move: !keep, staying, after: after.clone() };
+        let moving = match record.policy.network {
+            _ if keep => fvm_commit::Moving::None,
+            // By an abstract socket.
+            model::Network::Host => fvm_commit::Moving::Unwritten,
+            model::Network::None => fvm_commit::Moving::Sealed,
+        };
+        let options = fvm_commit::Options { what, moving, staying, after: after.clone() };
         let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record), &options, watch)?;
         let applied = prepared.publish()?;
         if !after.is_empty() {
@@ -260,6 +266,5 @@ impl Fvm {
 /// Counts the selected changes by kind.
 fn count(changes: &ChangeSet, selected: &[VmPath]) -> Summary {
     let selected: HashSet<&VmPath> = selected.iter().collect();
-    let chosen = changes.changes.iter().filter(|c| selected.contains(&c.path));
-    ChangeSet { changes: chosen.cloned().collect(), ..ChangeSet::default() }.summary()
+    Summary::of(changes.changes.iter().filter(|c| selected.contains(&c.path)))
 }

@@ -182,12 +182,12 @@ pub struct Summary {
     pub renamed: usize,
 }
 
-impl ChangeSet {
-    /// Counts by kind.
+impl Summary {
+    /// Counts these.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        let mut sum = Summary::default();
-        for change in &self.changes {
+    pub fn of<'c>(changes: impl IntoIterator<Item = &'c Change>) -> Self {
+        let mut sum = Self::default();
+        for change in changes {
             *match change.kind {
                 ChangeKind::Created => &mut sum.added,
                 ChangeKind::Modified { .. } | ChangeKind::Metadata { .. } | ChangeKind::Retyped { .. } => {
@@ -198,5 +198,13 @@ impl ChangeSet {
             } += 1;
         }
         sum
+    }
+}
+
+impl ChangeSet {
+    /// Counts by kind.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        Summary::of(&self.changes)
     }
 }

@@ -28,11 +28,28 @@ pub enum PathError {
 macro_rules! path_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialOrd, Ord)]
+        #[derive(Clone)]
         pub struct $name(PathBuf);
 
         // A path here is clean, so equal paths have equal bytes: no need to take them apart, as PathBuf does. The order
-        // is PathBuf's, component by component.
+        // is PathBuf's, component by component: that of the bytes, if a slash comes before all others.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                let (a, b) = (self.as_bytes(), other.as_bytes());
+                let rank = |b: u8| if b == b'/' { 0 } else { b };
+                match a.iter().zip(b).find(|(a, b)| a != b) {
+                    Some((a, b)) => rank(*a).cmp(&rank(*b)),
+                    None => a.len().cmp(&b.len()),
+                }
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
         impl PartialEq for $name {
             fn eq(&self, other: &Self) -> bool {
                 self.as_bytes() == other.as_bytes()
@@ -71,13 +88,20 @@ macro_rules! path_type {
             /// The parent; `None` at `/`.
             #[must_use]
             pub fn parent(&self) -> Option<Self> {
-                self.0.parent().map(|p| Self(p.to_path_buf()))
+                let slash = self.last_slash()?;
+                Some(Self(PathBuf::from(OsStr::from_bytes(&self.as_bytes()[..slash.max(1)]))))
             }
 
             /// The last component; empty at `/`.
             #[must_use]
             pub fn name(&self) -> &OsStr {
-                self.0.file_name().unwrap_or_default()
+                self.last_slash().map_or(OsStr::new(""), |slash| OsStr::from_bytes(&self.as_bytes()[slash + 1..]))
+            }
+
+            /// Where the last component begins; `None` at `/`.
+            fn last_slash(&self) -> Option<usize> {
+                let bytes = self.as_bytes();
+                if bytes.len() > 1 { bytes.iter().rposition(|b| *b == b'/') } else { None }
             }
 
             /// As a standard path.
@@ -95,13 +119,22 @@ macro_rules! path_type {
             /// Whether this is `other` or lies below it.
             #[must_use]
             pub fn is_within(&self, other: &Self) -> bool {
-                self.0.starts_with(&other.0)
+                self.relative_to(other).is_some()
             }
 
             /// The part below `base`, without a leading slash; `None` when not within.
             #[must_use]
             pub fn relative_to(&self, base: &Self) -> Option<&Path> {
-                self.0.strip_prefix(&base.0).ok()
+                let (bytes, base) = (self.as_bytes(), base.as_bytes());
+                let rest = bytes.strip_prefix(base)?;
+                let below = match rest {
+                    [] => rest,
+                    [b'/', below @ ..] => below,
+                    // Below `/`, whose slash is gone with the base.
+                    _ if base == b"/" => rest,
+                    _ => return None,
+                };
+                Some(Path::new(OsStr::from_bytes(below)))
             }
         }
 
@@ -166,6 +199,12 @@ fn clean(path: &Path) -> Result<PathBuf, PathError> {
     let bytes = path.as_os_str().as_bytes();
     if !path.is_absolute() {
         return Err(PathError::NotAbsolute(printable(bytes)));
+    }
+    // Each component taken by itself costs, and nearly all paths are clean.
+    let is_clean = !bytes.contains(&0)
+        && (bytes == b"/" || bytes[1..].split(|b| *b == b'/').all(|name| !matches!(name, b"" | b"." | b"..")));
+    if is_clean {
+        return Ok(path.to_path_buf());
     }
     if bytes.contains(&0) || path.components().any(|c| c == Component::ParentDir) {
         return Err(PathError::Unclean(printable(bytes)));
@@ -262,6 +301,20 @@ impl<'de> Deserialize<'de> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_those_of_the_standard_library() {
+        let paths = ["/", "/a", "/a/b", "/ab", "/a.b", "/a\u{1}b", "/a/bc", "/\u{e4}/b", "/a b/c.d", "/...", "/a/.b"];
+        for path in paths.map(|p| HostPath::new(p).unwrap()) {
+            assert_eq!(path.parent().as_ref().map(HostPath::as_path), path.as_path().parent(), "{path}");
+            assert_eq!(path.name(), path.as_path().file_name().unwrap_or_default(), "{path}");
+            for base in paths.map(|p| HostPath::new(p).unwrap()) {
+                assert_eq!(path.relative_to(&base), path.as_path().strip_prefix(base.as_path()).ok(), "{path} {base}");
+                assert_eq!(path.cmp(&base), path.as_path().cmp(base.as_path()), "{path} {base}");
+                assert_eq!(path.is_within(&base), path.as_path().starts_with(base.as_path()), "{path} {base}");
+            }
+        }
+    }
 
     #[test]
     fn a_path_is_normalised_and_dangerous_ones_are_refused() {

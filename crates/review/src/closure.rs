@@ -23,6 +23,15 @@ pub(crate) struct Needs<'c> {
     by_group: HashMap<u32, Vec<usize>>,
 }
 
+/// Why a change needs another one.
+#[derive(Clone, Copy)]
+enum Need {
+    LiesIn,
+    TakesItsPlace,
+    WasMovedOut,
+    SharesItsFile,
+}
+
 /// Whether an entry stands there that was not there before, or another one.
 pub(crate) fn places(change: &Change) -> bool {
     matches!(change.kind, ChangeKind::Created | ChangeKind::Renamed { .. } | ChangeKind::Retyped { .. })
@@ -43,14 +52,28 @@ impl<'c> Needs<'c> {
         needs
     }
 
+    /// Why `i` needs `j`, in words.
+    fn reason(&self, i: usize, j: usize, need: Need) -> String {
+        let path = &self.changes[i].path;
+        match need {
+            Need::LiesIn => format!("{path} lies in it"),
+            Need::TakesItsPlace => format!("{path} takes its old place"),
+            Need::SharesItsFile => format!("it is a hard link to the same file as {path}"),
+            Need::WasMovedOut => {
+                let base = |i: usize| self.changes[i].base.as_ref().map(ToString::to_string).unwrap_or_default();
+                format!("it was moved out of {} (as {}), which is not there any more", base(i), base(j))
+            }
+        }
+    }
+
     /// What change `i` needs directly, with the reason.
-    fn of(&self, i: usize) -> Vec<(usize, String)> {
+    fn of(&self, i: usize) -> Vec<(usize, Need)> {
         let change = &self.changes[i];
         let mut needed = Vec::new();
         let mut above = change.path.parent();
         while let Some(dir) = above {
             if let Some(j) = self.by_path.get(&dir).copied().filter(|j| places(&self.changes[*j])) {
-                needed.push((j, format!("{} lies in it", change.path)));
+                needed.push((j, Need::LiesIn));
                 break;
             }
             above = dir.parent();
@@ -59,7 +82,7 @@ impl<'c> Needs<'c> {
             let mut at = (!self.by_base.is_empty()).then(|| change.path.on_host());
             while let Some(path) = at {
                 if let Some(j) = self.by_base.get(&path).copied() {
-                    needed.push((j, format!("{} takes its old place", change.path)));
+                    needed.push((j, Need::TakesItsPlace));
                 }
                 at = path.parent();
             }
@@ -72,17 +95,13 @@ impl<'c> Needs<'c> {
                 .range::<HostPath, _>(base..)
                 .take_while(|(b, _)| b.is_within(base))
                 .filter(|(b, _)| **b != base);
-            needed.extend(
-                below.map(|(b, j)| (*j, format!("it was moved out of {base} (as {b}), which is not there any more"))),
-            );
+            needed.extend(below.map(|(_, j)| (*j, Need::WasMovedOut)));
         }
         if let Some(group) = change.link_group {
             // By way of the first: each naming each would be quadratic, and a file may have any number of names.
             let all = &self.by_group[&group];
             let others = if all.first() == Some(&i) { all.as_slice() } else { &all[..1] };
-            needed.extend(
-                others.iter().copied().map(|j| (j, format!("it is a hard link to the same file as {}", change.path))),
-            );
+            needed.extend(others.iter().map(|j| (*j, Need::SharesItsFile)));
         }
         needed.retain(|(j, _)| *j != i);
         needed
@@ -94,9 +113,9 @@ impl<'c> Needs<'c> {
         let mut why = BTreeMap::new();
         let mut queue: VecDeque<usize> = chosen.iter().copied().collect();
         while let Some(i) = queue.pop_front() {
-            for (j, reason) in self.of(i) {
+            for (j, need) in self.of(i) {
                 if closed.insert(j) {
-                    why.insert(j, reason);
+                    why.insert(j, self.reason(i, j, need));
                     queue.push_back(j);
                 }
             }

@@ -177,20 +177,10 @@ impl Dir {
     /// # Errors
     /// The kernel's.
     pub fn xattrs(&self, name: &Path) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
-        let path = self.proc_path(name);
-        let mut list = vec![0u8; 1024];
-        let len = loop {
-            match fs::llistxattr(&path, &mut list[..]) {
-                Ok(len) => break len,
-                Err(Errno::RANGE) if list.len() < XATTR_MAX_BYTES => list.resize(XATTR_MAX_BYTES, 0),
-                Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-                Err(e) => return Err(e),
-            }
-        };
         let mut out = Vec::new();
-        for attr in list[..len].split(|b| *b == 0).filter(|a| !a.is_empty()) {
-            match self.xattr(name, OsStr::from_bytes(attr)) {
-                Ok(Some(value)) => out.push((OsStr::from_bytes(attr).to_owned(), value)),
+        for attr in self.xattr_names(name)? {
+            match self.xattr(name, &attr) {
+                Ok(Some(value)) => out.push((attr, value)),
                 Ok(None) => {}
                 Err(e) => return Err(e),
             }
@@ -199,26 +189,58 @@ impl Dir {
         Ok(out)
     }
 
+    /// The names of all extended attributes of an entry that this process may see, its own when `name` is empty; symlinks
+    /// are not followed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn xattr_names(&self, name: &Path) -> Result<Vec<OsString>, Errno> {
+        let mut short = [0u8; 256];
+        let mut long = Vec::new();
+        let list = match self.list_xattrs(name, &mut short) {
+            Ok(len) => &short[..len],
+            Err(Errno::RANGE) => {
+                long.resize(XATTR_MAX_BYTES, 0);
+                let len = self.list_xattrs(name, &mut long)?;
+                &long[..len]
+            }
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let names = list.split(|b| *b == 0).filter(|a| !a.is_empty());
+        Ok(names.map(|attr| OsStr::from_bytes(attr).to_owned()).collect())
+    }
+
+    fn list_xattrs(&self, name: &Path, list: &mut [u8]) -> Result<usize, Errno> {
+        match crate::xattr::list_at(&self.0, name, list) {
+            Err(Errno::NOSYS) => fs::llistxattr(self.proc_path(name), list),
+            other => other,
+        }
+    }
+
     /// One extended attribute; `None` when absent or unsupported.
     ///
     /// # Errors
     /// The kernel's.
     pub fn xattr(&self, name: &Path, attr: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
-        let mut value = vec![0u8; 256];
-        loop {
-            let read = match crate::xattr::get_at(&self.0, name, attr, &mut value) {
-                Err(Errno::NOSYS) => fs::lgetxattr(self.proc_path(name), attr, &mut value[..]),
-                other => other,
-            };
-            match read {
-                Ok(len) => {
-                    value.truncate(len);
-                    return Ok(Some(value));
-                }
-                Err(Errno::RANGE) if value.len() < XATTR_MAX_BYTES => value.resize(XATTR_MAX_BYTES, 0),
-                Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
-                Err(e) => return Err(e),
+        let mut short = [0u8; 256];
+        match self.get_xattr(name, attr, &mut short) {
+            Ok(len) => Ok(Some(short[..len].to_vec())),
+            Err(Errno::RANGE) => {
+                let mut long = vec![0u8; XATTR_MAX_BYTES];
+                let len = self.get_xattr(name, attr, &mut long)?;
+                long.truncate(len);
+                Ok(Some(long))
             }
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn get_xattr(&self, name: &Path, attr: &OsStr, value: &mut [u8]) -> Result<usize, Errno> {
+        match crate::xattr::get_at(&self.0, name, attr, value) {
+            Err(Errno::NOSYS) => fs::lgetxattr(self.proc_path(name), attr, value),
+            other => other,
         }
     }
 

@@ -8,7 +8,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use fvm_commit::{Applied, CommitError, HostDisk, Options, Prepared, Published, Store, Unwatched, What};
+use fvm_commit::{Applied, CommitError, HostDisk, Moving, Options, Prepared, Published, Store, Unwatched, What};
 use fvm_model::change::TouchedDir;
 use fvm_model::{Change, ChangeKind, ChangeSet, FileType, HostPath, LayerDir, Meta, MetaDelta, Timestamp, VmPath};
 use fvm_review::{Choice, decide};
@@ -140,7 +140,8 @@ impl Lab {
 
     pub fn prepare_as(&self, plan: &fvm_model::Plan, may_move: bool) -> Result<Prepared<'static>, CommitError> {
         let what = What::Commit { vm: "0123456789ab".into(), name: "test".into() };
-        let options = Options { what, may_move, staying: HashSet::new(), after: Vec::new() };
+        let moving = if may_move { Moving::Unwritten } else { Moving::None };
+        let options = Options { what, moving, staying: HashSet::new(), after: Vec::new() };
         fvm_commit::prepare(&HostDisk, self.store().hold()?, plan, &self.layers(), &options, &mut Unwatched)
     }
 

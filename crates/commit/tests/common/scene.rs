@@ -1,7 +1,7 @@
 //! Two host trees on two file systems, a VM's layers over them, and a change of every kind in each.
 
 use super::meta;
-use fvm_commit::{Disk, Options, Store, Unwatched, What};
+use fvm_commit::{Disk, Moving, Options, Store, Unwatched, What};
 use fvm_model::change::TouchedDir;
 use fvm_model::{Change, ChangeKind, ChangeSet, HostPath, LayerDir, MetaDelta, Plan, Timestamp, VmPath};
 use fvm_review::{Choice, Given, OnConflict, decide};
@@ -85,7 +85,7 @@ impl Scene {
     pub fn options(may_move: bool) -> Options {
         Options {
             what: What::Commit { vm: "0123456789ab".into(), name: "test".into() },
-            may_move,
+            moving: if may_move { Moving::Unwritten } else { Moving::None },
             staying: HashSet::new(),
             after: b"job".to_vec(),
         }
