@@ -1,11 +1,13 @@
-//! Seccomp user notification for a few named system calls (`seccomp_unotify(2)`). rustix and seccompiler lack it.
+//! Seccomp (`seccomp(2)`): filters, and user notification for a few named calls (`seccomp_unotify(2)`). rustix lacks
+//! both, seccompiler the second.
 //!
 //! ```text
+//!   install(program)                   this process and all that it starts from now on are filtered
 //!   watch([link, linkat]) ─► listener fd      this process and all that it starts from now on stop at those calls
 //!   next(listener) ─► Call { id, pid }        answer(listener, id, Go on | Fail(errno))
 //! ```
 //!
-//! Invariant: the answer is no protection: a process can change a call's arguments after the look. It only serves
+//! Invariant: a notification's answer is no protection: a process can change a call's arguments after the look. It only serves
 //! compatibility.
 
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -41,6 +43,27 @@ const ARCH: u32 = 0xC000_003E;
 #[cfg(target_arch = "aarch64")]
 const ARCH: u32 = 0xC000_00B7;
 
+/// One instruction of classic BPF.
+pub type Instruction = libc::sock_filter;
+
+/// From now on `program` decides about every call of this process and of all that it starts. Needs `CAP_SYS_ADMIN` in the
+/// user namespace.
+///
+/// # Errors
+/// The kernel's; `EINVAL` when the program is none.
+pub fn install(program: &[Instruction]) -> Result<(), Errno> {
+    set_filter(program, 0).map(drop)
+}
+
+/// Returns what the kernel returns.
+fn set_filter(program: &[Instruction], flags: libc::c_ulong) -> Result<i32, Errno> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
+    let filter = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `filter` points to `len` instructions that live past the call, which only reads them.
+    let set = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+    if set < 0 { Err(crate::last_errno()) } else { i32::try_from(set).map_err(|_| Errno::BADF) }
+}
+
 /// From now on, `calls` of this process and of all that it starts wait for an answer on the descriptor returned.
 /// This process itself must not make them. Needs `CAP_SYS_ADMIN` in the user namespace.
 ///
@@ -68,20 +91,9 @@ pub fn watch(calls: &[libc::c_long]) -> Result<OwnedFd, Errno> {
         program.push(statement(answer, libc::SECCOMP_RET_USER_NOTIF));
     }
     program.push(statement(answer, libc::SECCOMP_RET_ALLOW));
-    let filter =
-        libc::sock_fprog { len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` points to `len` instructions that live past the call; the result is a new descriptor or -1.
-    unsafe {
-        match libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const filter,
-        ) {
-            -1 => Err(crate::last_errno()),
-            fd => Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::BADF)?)),
-        }
-    }
+    let listener = set_filter(&program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    // SAFETY: with that flag the result is a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener) })
 }
 
 /// The next waiting call.

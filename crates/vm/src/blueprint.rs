@@ -10,6 +10,7 @@
 //! Invariants: a parent's operation stands before its children's; a layer keeps its number as long as the VM lives,
 //! found again by its host path; masks come last before the user namespace, so nothing is mounted over them.
 
+use crate::calls::Calls;
 use crate::op::{Restrict, SetupOp};
 use fvm_host::{HostFacts, Shown, VisibleMount};
 use fvm_model::vm::XattrClass;
@@ -102,6 +103,8 @@ impl Pen<'_> {
             ops.push(SetupOp::Loopback);
         }
         ops.push(SetupOp::Keyring);
+        // The last: it refuses what the others do.
+        ops.push(SetupOp::SystemCalls { calls: Calls::default() });
         Blueprint { ops, layers, notices }
     }
 

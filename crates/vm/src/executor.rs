@@ -116,6 +116,7 @@ impl Site {
                 Err(Errno::NOSYS) | Ok(()) => {}
                 Err(e) => return Err(e.into()),
             },
+            SetupOp::SystemCalls { calls } => fvm_sys::seccomp::install(&crate::calls::filter(*calls)?)?,
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM
+//!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
 //! Invariants: only this crate starts processes; it never writes to the host outside the state and run-time
@@ -14,6 +15,7 @@
 
 pub mod attach;
 pub mod blueprint;
+pub mod calls;
 mod error;
 pub mod executor;
 pub mod home;

@@ -9,12 +9,14 @@
 //!             Mask  <home> <run>
 //!   ───────── EnterNamespaces ─── after Proc, Mask ─── first of all ───
 //!   init:     Proc
-//!             PivotRoot, Loopback, Keyring
+//!             PivotRoot, Loopback, Keyring, SystemCalls
 //! ```
 //!
 //! Invariants: [`SetupOp`] holds no descriptor and no secret; a mask stands before the user namespace is entered, so
 //! that the kernel locks it and the VM's root cannot take it away; planning changes nothing ([`crate::build`]).
 
+use crate::calls::Calls;
+use crate::calls::table::FAMILIES;
 use fvm_model::vm::XattrClass;
 use fvm_model::{HostPath, VmPath};
 use serde::Serialize;
@@ -109,6 +111,11 @@ pub enum SetupOp {
     Loopback,
     /// An empty session keyring.
     Keyring,
+    /// Only these system calls from here on ([`crate::calls`]).
+    SystemCalls {
+        /// What the policy opens.
+        calls: Calls,
+    },
 }
 
 impl fmt::Display for Restrict {
@@ -150,6 +157,17 @@ impl fmt::Display for SetupOp {
             Self::MessageQueues => f.write_str("own message queues at /dev/mqueue"),
             Self::Loopback => f.write_str("set the loopback interface up"),
             Self::Keyring => f.write_str("empty session keyring"),
+            Self::SystemCalls { calls } => {
+                write!(f, "refuse {} system calls, those newer than fvm", calls.refused().count())?;
+                for (closed, what) in
+                    [(!calls.x86_32, "those of 32-bit programs"), (!calls.user_namespaces, "new user namespaces")]
+                {
+                    if closed {
+                        write!(f, ", {what}")?;
+                    }
+                }
+                write!(f, ", {} socket families, input into terminals", FAMILIES.len())
+            }
         }
     }
 }

@@ -1,0 +1,100 @@
+//! Classic BPF put together with labels, so that no jump is counted by hand.
+//!
+//! Invariant: every jump goes forward; one that is longer than the instruction can say is an error, never a wrong jump.
+
+use fvm_sys::seccomp::Instruction;
+use rustix::io::Errno;
+
+/// A place in the program, bound once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Label(usize);
+
+#[derive(Debug, Clone, Copy)]
+enum Line {
+    Load(u32),
+    Answer(u32),
+    If { test: u16, value: u32, yes: Label, no: Label },
+}
+
+/// A program in the making.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    lines: Vec<Line>,
+    /// Label → index of the line that it stands before.
+    places: Vec<Option<usize>>,
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the kernel's constants are 16 bits wide")]
+mod code {
+    pub const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    pub const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    pub const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    pub const GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+    pub const GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    pub const ANY_OF: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+}
+
+impl Assembler {
+    /// A new label.
+    pub fn label(&mut self) -> Label {
+        self.places.push(None);
+        Label(self.places.len() - 1)
+    }
+
+    /// The label stands here.
+    pub fn bind(&mut self, label: Label) {
+        self.places[label.0] = Some(self.lines.len());
+    }
+
+    /// Loads the word at this offset of `struct seccomp_data`.
+    pub fn load(&mut self, offset: u32) {
+        self.lines.push(Line::Load(offset));
+    }
+
+    /// Ends with this answer.
+    pub fn answer(&mut self, answer: u32) {
+        self.lines.push(Line::Answer(answer));
+    }
+
+    /// Whether what is loaded is `value`.
+    pub fn if_equal(&mut self, value: u32, yes: Label, no: Label) {
+        self.lines.push(Line::If { test: code::EQUAL, value, yes, no });
+    }
+
+    /// Whether it is more.
+    pub fn if_greater(&mut self, value: u32, yes: Label, no: Label) {
+        self.lines.push(Line::If { test: code::GREATER, value, yes, no });
+    }
+
+    /// Whether it is not less.
+    pub fn if_greater_or_equal(&mut self, value: u32, yes: Label, no: Label) {
+        self.lines.push(Line::If { test: code::GREATER_OR_EQUAL, value, yes, no });
+    }
+
+    /// Whether it has a bit of `bits`.
+    pub fn if_any_of(&mut self, bits: u32, yes: Label, no: Label) {
+        self.lines.push(Line::If { test: code::ANY_OF, value: bits, yes, no });
+    }
+
+    /// The program.
+    ///
+    /// # Errors
+    /// `EINVAL` when a label was not bound, or a jump is too long.
+    pub fn finish(self) -> Result<Vec<Instruction>, Errno> {
+        let jump = |from: usize, to: Label| -> Result<u8, Errno> {
+            let to = self.places[to.0].filter(|to| *to < self.lines.len()).ok_or(Errno::INVAL)?;
+            to.checked_sub(from + 1).and_then(|by| u8::try_from(by).ok()).ok_or(Errno::INVAL)
+        };
+        let lines = self.lines.iter().enumerate();
+        let instruction = |(at, line): (usize, &Line)| {
+            Ok(match *line {
+                Line::Load(offset) => Instruction { code: code::LOAD, jt: 0, jf: 0, k: offset },
+                Line::Answer(answer) => Instruction { code: code::ANSWER, jt: 0, jf: 0, k: answer },
+                Line::If { test, value, yes, no } => {
+                    Instruction { code: test, jt: jump(at, yes)?, jf: jump(at, no)?, k: value }
+                }
+            })
+        };
+        lines.map(instruction).collect()
+    }
+}
