@@ -1,0 +1,183 @@
+//! What a VM may use.
+//!
+//! ```text
+//!   built-in profiles ─┐ extends
+//!   TOML files ────────┼─► text ─► resolve ─► Policy ─► stored in vm.json, shown by inspect and explain
+//!   flags ─────────────┘  (place of   (merge,
+//!                          errors)     contradictions)
+//! ```
+//!
+//! Invariants: pure: no file is read here; a [`Policy`] is whole: every question has an answer in it, so that a VM means
+//! the same in every version of fvm that reads it.
+
+mod builtin;
+mod pattern;
+mod resolve;
+mod text;
+
+pub use builtin::{PROFILES, Profile, Secret, secrets};
+pub use pattern::Pattern;
+pub use resolve::{Flags, Source, resolve};
+pub use text::{PolicyError, check};
+
+use crate::HostPath;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What a VM may use; stored with it and shown by `fvm inspect`. The default is the profile `default`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// The profile or file that it came from.
+    pub name: PolicyName,
+    /// Which network it sees.
+    pub network: Network,
+    /// Which files it sees, and how.
+    pub files: Files,
+    /// Device nodes of the host, or directories of them, that it may use.
+    pub devices: Vec<HostPath>,
+    /// Sockets of the host's services that it may talk to.
+    pub sockets: Vec<HostPath>,
+    /// Message buses.
+    pub dbus: Dbus,
+    /// Environment variables that pass.
+    pub environment: Environment,
+    /// What it may ask of the kernel.
+    pub kernel: Kernel,
+    /// What it calls its machine; the host's name, if nothing.
+    pub hostname: Option<String>,
+    /// Features of `fvm doctor` without which it does not start.
+    pub requires: Vec<String>,
+}
+
+/// The name of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyName(pub String);
+
+impl Default for PolicyName {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+/// Which network a VM sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The host's own: addresses, ports and abstract sockets are shared with it.
+    #[default]
+    Host,
+    /// Only its own loopback.
+    None,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::None => "none",
+        })
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "host" => Ok(Self::Host),
+            "none" => Ok(Self::None),
+            "own" => Err("a network address of its own is not built yet; use 'host' or 'none'".into()),
+            other => Err(format!("'{other}' is not a network; use 'host' or 'none'")),
+        }
+    }
+}
+
+/// Which files a VM sees, and how. Everything else is seen as it is, and changes are private.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Files {
+    /// Not there, or empty.
+    pub hide: Vec<Pattern>,
+    /// There, and cannot be changed.
+    pub read_only: Vec<Pattern>,
+    /// The host's own: what the VM writes there is written to the host at once.
+    pub share: Vec<HostPath>,
+}
+
+/// Message buses of a VM. The host's are never seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dbus {
+    /// The session bus.
+    pub session: Bus,
+    /// The system bus.
+    pub system: Bus,
+}
+
+/// A message bus of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Bus {
+    /// There is none.
+    #[default]
+    None,
+    /// One of its own, started when it is first used.
+    Private,
+}
+
+/// Which environment variables pass into a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Environment {
+    /// Patterns of names; what matches none stays outside.
+    pub pass: Vec<String>,
+    /// Patterns of names that stay outside nevertheless.
+    pub hide: Vec<String>,
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self { pass: vec!["*".into()], hide: Vec::new() }
+    }
+}
+
+impl Environment {
+    /// Whether the variable `name` passes.
+    #[must_use]
+    pub fn passes(&self, name: &[u8]) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|p| pattern::matches(p.as_bytes(), name));
+        any(&self.pass) && !any(&self.hide)
+    }
+}
+
+/// What a VM may ask of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kernel {
+    /// Dangerous system calls are refused.
+    pub filter: bool,
+    /// User namespaces within the VM, as browsers' sandboxes and builders want them.
+    pub user_namespaces: bool,
+    /// Programs may trace programs of the same VM.
+    pub trace: bool,
+    /// `io_uring`.
+    pub io_uring: bool,
+    /// 32-bit x86 programs; opens rare socket families too, `vsock` among them.
+    pub x86_32: bool,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { filter: true, user_namespaces: true, trace: true, io_uring: false, x86_32: false }
+    }
+}
+
+impl Policy {
+    /// Whether no open file can be passed to a program outside: no socket is shared with the host.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.network == Network::None && self.sockets.is_empty() && self.files.share.is_empty()
+    }
+}

@@ -1,0 +1,281 @@
+//! From texts and flags to one whole policy.
+//!
+//! ```text
+//!   default ◄─ extends ─ untrusted ◄─ extends ─ mine.toml ◄─ flags
+//!   scalars: the nearest wins          lists: they add up; "!x" takes x out again
+//! ```
+//!
+//! Invariant: what contradicts itself is an error with the place of the later of the two, never a silent choice.
+
+use super::builtin::{self, PROFILES};
+use super::text::{Place, PolicyError, Text, parse, plain_path, suggestion};
+use super::{Network, Pattern, Policy, PolicyName};
+use crate::HostPath;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+/// Longest chain of `extends`.
+const CHAIN_MAX: usize = 16;
+
+/// A policy's text, and what to call it in messages.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its file, or the name of a profile.
+    pub file: String,
+    /// TOML.
+    pub text: String,
+}
+
+/// What the command line adds to a policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--net`.
+    pub network: Option<Network>,
+    /// `--hide`.
+    pub hide: Vec<String>,
+    /// `--read-only`.
+    pub read_only: Vec<String>,
+    /// `--share`.
+    pub share: Vec<String>,
+    /// `--device`.
+    pub devices: Vec<String>,
+    /// `--socket`.
+    pub sockets: Vec<String>,
+    /// `--hostname`.
+    pub hostname: Option<String>,
+}
+
+/// One list: text → where it came from.
+#[derive(Default)]
+struct List(BTreeMap<String, Option<Place>>);
+
+impl List {
+    fn add(&mut self, at: &At<'_>, entries: &[Spanned<String>]) {
+        for entry in entries {
+            self.one(entry.get_ref(), at.place(entry));
+        }
+    }
+
+    fn one(&mut self, text: &str, place: Option<Place>) {
+        match text.strip_prefix('!') {
+            Some(out) => drop(self.0.remove(out)),
+            None => drop(self.0.entry(text.to_owned()).or_insert(place)),
+        }
+    }
+
+    /// Each entry as what it stands for.
+    fn each<T>(&self, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, PolicyError> {
+        let one = |(text, place): (&String, &Option<Place>)| {
+            read(text).map_err(|message| PolicyError { message, place: place.clone() })
+        };
+        self.0.iter().map(one).collect()
+    }
+}
+
+/// A text, for places in it.
+struct At<'t> {
+    file: &'t str,
+    text: &'t str,
+}
+
+impl At<'_> {
+    fn place<T>(&self, value: &Spanned<T>) -> Option<Place> {
+        Some(Place::of(self.file, self.text, &value.span()))
+    }
+}
+
+/// Lists in the making.
+#[derive(Default)]
+struct Lists {
+    hide: List,
+    read_only: List,
+    share: List,
+    devices: List,
+    sockets: List,
+    environment_pass: List,
+    environment_hide: List,
+    requires: List,
+}
+
+/// The whole policy that `top` stands for. `find` looks for a policy by name, in the user's files; built-in profiles are
+/// known here.
+///
+/// # Errors
+/// The first thing that is wrong, with its place.
+pub fn resolve(
+    top: &Source,
+    flags: &Flags,
+    find: &dyn Fn(&str) -> Result<Option<Source>, PolicyError>,
+) -> Result<Policy, PolicyError> {
+    let mut chain: Vec<(Source, Text)> = Vec::new();
+    let mut next = Some(top.clone());
+    while let Some(source) = next {
+        let text = parse(&source.file, &source.text)?;
+        let wanted = text.extends.as_ref().map(|e| (e.get_ref().clone(), e.span()));
+        chain.push((source, text));
+        let Some((source, _)) = chain.last() else { break };
+        next = match wanted {
+            // All stand on the default.
+            None if source.file == "default" => None,
+            None => builtin::source("default"),
+            Some((name, span)) => {
+                let place = Some(Place::of(&source.file, &source.text, &span));
+                let found = match builtin::source(&name) {
+                    Some(found) => Some(found),
+                    None => find(&name)?,
+                };
+                let Some(found) = found else {
+                    let names: Vec<&str> = PROFILES.iter().map(|p| p.name).collect();
+                    let message = format!("there is no policy '{name}': {}", suggestion(&name, &names));
+                    return Err(PolicyError { message, place });
+                };
+                if chain.iter().any(|(source, _)| source.file == found.file) || chain.len() >= CHAIN_MAX {
+                    let mut names: Vec<&str> = chain.iter().map(|(source, _)| source.file.as_str()).collect();
+                    names.push(&found.file);
+                    let message = format!("a policy cannot extend itself: {}", names.join(" -> "));
+                    return Err(PolicyError { message, place });
+                }
+                Some(found)
+            }
+        };
+    }
+    let mut policy = Policy { name: PolicyName(top.file.clone()), ..Policy::default() };
+    let mut lists = Lists::default();
+    lists.environment_pass.one("*", None);
+    for (source, text) in chain.iter().rev() {
+        apply(&At { file: &source.file, text: &source.text }, text, &mut policy, &mut lists)?;
+    }
+    with_flags(flags, &mut policy, &mut lists)?;
+    finish(policy, &lists)
+}
+
+fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Result<(), PolicyError> {
+    fn set<T: Copy>(to: &mut T, from: Option<T>) {
+        *to = from.unwrap_or(*to);
+    }
+    set(&mut policy.network, text.network.mode);
+    set(&mut policy.dbus.session, text.dbus.session);
+    set(&mut policy.dbus.system, text.dbus.system);
+    let (kernel, said) = (&mut policy.kernel, &text.kernel);
+    set(&mut kernel.filter, said.filter);
+    set(&mut kernel.user_namespaces, said.user_namespaces);
+    set(&mut kernel.trace, said.trace);
+    set(&mut kernel.io_uring, said.io_uring);
+    set(&mut kernel.x86_32, said.x86_32);
+    if let Some(name) = &text.hostname {
+        policy.hostname = hostname(name.get_ref()).map_err(|message| PolicyError { message, place: at.place(name) })?;
+    }
+    lists.requires.add(at, &text.requires);
+    let secrets = builtin::secrets();
+    let secret = |wanted: Option<bool>, list: &mut List, entries: &[builtin::Secret]| match wanted {
+        Some(true) => entries.iter().for_each(|e| list.one(&e.name, None)),
+        Some(false) => entries.iter().for_each(|e| drop(list.0.remove(&e.name))),
+        None => {}
+    };
+    secret(text.files.hide_secrets, &mut lists.hide, &secrets.files);
+    secret(text.environment.hide_secrets, &mut lists.environment_hide, &secrets.variables);
+    lists.hide.add(at, &text.files.hide);
+    lists.read_only.add(at, &text.files.read_only);
+    lists.share.add(at, &text.files.share);
+    lists.devices.add(at, &text.devices.pass);
+    lists.sockets.add(at, &text.sockets.pass);
+    lists.environment_hide.add(at, &text.environment.hide);
+    if let Some(pass) = &text.environment.pass {
+        // What passes is narrowed by naming it, not widened.
+        if !pass.iter().any(|p| p.get_ref() == "*") {
+            lists.environment_pass.0.remove("*");
+        }
+        lists.environment_pass.add(at, pass);
+    }
+    Ok(())
+}
+
+fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(), PolicyError> {
+    policy.network = flags.network.unwrap_or(policy.network);
+    if let Some(name) = &flags.hostname {
+        policy.hostname =
+            hostname(name).map_err(|message| PolicyError { message: format!("--hostname: {message}"), place: None })?;
+    }
+    for (list, entries) in [
+        (&mut lists.hide, &flags.hide),
+        (&mut lists.read_only, &flags.read_only),
+        (&mut lists.share, &flags.share),
+        (&mut lists.devices, &flags.devices),
+        (&mut lists.sockets, &flags.sockets),
+    ] {
+        entries.iter().for_each(|entry| list.one(entry, None));
+    }
+    Ok(())
+}
+
+/// `host` is the host's own name.
+fn hostname(name: &str) -> Result<Option<String>, String> {
+    let good = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    match name {
+        "host" => Ok(None),
+        _ if name.len() <= 63 && name.split('.').all(good) => Ok(Some(name.to_owned())),
+        _ => Err(format!("'{name}' is no host name: letters, digits, '-' and '.', at most 63")),
+    }
+}
+
+fn finish(mut policy: Policy, lists: &Lists) -> Result<Policy, PolicyError> {
+    let pattern = |text: &str| text.parse::<Pattern>();
+    policy.files.hide = lists.hide.each(pattern)?;
+    policy.files.read_only = lists.read_only.each(pattern)?;
+    policy.files.share = lists.share.each(plain_path)?;
+    let in_dev = |text: &str| {
+        let dev = HostPath::new("/dev").map_err(|e| e.to_string())?;
+        let path = plain_path(text)?;
+        let is_in = path.is_within(&dev) && path != dev;
+        if is_in { Ok(path) } else { Err(format!("'{text}' is not in /dev")) }
+    };
+    policy.devices = lists.devices.each(in_dev)?;
+    policy.sockets = lists.sockets.each(plain_path)?;
+    policy.environment.pass = lists.environment_pass.each(variable)?;
+    policy.environment.hide = lists.environment_hide.each(variable)?;
+    policy.requires = lists.requires.each(|text| Ok(text.to_owned()))?;
+    contradictions(&policy, lists)?;
+    Ok(policy)
+}
+
+fn variable(text: &str) -> Result<String, String> {
+    let good = !text.is_empty() && !text.contains(['=', '\0']);
+    if good { Ok(text.to_owned()) } else { Err(format!("'{text}' is no name of a variable, nor a pattern of such")) }
+}
+
+/// What cannot both be.
+fn contradictions(policy: &Policy, lists: &Lists) -> Result<(), PolicyError> {
+    let as_pattern = |path: &HostPath| path.as_path().to_str().and_then(|text| text.parse::<Pattern>().ok());
+    let place = |list: &List, text: &str| list.0.get(text).cloned().flatten();
+    let clash = |first: (&str, &Pattern, &List), second: (&str, &Pattern, &List)| {
+        let message = format!("'{}' is to be {}, but '{}' is to be {}", second.1, second.0, first.1, first.0);
+        let place = place(second.2, second.1.as_str()).or_else(|| place(first.2, first.1.as_str()));
+        Err(PolicyError { message, place })
+    };
+    for (paths, word, list) in
+        [(&policy.files.share, "shared", &lists.share), (&policy.sockets, "passed", &lists.sockets)]
+    {
+        for path in paths.iter().filter_map(as_pattern) {
+            if let Some(hidden) = policy.files.hide.iter().find(|hidden| hidden.covers(&path)) {
+                return clash(("hidden", hidden, &lists.hide), (word, &path, list));
+            }
+            if let Some(fixed) = policy.files.read_only.iter().find(|fixed| fixed.covers(&path)) {
+                return clash(("read-only", fixed, &lists.read_only), (word, &path, list));
+            }
+        }
+    }
+    for hidden in &policy.files.hide {
+        if policy.files.read_only.contains(hidden) {
+            return clash(("hidden", hidden, &lists.hide), ("read-only", hidden, &lists.read_only));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+use super::*;
+
+fn source(text: &str) -> Source {
+    Source { file: "mine.toml".into(), text: text.into() }
+}
+
+fn nothing(_: &str) -> Result<Option<Source>, PolicyError> {
+    Ok(None)
+}
+
+fn of(text: &str) -> Result<Policy, String> {
+    resolve(&source(text), &Flags::default(), &nothing).map_err(|e| e.to_string())
+}
+
+fn wrong(text: &str) -> String {
+    of(text).unwrap_err()
+}
+
+#[test]
+fn every_profile_is_a_policy_and_the_first_is_the_default() {
+    for profile in PROFILES {
+        let source = builtin::source(profile.name).unwrap();
+        let policy = resolve(&source, &Flags::default(), &nothing).unwrap();
+        assert_eq!(policy.name.0, profile.name);
+        if profile.name == "default" {
+            assert_eq!(policy, Policy::default());
+        }
+        let json = serde_json::to_string(&policy).unwrap();
+        assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy, "{}", profile.name);
+    }
+}
+
+#[test]
+fn what_strangers_should_not_read_is_hidden_from_them() {
+    let secrets = builtin::secrets();
+    assert!(secrets.files.len() > 100 && secrets.variables.len() > 20, "the list cannot be read");
+    let untrusted = of("extends = 'untrusted'").unwrap();
+    for secret in &secrets.files {
+        let pattern: Pattern = secret.name.parse().unwrap();
+        assert!(untrusted.files.hide.contains(&pattern) && !secret.why.is_empty(), "{pattern}");
+    }
+    assert!(!untrusted.environment.passes(b"GITHUB_TOKEN") && untrusted.environment.passes(b"PATH"));
+    let browser = of("extends = 'browser'").unwrap();
+    let hides = |policy: &Policy, name: &str| policy.files.hide.iter().any(|p| p.as_str() == name);
+    assert!(!hides(&browser, "~/.mozilla") && hides(&browser, "~/.ssh"));
+}
+
+#[test]
+fn a_policy_of_an_older_fvm_is_still_one() {
+    let old: Policy = serde_json::from_str(r#"{"network":"none"}"#).unwrap();
+    assert_eq!(old, Policy { network: Network::None, ..Policy::default() });
+}
+
+#[test]
+fn lists_add_up_and_an_exclamation_mark_takes_out() {
+    let policy = of("extends='untrusted'\n[files]\nhide=['!~/.ssh','/srv/secret']\nshare=['/srv/out']").unwrap();
+    let hidden: Vec<&str> = policy.files.hide.iter().map(Pattern::as_str).collect();
+    assert!(hidden.contains(&"/srv/secret") && !hidden.contains(&"~/.ssh") && hidden.contains(&"~/.gnupg"));
+    let none = of("extends='untrusted'\n[files]\nhide_secrets=false\n[environment]\nhide_secrets=false").unwrap();
+    assert!(none.files.hide.is_empty() && none.environment.passes(b"A_TOKEN"));
+    let few = of("[environment]\npass=['PATH','LC_*']").unwrap();
+    assert!(few.environment.passes(b"LC_ALL") && !few.environment.passes(b"HOME"));
+}
+
+#[test]
+fn flags_stand_above_the_text() {
+    let flags = Flags {
+        network: Some(Network::Host),
+        hide: vec!["~/x".into()],
+        share: vec!["/srv/a".into()],
+        hostname: Some("host".into()),
+        ..Flags::default()
+    };
+    let policy = resolve(&builtin::source("untrusted").unwrap(), &flags, &nothing).unwrap();
+    assert_eq!((policy.network, policy.hostname.as_deref()), (Network::Host, None));
+    assert!(policy.files.share.len() == 1 && policy.files.hide.iter().any(|p| p.as_str() == "~/x"));
+}
+
+#[test]
+fn each_error_has_its_place_and_says_what_to_do() {
+    assert_eq!(
+        wrong("\n[files]\nhid = ['~/.ssh']"),
+        "mine.toml:3:1: unknown key 'hid': did you mean 'hide'?\n  3 | hid = ['~/.ssh']\n    | ^^^"
+    );
+    assert_eq!(
+        wrong("[kernel]\ntrace = 'no'"),
+        "mine.toml:2:9: invalid type: string \"no\", expected a boolean\n  2 | trace = 'no'\n    |         ^^^^"
+    );
+    let cases = [
+        ("zzzzzz = 1", "1:1: unknown key 'zzzzzz': it is one of extends,"),
+        ("[network]\nmode = 'hots'", "2:8: 'hots' is not a network; use 'host' or 'none'"),
+        ("[dbus]\nsession = 'privat'", "unknown value 'privat': did you mean 'private'?"),
+        ("extends = 'untrustd'", "1:11: there is no policy 'untrustd': did you mean 'untrusted'?"),
+        ("[files]\nhide = ['a/b']", "2:9: 'a/b' is neither absolute nor below '~/'"),
+        ("[files]\nhide = ['/a/../b']", "'/a/../b' leaves by '..' what it names"),
+        ("[files]\nshare = ['/a/*']", "'/a/*' may not have wildcards"),
+        ("[files]\nshare = ['/']", "'/' is everything"),
+        ("[devices]\npass = ['/etc/x']", "'/etc/x' is not in /dev"),
+        ("[files]\nhide = ['/srv']\nshare = ['/srv/a']", "3:10: '/srv/a' is to be shared, but '/srv' is to be hidden"),
+        ("[files]\nread_only = ['/srv']\nshare = ['/srv']", "'/srv' is to be shared, but '/srv' is to be read-only"),
+        ("[files]\nread_only = ['/srv']\nhide = ['/srv']", "'/srv' is to be read-only, but '/srv' is to be hidden"),
+        (
+            "[files]\nhide = ['/run']\n[sockets]\npass = ['/run/x']",
+            "4:9: '/run/x' is to be passed, but '/run' is to be",
+        ),
+        ("hostname = 'a b'", "1:12: 'a b' is no host name"),
+        ("[environment]\nhide = ['A=B']", "2:9: 'A=B' is no name of a variable"),
+        ("[files\nhide = []", "1:7: "),
+        ("a = ", "1:"),
+    ];
+    for (text, want) in cases {
+        let got = wrong(text);
+        assert!(got.starts_with("mine.toml:") && got.contains(want), "{text}\n{got}");
+    }
+}
+
+#[test]
+fn a_policy_that_extends_itself_is_told_with_the_whole_chain() {
+    let find = |name: &str| {
+        let other = match name {
+            "a" => "b",
+            _ => "a",
+        };
+        Ok(Some(Source { file: name.to_owned(), text: format!("extends = '{other}'") }))
+    };
+    let error = resolve(&source("extends = 'a'"), &Flags::default(), &find).unwrap_err();
+    assert_eq!(error.message, "a policy cannot extend itself: mine.toml -> a -> b -> a");
+    let place = error.place.unwrap();
+    assert_eq!((place.file.as_str(), place.line), ("b", 1));
+}
+
+#[test]
+fn no_text_makes_the_reader_panic() {
+    for text in
+        ["\u{feff}", "[", "é = 1\n\u{1f980}=", "\t\thide = 1", "a='''\n\n\n", "\0", "[files]\nhide=['\\u0000/x']"]
+    {
+        let _either = of(text);
+    }
+    assert!(of(&"#".repeat(300 << 10)).is_err());
+}

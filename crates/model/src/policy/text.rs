@@ -1,0 +1,198 @@
+//! A policy as people write it: TOML, each error with its place.
+//!
+//! ```text
+//!   policy.toml:3:1: unknown key 'hid': did you mean 'hide'?
+//!     3 | hid = ["~/.ssh"]
+//!       | ^^^
+//! ```
+
+use super::{Bus, Network, Pattern};
+use crate::HostPath;
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::ops::Range;
+use toml::Spanned;
+
+/// Largest policy that is read.
+const MAX_BYTES: usize = 256 << 10;
+
+/// What is wrong with a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyError {
+    /// What, and what to do.
+    pub message: String,
+    /// Where; nothing for a flag.
+    pub place: Option<Place>,
+}
+
+/// A place in a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, or the name of a profile.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The line.
+    pub text: String,
+    /// How many characters are meant.
+    pub len: usize,
+}
+
+impl Place {
+    /// The place of `span` in `text`.
+    pub(super) fn of(file: &str, text: &str, span: &Range<usize>) -> Self {
+        let floor = |at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let start = floor(span.start);
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let end = floor(span.end).clamp(start, line_end);
+        Self {
+            file: file.to_owned(),
+            line: text[..start].matches('\n').count() + 1,
+            column: text[line_start..start].chars().count() + 1,
+            text: text[line_start..line_end].trim_end().to_owned(),
+            len: text[start..end].chars().count().max(1),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", crate::path::printable(self.file.as_bytes()), self.line, self.column)
+    }
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(place) = &self.place else { return f.write_str(&self.message) };
+        write!(f, "{place}: {}", self.message)?;
+        let number = place.line.to_string();
+        let pad = " ".repeat(number.len());
+        // A tab stays a tab, so that the mark stands below what it means.
+        let before = place.text.chars().take(place.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' });
+        let before: String = before.collect();
+        let text: String = place.text.chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
+        write!(f, "\n  {number} | {text}\n  {pad} | {before}{}", "^".repeat(place.len))
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+/// The text of a policy, as it stands; `None` where it says nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Text {
+    pub extends: Option<Spanned<String>>,
+    pub hostname: Option<Spanned<String>>,
+    pub requires: Vec<Spanned<String>>,
+    pub network: NetworkText,
+    pub files: FilesText,
+    pub devices: ListText,
+    pub sockets: ListText,
+    pub dbus: DbusText,
+    pub environment: EnvironmentText,
+    pub kernel: KernelText,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NetworkText {
+    #[serde(deserialize_with = "network")]
+    pub mode: Option<Network>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FilesText {
+    pub hide: Vec<Spanned<String>>,
+    pub hide_secrets: Option<bool>,
+    pub read_only: Vec<Spanned<String>>,
+    pub share: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ListText {
+    pub pass: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DbusText {
+    pub session: Option<Bus>,
+    pub system: Option<Bus>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct EnvironmentText {
+    pub pass: Option<Vec<Spanned<String>>>,
+    pub hide: Vec<Spanned<String>>,
+    pub hide_secrets: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct KernelText {
+    pub filter: Option<bool>,
+    pub user_namespaces: Option<bool>,
+    pub trace: Option<bool>,
+    pub io_uring: Option<bool>,
+    pub x86_32: Option<bool>,
+}
+
+fn network<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Network>, D::Error> {
+    String::deserialize(d)?.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// Reads the text of a policy. `file` is only for messages.
+pub(super) fn parse(file: &str, text: &str) -> Result<Text, PolicyError> {
+    if text.len() > MAX_BYTES {
+        let message = format!("a policy has at most {MAX_BYTES} bytes, this one {}", text.len());
+        return Err(PolicyError { message, place: Some(Place::of(file, "", &(0..0))) });
+    }
+    toml::from_str(text).map_err(|e| {
+        let span = e.span().unwrap_or(0..0);
+        PolicyError { message: in_words(e.message()), place: Some(Place::of(file, text, &span)) }
+    })
+}
+
+/// Whether a text is a policy, for `fvm policy check`, which then resolves it.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(file: &str, text: &str) -> Result<(), PolicyError> {
+    parse(file, text).map(drop)
+}
+
+/// What the TOML reader says, with a suggestion for a name that is nearly right.
+fn in_words(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let (what, wrong, right) = match quoted.split_first() {
+        Some((wrong, right)) if message.starts_with("unknown field") => ("unknown key", *wrong, right),
+        Some((wrong, right)) if message.starts_with("unknown variant") => ("unknown value", *wrong, right),
+        _ => return message.trim_end().to_owned(),
+    };
+    format!("{what} '{wrong}': {}", suggestion(wrong, right))
+}
+
+/// The nearest of `right`, or all of them.
+pub(super) fn suggestion(wrong: &str, right: &[&str]) -> String {
+    let nearest = right.iter().map(|r| (strsim::damerau_levenshtein(wrong, r), *r)).min();
+    match nearest {
+        Some((distance, name)) if distance <= 1 + wrong.len() / 4 => format!("did you mean '{name}'?"),
+        _ => format!("it is one of {}", right.join(", ")),
+    }
+}
+
+/// A path without wildcards.
+pub(super) fn plain_path(text: &str) -> Result<HostPath, String> {
+    if Pattern::is_wild(text) {
+        return Err(format!("'{text}' may not have wildcards: name just what is meant"));
+    }
+    HostPath::new(text).map_err(|e| e.to_string()).and_then(|path| {
+        if path == HostPath::root() { Err("'/' is everything: name something in it".into()) } else { Ok(path) }
+    })
+}
