@@ -68,6 +68,9 @@ pub enum Command {
     Logs(Named),
     /// Show the steps by which a VM is built
     Explain(ExplainArgs),
+    /// List, show and check policies: what a VM may use
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// List what a VM changed
     Status(Status),
     /// Show what a VM changed, line by line
@@ -106,9 +109,33 @@ impl Command {
 /// What a VM may use.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PolicyArgs {
-    /// Which network it sees: host, or none (only its own loopback) [default: host]
+    /// What it may use: a profile ('fvm policy list') or a file [default: default]
+    #[arg(long, short, value_name = "NAME|FILE")]
+    pub policy: Option<String>,
+    /// Which network it sees: host, or none (only its own loopback) [default: as the policy says]
     #[arg(long, value_name = "NETWORK")]
     pub net: Option<fvm::model::Network>,
+    /// Hide these files ('~' is your home; '*' and '?' are wildcards; '!' before one shows it again)
+    #[arg(long, value_name = "PATTERN")]
+    pub hide: Vec<String>,
+    /// Forbid changes of these files, even private ones
+    #[arg(long, value_name = "PATTERN")]
+    pub read_only: Vec<String>,
+    /// Share this with the host: what the VM writes there is written at once, for good
+    #[arg(long, value_name = "PATH")]
+    pub share: Vec<PathBuf>,
+    /// Pass this device of the host's, such as /dev/kvm or /dev/dri
+    #[arg(long, value_name = "PATH")]
+    pub device: Vec<String>,
+    /// Pass this socket of the host's
+    #[arg(long, value_name = "PATH")]
+    pub socket: Vec<PathBuf>,
+    /// What it calls its machine
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Start even if this machine lacks something that the policy requires
+    #[arg(long)]
+    pub allow_partial: bool,
 }
 
 /// `fvm run`.
@@ -139,6 +166,24 @@ pub struct Run {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// `fvm policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// List the policies there are
+    List,
+    /// Show all that a policy says, with what it extends
+    Show {
+        /// A profile, or a file
+        name: String,
+    },
+    /// Say what is wrong with policies
+    Check {
+        /// Files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<String>,
+    },
 }
 
 /// `fvm create`.
@@ -213,6 +258,9 @@ pub struct Delete {
 pub struct ExplainArgs {
     /// Name of the VM; a new one when left out
     pub name: Option<String>,
+    /// What a new VM may use.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 }
 
 /// `fvm status`.

@@ -34,6 +34,13 @@ pub fn dirs(given: Option<PathBuf>) -> Result<(PathBuf, PathBuf), Failure> {
     Ok((state, run))
 }
 
+/// Where policies are looked for, the user's own first.
+pub fn policy_dirs() -> Vec<PathBuf> {
+    let config = std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let own = config.or_else(|| user_home().map(|home| home.join(".config"))).filter(|dir| dir.is_absolute());
+    own.map(|dir| dir.join("fvm/policies")).into_iter().chain(["/etc/fvm/policies".into()]).collect()
+}
+
 /// Where the user's own settings are.
 pub fn user_home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).filter(|p| p.is_absolute())

@@ -142,11 +142,10 @@ impl Fvm {
             Ok(after) if !after.all => fvm_changes::staying(&self.scan_input(record), after.changes())?,
             _ => HashSet::new(),
         };
-        let moving = match record.policy.network {
+        let moving = match record.policy.is_sealed() {
             _ if keep => fvm_commit::Moving::None,
-            // By an abstract socket.
-            model::Network::Host => fvm_commit::Moving::Unwritten,
-            model::Network::None => fvm_commit::Moving::Sealed,
+            true => fvm_commit::Moving::Sealed,
+            false => fvm_commit::Moving::Unwritten,
         };
         let options = fvm_commit::Options { what, moving, staying, after: after.clone() };
         let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record), &options, watch)?;

@@ -30,6 +30,19 @@ pub enum FvmError {
         /// What runs.
         program: &'static str,
     },
+    /// A policy makes no sense.
+    #[error(transparent)]
+    Policy(fvm_model::policy::PolicyError),
+    /// This machine cannot keep a policy.
+    #[error("the policy '{policy}' requires '{feature}', which this machine does not have: {why}")]
+    Lacks {
+        /// Which feature.
+        feature: String,
+        /// Whose.
+        policy: String,
+        /// Why not.
+        why: String,
+    },
     /// It must be stopped for this.
     #[error("'{0}' is running")]
     Running(VmName),
@@ -41,7 +54,7 @@ impl FvmError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Vm(VmError::NoSuchVm(_)) => exit::NO_SUCH_VM,
-            Self::Vm(VmError::Ambiguous(..)) => exit::USAGE,
+            Self::Vm(VmError::Ambiguous(..)) | Self::Policy(_) => exit::USAGE,
             Self::Review(fvm_review::ReviewError::Conflicts(_))
             | Self::Commit(CommitError::HostChanged(_) | CommitError::ChangedSince { .. }) => exit::CONFLICT,
             // As a program that ends by SIGINT.
@@ -60,6 +73,8 @@ impl FvmError {
                 Some(format!("'fvm start {name}' starts it; 'fvm run --name {name} -- CMD' runs one program in it"))
             }
             Self::Live { .. } => Some("'wineserver -w' waits for its end, 'wineserver -k' ends it".into()),
+            Self::Policy(_) => Some("'fvm policy list' names those there are, 'fvm policy show NAME' shows one".into()),
+            Self::Lacks { .. } => Some("'fvm doctor' says what to do about it; --allow-partial starts without it".into()),
             Self::Running(name) => Some(format!("'fvm stop {name}' first")),
             Self::Vm(VmError::BadRecord { .. }) => {
                 Some("the VM's layers are untouched; restore the file from a backup, or remove the VM's directory to give it up".into())

@@ -26,6 +26,7 @@ mod commits;
 mod error;
 mod interrupts;
 mod live;
+mod policies;
 mod settle;
 
 pub use commits::{Committed, StoreChange};
@@ -41,6 +42,7 @@ pub use fvm_vm::attach::Ended;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};
 pub use interrupts::Interrupts;
+pub use policies::{PolicyEntry, policies, policy};
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;
@@ -238,9 +240,10 @@ impl Fvm {
     ///
     /// # Errors
     /// When the host cannot be looked at.
-    pub fn explain_new(&self) -> Result<(Vec<SetupOp>, Vec<String>), FvmError> {
+    pub fn explain_new(&self, policy: &model::Policy) -> Result<(Vec<SetupOp>, Vec<String>), FvmError> {
         let facts = facts()?;
-        let record = lifecycle::draft(&self.home, &facts, &NewVm::default())?;
+        let new = NewVm { policy: policy.clone(), ..NewVm::default() };
+        let record = lifecycle::draft(&self.home, &facts, &new)?;
         let blueprint = lifecycle::plan(&self.home, &facts, &record);
         Ok((blueprint.ops, blueprint.notices))
     }

@@ -11,6 +11,7 @@
 //! as libc does, because one odd line must not lock everybody out; names are bytes.
 
 use crate::HostError;
+use fvm_model::HostPath;
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io::Read;
@@ -108,6 +109,20 @@ fn fields<const N: usize>(line: &[u8]) -> Option<[&[u8]; N]> {
 fn number(text: &[u8]) -> Option<u32> {
     let digits = text.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// The home directories that are this user's to protect: for root, those of every user.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn homes(uid: u32) -> Result<Vec<HostPath>, HostError> {
+    let bytes = read(Path::new("/etc/passwd"))?;
+    let users = lines(&bytes).filter_map(parse_user).filter(|user| uid == 0 || user.uid == uid);
+    let mut homes: Vec<HostPath> =
+        users.filter_map(|user| HostPath::new(user.home).ok()).filter(|home| *home != HostPath::root()).collect();
+    homes.sort();
+    homes.dedup();
+    Ok(homes)
 }
 
 /// The user with id `uid`, by `/etc/passwd`; `None` when it is not there (or the file is not).

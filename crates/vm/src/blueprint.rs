@@ -10,8 +10,8 @@
 //! Invariants: a parent's operation stands before its children's; a layer keeps its number as long as the VM lives,
 //! found again by its host path; masks come last before the user namespace, so nothing is mounted over them.
 
-use crate::calls::Calls;
 use crate::op::{Restrict, SetupOp};
+use crate::places::Places;
 use fvm_host::{HostFacts, Shown, VisibleMount};
 use fvm_model::vm::XattrClass;
 use fvm_model::{HostPath, Layer, LayerKind, Mode, Network, Policy};
@@ -63,8 +63,13 @@ pub fn draw(brief: &Brief<'_>) -> Blueprint {
         }
         Mode::Rootless => pen.directory(&HostPath::root()),
     }
+    let places = Places::of(brief.policy, brief.facts, brief.masked);
+    pen.notices.extend(places.notices.iter().cloned());
+    pen.opened(&places);
     pen.ops.extend([SetupOp::Devices, SetupOp::System]);
-    for path in brief.masked {
+    pen.ops.extend(places.devices.iter().map(|path| SetupOp::Device { path: path.clone() }));
+    pen.ops.extend(places.read_only.iter().map(|path| SetupOp::Freeze { target: path.in_vm() }));
+    for path in places.hide.iter().chain(brief.masked) {
         let layer = pen.layer_over(path);
         pen.ops.push(SetupOp::Mask { target: path.in_vm(), layer });
     }
@@ -102,10 +107,35 @@ impl Pen<'_> {
         if own_network {
             ops.push(SetupOp::Loopback);
         }
+        if let Some(name) = &brief.policy.hostname {
+            ops.push(SetupOp::HostName { name: name.clone() });
+        }
         ops.push(SetupOp::Keyring);
-        // The last: it refuses what the others do.
-        ops.push(SetupOp::SystemCalls { calls: Calls::default() });
+        let kernel = brief.policy.kernel;
+        if kernel.filter {
+            // The last: it refuses what the others do.
+            ops.push(SetupOp::SystemCalls { calls: kernel.into() });
+        }
         Blueprint { ops, layers, notices }
+    }
+
+    /// What of the host's own the policy lets the VM have.
+    fn opened(&mut self, places: &Places) {
+        let shifted = self.brief.mode == Mode::Shifted;
+        for path in &places.share {
+            let Some(mount) = self.mount_of(path) else { continue };
+            let restrict = restrictions(mount);
+            if shifted && !fvm_host::idmap_capable(&mount.mount.fs_type) {
+                let fs_type = mount.mount.fs_type.clone();
+                self.notices.push(format!("{path} is not shared: {fs_type} files cannot have their owners shifted"));
+                continue;
+            }
+            self.ops.push(SetupOp::Share { path: path.clone(), idmapped: shifted, restrict });
+        }
+        for path in &places.sockets {
+            let can_idmap = self.mount_of(path).is_some_and(|m| fvm_host::idmap_capable(&m.mount.fs_type));
+            self.ops.push(SetupOp::Socket { path: path.clone(), idmapped: shifted && can_idmap });
+        }
     }
 
     fn layer(&mut self, host: &HostPath, kind: LayerKind) -> u32 {

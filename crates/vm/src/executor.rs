@@ -90,7 +90,26 @@ impl Site {
                 let copy = self.clone_host(&file, *idmapped)?;
                 self.place(&copy, target)?;
             }
+            SetupOp::Share { path, idmapped, restrict } => {
+                let copy = match self.clone_host(path.as_path(), *idmapped) {
+                    Err(e) if is_gone(&e, path) => return Ok(()),
+                    copy => copy?,
+                };
+                let attrs = attributes(Restrict { nosuid: true, ..*restrict });
+                mount::add_attributes(copy.as_fd(), attrs, false)?;
+                self.place(&copy, &path.in_vm())?;
+            }
+            SetupOp::Socket { path, idmapped } => {
+                let copy = match self.clone_host(path.as_path(), *idmapped) {
+                    Err(e) if is_gone(&e, path) => return Ok(()),
+                    copy => copy?,
+                };
+                self.place(&copy, &path.in_vm())?;
+            }
+            SetupOp::Freeze { target } => self.freeze(target)?,
             SetupOp::Devices => self.devices()?,
+            SetupOp::Device { path } => self.device(path)?,
+            SetupOp::HostName { name } => rustix::system::sethostname(name.as_bytes())?,
             SetupOp::System => {
                 // An ordinary user cannot split a mount from those locked on top of it.
                 let recursive = self.mode == Mode::Rootless;
@@ -215,11 +234,12 @@ impl Site {
     /// Covers `target`. If the VM moved a directory above it, it would be seen under another name: refuse.
     fn mask(&self, target: &VmPath, layer: Option<&(u32, HostPath)>) -> Result<(), MountError> {
         let relative = target.relative_to(&VmPath::root()).ok_or(Errno::INVAL)?;
-        match fs::stat(target.as_path()) {
-            Ok(_) => {}
+        let type_of = |stat: fs::Stat| fs::FileType::from_raw_mode(stat.st_mode);
+        let is_dir = match fs::stat(target.as_path()) {
+            Ok(stat) => type_of(stat) == fs::FileType::Directory,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
             Err(e) => return Err(e.into()),
-        }
+        };
         let moved = || MountError {
             errno: Errno::PERM,
             message: format!("the VM moved a directory above {target}: undo that first with 'fvm discard'"),
@@ -227,6 +247,10 @@ impl Site {
         if let Some((n, lower)) = layer {
             let upper = self.layers_dir.join(n.to_string()).join("upper");
             let below = target.relative_to(&lower.in_vm()).ok_or(Errno::INVAL)?;
+            if !is_dir && is_own_file(&upper, below)? {
+                // The VM had a file of that name before the host had.
+                return Ok(());
+            }
             if !is_where_it_was(&upper, below, self.mode.xattr_class())? {
                 return Err(moved());
             }
@@ -238,14 +262,110 @@ impl Site {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(moved()),
             Err(e) => return Err(e.into()),
         };
-        let nothing =
-            MountAttrFlags::MOUNT_ATTR_RDONLY | attributes(Restrict { read_only: true, nosuid: true, noexec: true });
-        let cover = mount::new_mount(
-            "tmpfs",
-            &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())],
-            nothing,
-        )?;
+        let nothing = attributes(Restrict { read_only: true, nosuid: true, noexec: true });
+        let cover = match type_of(fs::fstat(&point)?) {
+            fs::FileType::Directory => mount::new_mount(
+                "tmpfs",
+                &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())],
+                nothing,
+            )?,
+            _ => {
+                let cover = self.empty_file()?;
+                mount::add_attributes(cover.as_fd(), nothing, false)?;
+                cover
+            }
+        };
         Ok(mount::attach(cover.as_fd(), point.as_fd())?)
+    }
+
+    /// An empty file that nobody may read. It lies in the VM's `/dev`, so that the mount table shows no path of the host's;
+    /// of a shifted VM it is no one's.
+    fn empty_file(&self) -> Result<OwnedFd, Errno> {
+        const NAME: &str = ".hidden";
+        let dev = mount::mount_point(self.tree()?, Path::new("dev"))?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+        match fs::openat(&dev, NAME, flags, FileMode::empty()) {
+            Ok(made) if self.mode == Mode::Shifted => fs::fchown(&made, Some(fs::Uid::ROOT), Some(fs::Gid::ROOT))?,
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+        mount::clone_mount(dev.as_fd(), Path::new(NAME), false)
+    }
+
+    /// What is at `target`, with all that is mounted below, on top of itself, read-only. The VM cannot have changed
+    /// anything there: it was read-only from its first start on.
+    fn freeze(&self, target: &VmPath) -> Result<(), MountError> {
+        let relative = target.relative_to(&VmPath::root()).ok_or(Errno::INVAL)?;
+        let point = match mount::mount_point(self.tree()?, relative) {
+            Ok(point) => point,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let copy = mount::clone_mount(point.as_fd(), Path::new(""), true)?;
+        mount::add_attributes(copy.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, true)?;
+        Ok(mount::attach(copy.as_fd(), point.as_fd())?)
+    }
+
+    /// A node, or a directory of nodes, of the host's `/dev`: made anew by root, with the owner as the VM names it; shown
+    /// as it is by an ordinary user, who can make none.
+    fn device(&self, path: &HostPath) -> Result<(), MountError> {
+        let Ok(relative) = path.as_path().strip_prefix("/dev") else { return Err(Errno::INVAL.into()) };
+        let mut dir = Dir::open_root(Path::new("/dev"))?;
+        let mut made = mount::mount_point(self.tree()?, Path::new("dev"))?;
+        let names: Vec<&OsStr> = relative.iter().collect();
+        let Some((last, above)) = names.split_last() else { return Err(Errno::INVAL.into()) };
+        for name in above {
+            dir = dir.beneath(Path::new(name))?;
+            match fs::mkdirat(&made, Path::new(name), FileMode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+            made = mount::mount_point(&made, Path::new(name))?;
+        }
+        self.device_node(&dir, Path::new(last), &made, 0)
+    }
+
+    fn device_node(&self, dir: &Dir, name: &Path, made: &OwnedFd, depth: usize) -> Result<(), MountError> {
+        const DEPTH_MAX: usize = 4;
+        let Some(stat) = dir.stat_opt(name)? else { return Ok(()) };
+        let kind = fs::FileType::from_raw_mode(stat.stx_mode.into());
+        let mode = FileMode::from_raw_mode(u32::from(stat.stx_mode) & 0o777);
+        match kind {
+            fs::FileType::Directory if depth < DEPTH_MAX => {
+                match fs::mkdirat(made, name, FileMode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                let (below, made) = (dir.beneath(name)?, mount::mount_point(made, name)?);
+                for name in below.names()? {
+                    self.device_node(&below, Path::new(&name), &made, depth + 1)?;
+                }
+                Ok(())
+            }
+            fs::FileType::CharacterDevice | fs::FileType::BlockDevice if self.mode == Mode::Rootless => {
+                let copy = mount::clone_mount(dir.as_fd(), name, false)?;
+                fs::openat(made, name, OFlags::CREATE | OFlags::CLOEXEC, FileMode::empty())?;
+                Ok(mount::attach(copy.as_fd(), mount::mount_point(made, name)?.as_fd())?)
+            }
+            fs::FileType::CharacterDevice | fs::FileType::BlockDevice => {
+                let number = fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
+                match fs::mknodat(made, name, kind, mode, number) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                let (uid, gid) = (stat.stx_uid + self.shift(), stat.stx_gid + self.shift());
+                let owner = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+                Ok(fs::chownat(made, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?)
+            }
+            fs::FileType::Symlink => {
+                let target = dir.read_link(name)?;
+                match fs::symlinkat(&target, made, name) {
+                    Ok(()) | Err(Errno::EXIST) => Ok(()),
+                    Err(e) => Err(e.into()),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The ids that own the VM's `/dev`, as this process must name them.
@@ -389,6 +509,17 @@ fn is_where_it_was(upper: &Path, below: &Path, class: XattrClass) -> Result<bool
         dir = dir.beneath(name)?;
     }
     Ok(true)
+}
+
+/// Whether the VM has a file of its own at `below`.
+fn is_own_file(upper: &Path, below: &Path) -> Result<bool, Errno> {
+    let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else { return Ok(false) };
+    let dir = match Dir::open_root(upper)?.beneath_deep(parent) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        dir => dir?,
+    };
+    let stat = dir.stat_opt(Path::new(name))?;
+    Ok(stat.is_some_and(|s| fs::FileType::from_raw_mode(s.stx_mode.into()) == fs::FileType::RegularFile))
 }
 
 fn attributes(restrict: Restrict) -> MountAttrFlags {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   home        the state directory            blueprint   facts → Vec<SetupOp>, changes nothing
+//!   places      a policy's patterns → paths of this host
 //!   lifecycle   create, boot, run, stop        layers      upper, work, skeleton directories
 //!   launch      who forks whom                 executor    one loop that carries the operations out
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
@@ -26,6 +27,7 @@ mod layers;
 pub mod lifecycle;
 pub mod links;
 pub mod op;
+mod places;
 pub mod proto;
 pub mod ps;
 pub mod refresh;

@@ -64,14 +64,15 @@ impl Call {
         [&self.cwd].into_iter().chain(of_env).map(PathBuf::from).collect()
     }
 
-    fn program(&self, vm: &VmName, streams: &Streams) -> Program {
-        let own = (OsString::from("FVM"), OsString::from(vm.as_str()));
+    fn program(&self, vm: &VmRecord, streams: &Streams) -> Program {
+        let own = (OsString::from("FVM"), OsString::from(vm.name.as_str()));
+        let passes = |name: &OsString| name != "FVM" && vm.policy.environment.passes(name.as_encoded_bytes());
         Program {
             argv: self.argv.iter().cloned().map(Bytes).collect(),
             env: self
                 .env
                 .iter()
-                .filter(|(key, _)| key != "FVM")
+                .filter(|(key, _)| passes(key))
                 .cloned()
                 .chain([own])
                 .map(|(key, value)| (Bytes(key), Bytes(value)))
@@ -209,7 +210,7 @@ impl Running {
         let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
         let streams = Streams::of_this_process();
         let (session, theirs) = session_pair()?;
-        let program = call.program(&self.record.name, &streams);
+        let program = call.program(&self.record, &streams);
         let fds = with_streams(&theirs, &program);
         proto::write_message(&self.vm.orders, &Order::Start(program), &fds)
             .map_err(|e| VmError::Sys("reach init", e))?;
@@ -277,7 +278,7 @@ pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmErro
     let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
     let streams = Streams::of_this_process();
     let (session, theirs) = session_pair()?;
-    let program = call.program(&record.name, &streams);
+    let program = call.program(record, &streams);
     let fds = with_streams(&theirs, &program);
     keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds)?;
     drop(theirs);
@@ -358,7 +359,7 @@ fn start_kept(
         return Ok((running, None));
     }
     let (session, theirs) = session_pair()?;
-    let program = call.program(&running.record.name, &Streams { is_terminal: [false; 3], terminal: None });
+    let program = call.program(&running.record, &Streams { is_terminal: [false; 3], terminal: None });
     let fds = [theirs.as_fd(), streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()];
     proto::write_message(&running.vm.orders, &Order::Start(program), &fds)
         .map_err(|e| VmError::Sys("reach init", e))?;

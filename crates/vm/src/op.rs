@@ -78,13 +78,39 @@ pub enum SetupOp {
         /// Ids shifted into the VM's range.
         idmapped: bool,
     },
+    /// The host's own directory or file: what is written there is written to the host.
+    Share {
+        /// The source, and its place in the VM.
+        path: HostPath,
+        /// Ids shifted into the VM's range.
+        idmapped: bool,
+        /// What the host's mount forbids.
+        restrict: Restrict,
+    },
+    /// A socket of the host's: what listens there can be talked to.
+    Socket {
+        /// The source, and its place in the VM.
+        path: HostPath,
+        /// Ids shifted into the VM's range.
+        idmapped: bool,
+    },
+    /// What is in the VM so far cannot be changed there.
+    Freeze {
+        /// The directory or file.
+        target: VmPath,
+    },
     /// A `/dev` of its own: harmless nodes, terminals, shared memory.
     Devices,
+    /// A device of the host's.
+    Device {
+        /// Its node, or a directory of such.
+        path: HostPath,
+    },
     /// `/sys`, read-only.
     System,
-    /// Nothing to see here: fvm's own state.
+    /// Nothing to see here: fvm's own state, and what the policy hides.
     Mask {
-        /// Covered by an empty, read-only file system.
+        /// Covered: a directory by an empty, read-only file system, anything else by an empty file that nobody may read.
         target: VmPath,
         /// The layer through which it would be seen, and the directory that this stands over.
         layer: Option<(u32, HostPath)>,
@@ -109,6 +135,11 @@ pub enum SetupOp {
     MessageQueues,
     /// Its own loopback interface, up.
     Loopback,
+    /// What the VM calls its machine.
+    HostName {
+        /// The name.
+        name: String,
+    },
     /// An empty session keyring.
     Keyring,
     /// Only these system calls from here on ([`crate::calls`]).
@@ -144,6 +175,13 @@ impl fmt::Display for SetupOp {
             Self::File { layer, source, target, .. } => {
                 write!(f, "private copy of the file {source} at {target} (layer {layer})")
             }
+            Self::Share { path, idmapped, restrict } => {
+                write!(f, "share {path} with the host: writes go through{}{restrict}", mapped(idmapped))
+            }
+            Self::Socket { path, .. } => write!(f, "pass the host's socket {path}"),
+            Self::Freeze { target } => write!(f, "make {target} read-only"),
+            Self::Device { path } => write!(f, "pass the host's device {path}"),
+            Self::HostName { name } => write!(f, "call the machine {name}"),
             Self::Devices => f.write_str("own /dev: null zero full random urandom tty, own terminals, own /dev/shm"),
             Self::System => f.write_str("show /sys read-only"),
             Self::Mask { target, .. } => write!(f, "hide {target}"),

@@ -5,12 +5,14 @@
 //!   vms      create, start, stop, list ...  VMs themselves
 //!   changes  status, diff, commit, discard  what they changed
 //!   history  history, show, undo ...      commits after the fact
+//!   policy   policy list, show, check       what VMs may use
 //!   host     doctor, completions            this machine
 //! ```
 
 mod changes;
 mod history;
 mod host;
+mod policy;
 mod run;
 mod vms;
 
@@ -21,8 +23,10 @@ use fvm::Fvm;
 
 /// Runs the command.
 pub fn dispatch(cli: Cli, out: &Output) -> Done {
-    if let Command::Completions { shell } = cli.command {
-        return host::completions(shell, out);
+    match &cli.command {
+        Command::Completions { shell } => return host::completions(*shell, out),
+        Command::Policy(command) => return policy::policy(out, command),
+        _ => {}
     }
     let (state, run_dir) = dirs::dirs(cli.global.home.clone())?;
     let fvm = Fvm::open(&state, &run_dir)?;
@@ -48,7 +52,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Inspect(args) => vms::inspect(&fvm, out, &args.name),
         Command::Ps(args) => vms::ps(&fvm, out, &args.name),
         Command::Logs(args) => vms::logs(&fvm, out, &args.name),
-        Command::Explain(args) => vms::explain(&fvm, out, args.name.as_deref()),
+        Command::Explain(args) => vms::explain(&fvm, out, &args),
         Command::Status(args) => changes::status(&fvm, out, &args),
         Command::Diff(args) => changes::diff(&fvm, out, &args),
         Command::Commit(args) => changes::commit(&fvm, out, &args),
@@ -58,6 +62,6 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Show(args) => history::show(&fvm, out, &args),
         Command::Undo(args) => history::undo(&fvm, out, &args),
         Command::Gc(args) => history::gc(&fvm, out, &args),
-        Command::Recover | Command::Completions { .. } => Ok(fvm::model::exit::DONE),
+        Command::Recover | Command::Policy(_) | Command::Completions { .. } => Ok(fvm::model::exit::DONE),
     }
 }

@@ -16,9 +16,11 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 use crate::{Done, dirs};
+use fvm::model::policy::Flags;
 use fvm::model::{ChangeSet, Policy, VmRecord, VmState, exit};
 use fvm::{Call, Ended, Fvm, NewVm, VmError, VmLock};
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 /// What to do with a new VM when its program has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,6 @@ enum Afterwards {
 /// `fvm run`.
 pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     let call = call(args.command.clone());
-    let policy = args.policy.policy();
     let existing = match &args.name {
         None => None,
         Some(name) => match fvm.find(name) {
@@ -43,8 +44,8 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
         },
     };
     if let Some(record) = existing {
-        if args.rm || args.policy.net.is_some() {
-            let text = format!("'{}' is there already: --rm and --net are for new VMs", record.name);
+        if args.rm || args.policy.is_given() {
+            let text = format!("'{}' is there already: --rm and what a VM may use are for new VMs", record.name);
             return Err(Failure::usage(text, "leave them out, or choose another name"));
         }
         return in_existing(fvm, out, record, &call, args.commit, args.detach);
@@ -64,6 +65,7 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     };
     let named = name.is_some() || args.keep;
     let ephemeral = afterwards == Afterwards::Remove;
+    let policy = args.policy.policy(fvm)?;
     let new = NewVm { name, policy, ephemeral, user_home: dirs::user_home() };
     if args.detach {
         let (record, lock) = fvm.create(&new)?;
@@ -248,8 +250,41 @@ fn exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
 }
 
 impl crate::args::PolicyArgs {
-    /// The policy that the options ask for.
-    pub fn policy(&self) -> Policy {
-        Policy { network: self.net.unwrap_or_default() }
+    /// The policy that the options ask for, on this machine.
+    pub fn policy(&self, fvm: &Fvm) -> Result<Policy, Failure> {
+        let path = |path: &PathBuf| {
+            let text = path.to_str().map(ToOwned::to_owned);
+            let text = text.ok_or_else(|| Failure::usage(format!("'{}' is not text", path.display()), "rename it"))?;
+            // A relative path is the caller's, as everywhere.
+            let bare = text.strip_prefix('!').unwrap_or(&text);
+            if bare.starts_with('/') {
+                return Ok(text);
+            }
+            let absolute = fvm::vm_path(&std::env::current_dir()?, Path::new(bare));
+            let absolute = absolute.map_err(|e| Failure::usage(e.to_string(), "give an absolute path"))?;
+            Ok(absolute.as_path().display().to_string())
+        };
+        let flags = Flags {
+            network: self.net,
+            hide: self.hide.clone(),
+            read_only: self.read_only.clone(),
+            share: self.share.iter().map(path).collect::<Result<_, Failure>>()?,
+            devices: self.device.clone(),
+            sockets: self.socket.iter().map(path).collect::<Result<_, Failure>>()?,
+            hostname: self.hostname.clone(),
+        };
+        let policy = fvm::policy(self.policy.as_deref(), &flags, &dirs::policy_dirs())?;
+        if !self.allow_partial {
+            fvm.check_requirements(&policy)?;
+        }
+        Ok(policy)
+    }
+
+    /// Whether any option was given.
+    pub fn is_given(&self) -> bool {
+        let Self { policy, net, hide, read_only, share, device, socket, hostname, allow_partial } = self;
+        let any_list = !(hide.is_empty() && read_only.is_empty() && device.is_empty());
+        let any_path = !(share.is_empty() && socket.is_empty());
+        policy.is_some() || net.is_some() || any_list || any_path || hostname.is_some() || *allow_partial
     }
 }

@@ -1,6 +1,6 @@
 //! `create`, `start`, `stop`, `kill`, `refresh`, `delete`, `list`, `inspect`, `ps`, `logs`, `explain`: VMs themselves.
 
-use crate::args::{Create, Delete, Stop};
+use crate::args::{Create, Delete, ExplainArgs, Stop};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
@@ -16,7 +16,7 @@ pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
         fvm::vm_name(&args.name).map_err(|e| Failure::usage(e.to_string(), "for example: fvm create build-1"))?;
     let (record, _lock) = fvm.create(&NewVm {
         name: Some(name),
-        policy: args.policy.policy(),
+        policy: args.policy.policy(fvm)?,
         ephemeral: false,
         user_home: dirs::user_home(),
     })?;
@@ -214,10 +214,13 @@ pub fn logs(fvm: &Fvm, out: &Output, name: &str) -> Done {
 }
 
 /// `fvm explain`.
-pub fn explain(fvm: &Fvm, out: &Output, name: Option<&str>) -> Done {
-    let (ops, notices) = match name {
+pub fn explain(fvm: &Fvm, out: &Output, args: &ExplainArgs) -> Done {
+    let (ops, notices) = match &args.name {
+        Some(_) if args.policy.is_given() => {
+            return Err(Failure::usage("a VM that is there has its policy", "leave out its name, or the options"));
+        }
         Some(name) => fvm.explain(&fvm.find(name)?)?,
-        None => fvm.explain_new()?,
+        None => fvm.explain_new(&args.policy.policy(fvm)?)?,
     };
     if out.json() {
         #[derive(Serialize)]

@@ -13,12 +13,13 @@
 mod builtin;
 mod pattern;
 mod resolve;
+mod show;
 mod text;
 
 pub use builtin::{PROFILES, Profile, Secret, secrets};
 pub use pattern::Pattern;
 pub use resolve::{Flags, Source, resolve};
-pub use text::{PolicyError, check};
+pub use text::{Place, PolicyError};
 
 use crate::HostPath;
 use serde::{Deserialize, Serialize};

@@ -159,14 +159,6 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Text, PolicyError> {
     })
 }
 
-/// Whether a text is a policy, for `fvm policy check`, which then resolves it.
-///
-/// # Errors
-/// The first thing that is wrong.
-pub fn check(file: &str, text: &str) -> Result<(), PolicyError> {
-    parse(file, text).map(drop)
-}
-
 /// What the TOML reader says, with a suggestion for a name that is nearly right.
 fn in_words(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();

@@ -42,6 +42,17 @@ impl Default for Calls {
     }
 }
 
+impl From<fvm_model::policy::Kernel> for Calls {
+    fn from(kernel: fvm_model::policy::Kernel) -> Self {
+        Self {
+            user_namespaces: kernel.user_namespaces,
+            trace: kernel.trace,
+            io_uring: kernel.io_uring,
+            x86_32: kernel.x86_32,
+        }
+    }
+}
+
 impl Calls {
     fn refuses(self, group: Group) -> bool {
         match group {

@@ -27,6 +27,9 @@ fn every_profile_is_a_policy_and_the_first_is_the_default() {
         }
         let json = serde_json::to_string(&policy).unwrap();
         assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy, "{}", profile.name);
+        let text = Source { file: policy.name.0.clone() + "-again", text: policy.to_toml() };
+        let again = resolve(&text, &Flags::default(), &nothing).unwrap();
+        assert_eq!(Policy { name: policy.name.clone(), ..again }, policy, "{}", text.text);
     }
 }
 
