@@ -6,7 +6,7 @@
 //!   launch      who forks whom                 executor    one loop that carries the operations out
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
 //!   attach      a client's terminal            proto       what they say to each other
-//!   refresh     host changes, seen by a running VM
+//!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //! ```
 //!
 //! Invariants: only this crate starts processes; it never writes to the host outside the state and run-time
@@ -27,6 +27,7 @@ pub mod op;
 pub mod proto;
 pub mod ps;
 pub mod refresh;
+pub mod service;
 mod session;
 
 pub use error::VmError;

@@ -3,6 +3,7 @@
 //! ```text
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
+//!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
 //!   history  history, show, undo ...      commits after the fact
 //!   host     doctor, completions            this machine
@@ -12,6 +13,7 @@ mod changes;
 mod history;
 mod host;
 mod run;
+mod service;
 mod vms;
 
 use crate::args::{Cli, Command};
@@ -48,6 +50,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Inspect(args) => vms::inspect(&fvm, out, &args.name),
         Command::Ps(args) => vms::ps(&fvm, out, &args.name),
         Command::Logs(args) => vms::logs(&fvm, out, &args.name),
+        Command::Service(args) => service::service(&fvm, out, args),
         Command::Explain(args) => vms::explain(&fvm, out, args.name.as_deref()),
         Command::Status(args) => changes::status(&fvm, out, &args),
         Command::Diff(args) => changes::diff(&fvm, out, &args),
