@@ -37,7 +37,12 @@ pub fn service(fvm: &Fvm, out: &Output, args: Service) -> Done {
     }
     for failure in &answer.failures {
         let (unit, why) = (printable(failure.unit.as_bytes()), printable(failure.why.as_bytes()));
-        let hint = format!("'fvm service logs {} {unit}' shows what it printed", record.name);
+        let ran = answer.services.iter().any(|s| s.unit == failure.unit && s.since.is_some());
+        let hint = if ran {
+            format!("'fvm service logs {} {unit}' shows what it printed", record.name)
+        } else {
+            format!("'fvm service list {}' shows the services that there are", record.name)
+        };
         out.failure(&Failure::new(format!("{unit}: {why}"), hint));
     }
     let all_up = answer.services.iter().all(|s| s.state.is_up());

@@ -88,6 +88,7 @@ pub fn environment(service: &Service, identity: &Identity, vm: &str, more: &Envi
     let mut set = |name: &str, value: &[u8]| drop(variables.insert(name.as_bytes().to_vec(), value.to_vec()));
     set("PATH", PATH.as_bytes());
     set("FVM", vm.as_bytes());
+    set("SYSTEMD_OFFLINE", b"1");
     let user = &identity.user;
     for (name, value) in [("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", &user.shell)] {
         if !value.is_empty() && (service.user.is_some() || name == "HOME") {
