@@ -195,7 +195,7 @@ pub enum Service {
     /// Show what units printed
     Logs(ServiceLogs),
     /// List all services that there are in the VM
-    List(Named),
+    List(SomeUnits),
 }
 
 /// A command on units of a VM.
@@ -206,6 +206,9 @@ pub struct Units {
     /// Names of units; '.service' may be left out
     #[arg(required = true, value_name = "UNIT")]
     pub units: Vec<String>,
+    /// Look for units in this directory first, as the VM sees it
+    #[arg(long = "unit-dir", value_name = "DIR")]
+    pub places: Vec<PathBuf>,
 }
 
 /// A command on some units of a VM.
@@ -213,9 +216,12 @@ pub struct Units {
 pub struct SomeUnits {
     /// Name of the VM
     pub name: String,
-    /// Names of units; all that were started when left out
+    /// Names of units; when left out: all that were started ('list': all that there are)
     #[arg(value_name = "UNIT")]
     pub units: Vec<String>,
+    /// Look for units in this directory first, as the VM sees it
+    #[arg(long = "unit-dir", value_name = "DIR")]
+    pub places: Vec<PathBuf>,
 }
 
 /// `fvm service logs`.

@@ -45,6 +45,7 @@ pub use interrupts::Interrupts;
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;
+use fvm_model::path::Bytes;
 use fvm_model::plan::LayerDir;
 use fvm_model::service::{ServiceAction, ServiceAnswer, ServiceRequest};
 use fvm_model::{ChangeKind, ChangeSet, LayerKind, VmName, VmPath, VmRecord, VmState};
@@ -315,7 +316,8 @@ impl Fvm {
         self.home.output_log(&record.id)
     }
 
-    /// Does something with the services of a running VM; returns when it is done.
+    /// Does something with the services of a running VM; returns when it is done. `places`: directories, as the VM sees them,
+    /// where units are looked for first.
     ///
     /// # Errors
     /// When it is not running or does not answer. What a unit did not do as asked is in the answer.
@@ -324,8 +326,9 @@ impl Fvm {
         record: &VmRecord,
         action: ServiceAction,
         units: Vec<String>,
+        places: Vec<Bytes>,
     ) -> Result<ServiceAnswer, FvmError> {
-        let request = ServiceRequest { action, units, vm: record.name.to_string() };
+        let request = ServiceRequest { action, units, places, vm: record.name.to_string() };
         Ok(fvm_vm::service::ask(&self.home, record, request)?)
     }
 

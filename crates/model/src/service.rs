@@ -10,6 +10,7 @@
 //! Invariant: everything in a [`ServiceAnswer`] comes from a VM: data to be shown, escaped, and nothing else.
 
 use crate::Timestamp;
+use crate::path::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -38,6 +39,8 @@ pub struct ServiceRequest {
     pub action: ServiceAction,
     /// Names of units; `.service` may be left out. None for `Status`: those that ran.
     pub units: Vec<String>,
+    /// Directories, as the VM sees them, where units are looked for first.
+    pub places: Vec<Bytes>,
     /// The VM's name, for the environment of its services.
     pub vm: String,
 }

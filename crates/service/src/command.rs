@@ -6,8 +6,8 @@
 //! ```
 
 use crate::limits::{VALUE_MAX_BYTES, WORDS_MAX};
-use crate::specifier::{self, Facts};
 use crate::name::UnitName;
+use crate::specifier::{self, Facts};
 use crate::words::{self, Word};
 use std::collections::BTreeMap;
 

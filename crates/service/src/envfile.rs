@@ -122,8 +122,7 @@ H=a"b c"d
             .into_iter()
             .map(|(k, v)| format!("{}={}", String::from_utf8(k).unwrap(), String::from_utf8(v).unwrap()))
             .collect();
-        let want =
-            ["A=1", "B=two words", "C=a \"b\" $HOME\nline2", "D=x\\y", "E=ab", "F=f", "G=", "H=ab cd"];
+        let want = ["A=1", "B=two words", "C=a \"b\" $HOME\nline2", "D=x\\y", "E=ab", "F=f", "G=", "H=ab cd"];
         assert_eq!(got, want);
         assert!(parse(b"A='x").is_err() && parse(b"A=\0").is_err());
     }

@@ -39,7 +39,12 @@ impl FromStr for UnitName {
         let (stem, kind) = text.rsplit_once('.').ok_or_else(bad)?;
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
         let known = kind == "service" || OTHER_KINDS.contains(&kind);
-        if text.len() > MAX_BYTES || stem.is_empty() || stem.starts_with(['@', '.']) || !known || !stem.chars().all(valid) {
+        if text.len() > MAX_BYTES
+            || stem.is_empty()
+            || stem.starts_with(['@', '.'])
+            || !known
+            || !stem.chars().all(valid)
+        {
             return Err(bad());
         }
         Ok(Self(text.to_owned()))

@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn lines_go_on_and_comments_are_left_out() {
-        let text = b"\n# c\n[Unit]\nDescription = a b \n;x\n[Service]\nExecStart=/bin/a \\\n# in between\n   b \\\n c\nX=\n";
+        let text =
+            b"\n# c\n[Unit]\nDescription = a b \n;x\n[Service]\nExecStart=/bin/a \\\n# in between\n   b \\\n c\nX=\n";
         let entries = parse("f", text).unwrap();
         let flat: Vec<_> =
             entries.iter().map(|e| (e.section.as_str(), e.key.as_str(), e.value.as_str(), e.at.line)).collect();

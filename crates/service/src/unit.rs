@@ -413,7 +413,8 @@ impl Reader<'_> {
             self.unit.service.preserve_runtime = value == "restart" || value::switch(value)?;
             return Ok(true);
         }
-        let Some(index) = DIRECTORY_KINDS.iter().position(|(name, ..)| key.strip_suffix("Mode").unwrap_or(key) == *name)
+        let Some(index) =
+            DIRECTORY_KINDS.iter().position(|(name, ..)| key.strip_suffix("Mode").unwrap_or(key) == *name)
         else {
             return Ok(false);
         };
@@ -465,8 +466,16 @@ impl Reader<'_> {
             "OOMScoreAdjust" => self.unit.service.oom_score = Some(within(value, -1000, 1000)?),
             "NoNewPrivileges" => self.unit.service.no_new_privileges = value::switch(value)?,
             // Switched off is what they are here.
-            "DynamicUser" | "PrivateTmp" | "PrivateDevices" | "PrivateNetwork" | "ProtectKernelTunables"
-            | "ProtectKernelModules" | "ProtectControlGroups" | "RestrictRealtime" | "ProtectSystem" | "ProtectHome" => {
+            "DynamicUser"
+            | "PrivateTmp"
+            | "PrivateDevices"
+            | "PrivateNetwork"
+            | "ProtectKernelTunables"
+            | "ProtectKernelModules"
+            | "ProtectControlGroups"
+            | "RestrictRealtime"
+            | "ProtectSystem"
+            | "ProtectHome" => {
                 return Ok(value::switch(value) == Ok(false));
             }
             _ => return Ok(false),

@@ -11,9 +11,8 @@ fn read(name: &str, texts: &[&str]) -> Result<Unit, UnitError> {
 }
 
 fn argv(unit: &Unit, phase: Phase) -> Vec<String> {
-    let line = |c: &Command| {
-        c.argv.iter().map(|w| String::from_utf8_lossy(w).into_owned()).collect::<Vec<_>>().join("|")
-    };
+    let line =
+        |c: &Command| c.argv.iter().map(|w| String::from_utf8_lossy(w).into_owned()).collect::<Vec<_>>().join("|");
     unit.service.of(phase).iter().map(line).collect()
 }
 
@@ -91,7 +90,10 @@ fn a_store_that_notifies_and_runs_as_its_own_user() {
     .unwrap();
     let service = &unit.service;
     assert_eq!((service.kind, service.notify), (ServiceType::Notify, NotifyAccess::Main));
-    assert_eq!((service.directories[0].names.as_slice(), service.directories[0].mode), (&[b"store".to_vec()][..], 0o2755));
+    assert_eq!(
+        (service.directories[0].names.as_slice(), service.directories[0].mode),
+        (&[b"store".to_vec()][..], 0o2755)
+    );
     assert_eq!((service.umask, service.stop_timeout, service.restart), (0o007, None, Restart::Always));
     assert_eq!(service.limits, [Limit { resource: "NOFILE", soft: Some(65535), hard: Some(65535) }]);
     assert!(service.no_new_privileges);
@@ -120,10 +122,14 @@ fn a_login_server_and_a_clock_with_their_environment_files() {
     )
     .unwrap();
     assert!(unit.conditions[0].negated && !unit.conditions[0].assert);
-    assert_eq!(unit.service.environment_files, [EnvironmentFile { path: b"/etc/default/sshd".to_vec(), optional: true }]);
+    assert_eq!(
+        unit.service.environment_files,
+        [EnvironmentFile { path: b"/etc/default/sshd".to_vec(), optional: true }]
+    );
     assert_eq!(argv(&unit, Phase::Reload), ["/usr/sbin/sshd|-t", "/bin/kill|-HUP|$MAINPID"]);
     assert_eq!(unit.service.prevent.codes, [255]);
-    let clock = read("clock", &["[Service]\nExecStart=/usr/sbin/clock -f $OPTS\nIgnoreSIGPIPE=false\nKillMode=process\n"]);
+    let clock =
+        read("clock", &["[Service]\nExecStart=/usr/sbin/clock -f $OPTS\nIgnoreSIGPIPE=false\nKillMode=process\n"]);
     assert_eq!(clock.unwrap().ignored_keys(), ["IgnoreSIGPIPE"]);
 }
 

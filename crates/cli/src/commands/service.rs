@@ -15,20 +15,27 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// `fvm service`.
 pub fn service(fvm: &Fvm, out: &Output, args: Service) -> Done {
-    let (action, name, units) = match args {
+    let (action, name, units, places) = match args {
         Service::Logs(args) => return logs(fvm, out, &args),
-        Service::Start(args) => (ServiceAction::Start, args.name, args.units),
-        Service::Stop(args) => (ServiceAction::Stop, args.name, args.units),
-        Service::Restart(args) => (ServiceAction::Restart, args.name, args.units),
-        Service::Reload(args) => (ServiceAction::Reload, args.name, args.units),
-        Service::Status(args) => (ServiceAction::Status, args.name, args.units),
-        Service::List(args) => (ServiceAction::List, args.name, Vec::new()),
+        Service::Start(args) => (ServiceAction::Start, args.name, args.units, args.places),
+        Service::Stop(args) => (ServiceAction::Stop, args.name, args.units, args.places),
+        Service::Restart(args) => (ServiceAction::Restart, args.name, args.units, args.places),
+        Service::Reload(args) => (ServiceAction::Reload, args.name, args.units, args.places),
+        Service::Status(args) => (ServiceAction::Status, args.name, args.units, args.places),
+        Service::List(args) => (ServiceAction::List, args.name, args.units, args.places),
     };
     let record = fvm.find(&name)?;
-    let answer = fvm.services(&record, action, units)?;
+    let absolute = |dir: &PathBuf| {
+        std::path::absolute(dir)
+            .map(|dir| Bytes(dir.into_os_string()))
+            .map_err(|e| Failure::new(format!("cannot use '{}': {e}", dir.display()), "give another --unit-dir"))
+    };
+    let places = places.iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+    let answer = fvm.services(&record, action, units, places)?;
     if out.json() {
         out.document(&answer)?;
     }
@@ -128,9 +135,9 @@ fn logs(fvm: &Fvm, out: &Output, args: &ServiceLogs) -> Done {
         out.document(&lines.iter().map(line).collect::<Vec<_>>())?;
     } else {
         out.write(|w| {
-            lines.iter().try_for_each(|l| {
-                writeln!(w, "{} {}: {}", render::time(time(l.time)), l.unit, printable(l.text))
-            })
+            lines
+                .iter()
+                .try_for_each(|l| writeln!(w, "{} {}: {}", render::time(time(l.time)), l.unit, printable(l.text)))
         })?;
     }
     Ok(exit::DONE)

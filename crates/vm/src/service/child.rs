@@ -11,11 +11,11 @@
 use super::load::read_small;
 use super::users::{self, User};
 use fvm_service::command::{Command, Environment};
+use fvm_service::envfile;
 use fvm_service::limits::FILE_MAX_BYTES;
 use fvm_service::service::{DIRECTORY_KINDS, Open, Service, Stream};
-use fvm_service::envfile;
-use fvm_sys::{ids, process};
 use fvm_sys::process::Fork;
+use fvm_sys::{ids, process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
@@ -83,7 +83,12 @@ pub fn identity(service: &Service) -> Result<Identity, String> {
 ///
 /// # Errors
 /// In words.
-pub fn environment(service: &Service, identity: &Identity, vm: &str, more: &Environment) -> Result<Environment, String> {
+pub fn environment(
+    service: &Service,
+    identity: &Identity,
+    vm: &str,
+    more: &Environment,
+) -> Result<Environment, String> {
     let mut variables = Environment::new();
     let mut set = |name: &str, value: &[u8]| drop(variables.insert(name.as_bytes().to_vec(), value.to_vec()));
     set("PATH", PATH.as_bytes());
@@ -174,8 +179,7 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 6] =
-        [Self::Streams, Self::Limits, Self::User, Self::Directory, Self::Privileges, Self::Execute];
+    const ALL: [Self; 6] = [Self::Streams, Self::Limits, Self::User, Self::Directory, Self::Privileges, Self::Execute];
 
     fn text(self) -> &'static str {
         match self {

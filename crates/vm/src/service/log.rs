@@ -17,6 +17,9 @@ pub const MAX_BYTES: u64 = 8 << 20;
 /// The longest line; longer ones are split.
 pub const LINE_MAX_BYTES: usize = 8 << 10;
 
+/// How much is written at once, about.
+const PART_BYTES: usize = 64 << 10;
+
 /// The log, open for the manager.
 #[derive(Debug)]
 pub struct Log {
@@ -32,18 +35,31 @@ impl Log {
         Self { file, size }
     }
 
-    /// Adds one line. A full disk costs lines, nothing else.
-    pub fn line(&mut self, unit: &UnitName, text: &[u8]) {
+    /// Adds lines of one service. A full disk costs lines, nothing else.
+    pub fn lines<'l>(&mut self, unit: &UnitName, lines: impl IntoIterator<Item = &'l [u8]>) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let mut line = format!("{}.{:03} {unit} ", now.tv_sec, now.tv_nsec / 1_000_000).into_bytes();
-        line.extend_from_slice(text);
-        line.push(b'\n');
-        let len = u64::try_from(line.len()).unwrap_or(0);
+        let head = format!("{}.{:03} {unit} ", now.tv_sec, now.tv_nsec / 1_000_000);
+        let mut text = Vec::new();
+        for line in lines {
+            text.extend_from_slice(head.as_bytes());
+            text.extend_from_slice(line);
+            text.push(b'\n');
+            if text.len() > PART_BYTES {
+                self.write(&text);
+                text.clear();
+            }
+        }
+        self.write(&text);
+    }
+
+    fn write(&mut self, mut text: &[u8]) {
+        let len = text.len() as u64;
         if self.size + len > MAX_BYTES && self.shorten().is_err() {
             return;
         }
-        if rustix::io::write(&self.file, &line).is_ok() {
-            self.size += len;
+        while let Ok(len @ 1..) = rustix::io::write(&self.file, text) {
+            self.size += len as u64;
+            text = &text[len..];
         }
     }
 
@@ -109,7 +125,7 @@ mod tests {
         let unit: UnitName = "a.service".parse().unwrap();
         let text = vec![b'x'; LINE_MAX_BYTES];
         for n in 0..1100u32 {
-            log.line(&unit, &[n.to_string().as_bytes(), b":", &text].concat());
+            log.lines(&unit, [[n.to_string().as_bytes(), b":", &text].concat().as_slice()]);
         }
         let kept = std::fs::read(&path).unwrap();
         assert!(kept.len() as u64 <= MAX_BYTES && kept.len() as u64 > MAX_BYTES / 2, "{}", kept.len());

@@ -8,14 +8,14 @@
 //! Invariants: one thread, one loop, no blocking but on the loop: a job is data that is moved on by what monitors say, so a
 //! status can be asked for while something starts.
 
-use super::load;
+use super::load::{self, Places};
 use super::log::{LINE_MAX_BYTES, Log};
 use super::monitor::{Ask, Monitor, SAID_MAX_BYTES, Said};
 use super::{ANSWER_MAX_BYTES, REQUEST_MAX_BYTES};
 use crate::proto;
 use fvm_model::Timestamp;
 use fvm_model::service::{ServiceAction, ServiceAnswer, ServiceFailure, ServiceRequest, ServiceState, ServiceStatus};
-use fvm_service::{Facts, Unit, UnitName, UnitSet};
+use fvm_service::{Facts, Unit, UnitKind, UnitName, UnitSet};
 use fvm_sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -66,6 +66,7 @@ enum Step {
 struct Job {
     answer: OwnedFd,
     vm: String,
+    places: Places,
     set: UnitSet,
     steps: VecDeque<Step>,
     current: Option<Step>,
@@ -162,31 +163,16 @@ impl Manager {
                 Err(_) => 0,
             };
             output.line.extend_from_slice(&buffer[..got]);
-            let mut write = |text: &[u8]| log.iter_mut().for_each(|log| log.line(&output.unit, text));
-            loop {
-                let end = output.line.iter().position(|b| *b == b'\n').filter(|end| *end <= LINE_MAX_BYTES);
-                match end {
-                    Some(end) => {
-                        write(&output.line[..end]);
-                        output.line.drain(..=end);
-                    }
-                    None if output.line.len() > LINE_MAX_BYTES => {
-                        write(&output.line[..LINE_MAX_BYTES]);
-                        output.line.drain(..LINE_MAX_BYTES);
-                    }
-                    None => break,
-                }
-            }
-            if got == 0 && !output.line.is_empty() {
-                write(&output.line);
-            }
+            let (lines, taken) = whole_lines(&output.line, got == 0);
+            log.iter_mut().for_each(|log| log.lines(&output.unit, lines.iter().copied()));
+            output.line.drain(..taken);
             got > 0
         });
     }
 
     fn note(&mut self, unit: &UnitName, text: &str) {
         if let Some(log) = &mut self.log {
-            log.line(unit, format!("fvm: {text}").as_bytes());
+            log.lines(unit, [format!("fvm: {text}").as_bytes()]);
         }
     }
 
@@ -282,9 +268,10 @@ impl Manager {
             let Some(next) = self.services.iter().find(|(n, e)| more((n, e))).map(|(name, _)| name) else { break };
             chosen.insert(next);
         }
-        let mut running: Vec<_> =
-            chosen.into_iter().filter_map(|n| self.services.get(n).filter(|e| e.monitor.is_some()).map(|e| (e.serial, n)))
-                .collect();
+        let mut running: Vec<_> = chosen
+            .into_iter()
+            .filter_map(|n| self.services.get(n).filter(|e| e.monitor.is_some()).map(|e| (e.serial, n)))
+            .collect();
         running.sort_unstable_by(|a, b| b.cmp(a));
         running.into_iter().map(|(_, name)| name.clone()).collect()
     }
@@ -314,6 +301,7 @@ impl Manager {
         let mut job = Job {
             answer,
             vm: request.vm.clone(),
+            places: Places::new(&request.places),
             set: UnitSet::default(),
             steps: VecDeque::new(),
             current: None,
@@ -324,7 +312,8 @@ impl Manager {
         let mut names = Vec::new();
         for text in &request.units {
             match UnitName::typed(text) {
-                Ok(name) => names.push(load::canonical(&name)),
+                Ok(name) if name.kind() == UnitKind::Other => job.fail(&name, "fvm runs services only"),
+                Ok(name) => names.push(job.places.canonical(&name)),
                 Err(e) => job.said.failures.push(ServiceFailure { unit: text.clone(), why: e.to_string() }),
             }
         }
@@ -351,12 +340,13 @@ impl Manager {
                 }
             }
             ServiceAction::Status => self.look(&mut job, names, &facts),
+            ServiceAction::List if !names.is_empty() => self.look(&mut job, names, &facts),
             ServiceAction::List => {
-                job.shown = load::all().into_iter().chain(self.services.keys().cloned()).collect();
+                job.shown = job.places.all().into_iter().chain(self.services.keys().cloned()).collect();
                 job.shown.sort();
                 job.shown.dedup();
                 for name in job.shown.clone() {
-                    let status = self.status(&name, &facts);
+                    let status = self.status(&job.places, &name, &facts);
                     job.said.services.push(status);
                 }
                 job.shown.clear();
@@ -366,7 +356,7 @@ impl Manager {
     }
 
     fn plan_start(&mut self, job: &mut Job, names: &[UnitName], facts: &Facts) {
-        let (set, notices) = match load::load_all(names, facts) {
+        let (set, notices) = match job.places.load_all(names, facts) {
             Ok(loaded) => loaded,
             Err((unit, why)) => return job.fail(&unit, &why),
         };
@@ -401,7 +391,7 @@ impl Manager {
 
     fn plan_stop(&mut self, job: &mut Job, names: &[UnitName], facts: &Facts) {
         for name in names.iter().filter(|n| !self.services.contains_key(*n)) {
-            match load::load(name, facts) {
+            match job.places.load(name, facts) {
                 Ok(Some(_)) => {}
                 Ok(None) => job.fail(name, "there is no such unit"),
                 Err(why) => job.fail(name, &why),
@@ -418,7 +408,7 @@ impl Manager {
             return;
         }
         for name in names.iter().filter(|n| !self.services.contains_key(*n)) {
-            match load::load(name, facts) {
+            match job.places.load(name, facts) {
                 Ok(Some(_)) => {}
                 Ok(None) => job.fail(name, "there is no such unit"),
                 Err(why) => job.fail(name, &why),
@@ -426,11 +416,11 @@ impl Manager {
         }
     }
 
-    fn status(&self, name: &UnitName, facts: &Facts) -> ServiceStatus {
+    fn status(&self, places: &Places, name: &UnitName, facts: &Facts) -> ServiceStatus {
         self.services.get(name).map_or_else(
             || ServiceStatus {
                 unit: name.to_string(),
-                description: load::description(name, facts),
+                description: places.description(name, facts),
                 ..ServiceStatus::default()
             },
             |entry| entry.status.clone(),
@@ -516,7 +506,7 @@ impl Manager {
         for name in std::mem::take(&mut job.shown) {
             let failed_before = job.said.failures.iter().any(|f| f.unit == name.as_str());
             if self.services.contains_key(&name) || !failed_before {
-                job.said.services.push(self.status(&name, &facts));
+                job.said.services.push(self.status(&job.places, &name, &facts));
             }
         }
         shorten(&mut job.said);
@@ -529,6 +519,23 @@ impl Job {
         self.failed.insert(name.clone());
         self.said.failures.push(ServiceFailure { unit: name.to_string(), why: why.to_owned() });
     }
+}
+
+/// The lines that are whole, or too long, and how many bytes they take; at the end, what is left as well.
+fn whole_lines(text: &[u8], at_end: bool) -> (Vec<&[u8]>, usize) {
+    let (mut lines, mut taken) = (Vec::new(), 0);
+    while let Some(rest) = text.get(taken..).filter(|rest| !rest.is_empty()) {
+        let end = rest.iter().take(LINE_MAX_BYTES + 1).position(|b| *b == b'\n');
+        let (len, skip) = match end {
+            Some(end) => (end, 1),
+            None if rest.len() > LINE_MAX_BYTES => (LINE_MAX_BYTES, 0),
+            None if at_end => (rest.len(), 0),
+            None => break,
+        };
+        lines.push(&rest[..len]);
+        taken += len + skip;
+    }
+    (lines, taken)
 }
 
 /// Keeps an answer within what a client takes: texts first, then how many there are.
@@ -557,4 +564,32 @@ fn shorten(said: &mut ServiceAnswer) {
 fn now() -> Timestamp {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_split_into_lines() {
+        assert_eq!(whole_lines(b"a\n\nb", false), (vec![&b"a"[..], b""], 3));
+        assert_eq!(whole_lines(b"a\nb", true), (vec![&b"a"[..], b"b"], 3));
+        assert_eq!(whole_lines(b"", true), (vec![], 0));
+        let long = vec![b'x'; LINE_MAX_BYTES + 5];
+        assert_eq!(whole_lines(&long, false), (vec![&long[..LINE_MAX_BYTES]], LINE_MAX_BYTES));
+    }
+
+    #[test]
+    fn an_answer_never_grows_over_what_a_client_takes() {
+        let status =
+            |n: usize| ServiceStatus { unit: n.to_string(), why: Some("x".repeat(900)), ..ServiceStatus::default() };
+        let mut said = ServiceAnswer {
+            services: (0..9000).map(status).collect(),
+            notices: vec!["\u{1}".repeat(100_000); 300],
+            failures: Vec::new(),
+        };
+        shorten(&mut said);
+        assert!(serde_json::to_vec(&said).unwrap().len() <= ANSWER_MAX_BYTES);
+        assert!(!said.services.is_empty() && said.notices.last().unwrap().contains("more than can be shown"));
+    }
 }

@@ -178,11 +178,11 @@ impl Monitor {
                 Attempt::Skipped(why) => Some(why),
                 _ => failed,
             };
-            self.settle(why.clone().filter(|_| state == ServiceState::Failed));
             if !wanted {
                 return self.end(state, why);
             }
             self.now(ServiceState::Restarting, why.clone());
+            self.settle(why.filter(|_| state == ServiceState::Failed));
             let delay = self.service().restart_delay;
             if self.wait(Some(delay), true, |_| false) == Over::Stop {
                 return self.end(ServiceState::Inactive, None);
@@ -202,9 +202,9 @@ impl Monitor {
     }
 
     fn end(&mut self, state: ServiceState, why: Option<String>) {
-        self.settle(why.clone().filter(|_| state == ServiceState::Failed));
         self.main = None;
-        self.now(state, why);
+        self.now(state, why.clone());
+        self.settle(why.filter(|_| state == ServiceState::Failed));
         if let Some((_, path)) = self.notify.take() {
             let _gone = std::fs::remove_file(path);
         }
@@ -229,6 +229,7 @@ impl Monitor {
         self.say(&Said::Now { state: self.state, main, text, why, restarts: self.restarts });
     }
 
+    /// Said after the state that it is about, so that who waits for it finds that.
     fn settle(&mut self, failed: Option<String>) {
         if !self.settled {
             self.settled = true;
@@ -612,18 +613,7 @@ impl Monitor {
             Attempt::Stopped { was_up } => (None, None, *was_up),
         };
         self.now(ServiceState::Deactivating, failed.clone());
-        let result = if failed.is_none() { "success" } else { "failure" };
-        let mut more = vec![("SERVICE_RESULT", result.to_owned())];
-        match self.main_end.or(end) {
-            Some(End::Code(code)) => {
-                more.extend([("EXIT_CODE", "exited".into()), ("EXIT_STATUS", code.to_string())]);
-            }
-            Some(End::Signal(signal)) => {
-                let name = value::signal_name(signal).trim_start_matches("SIG").to_owned();
-                more.extend([("EXIT_CODE", "killed".into()), ("EXIT_STATUS", name)]);
-            }
-            _ => {}
-        }
+        let more = self.outcome(end, failed.is_none());
         if run_stop && let Err((_, why)) = self.run_all(Phase::Stop, stop_timeout, &more) {
             failed.get_or_insert(why);
         }
@@ -637,6 +627,7 @@ impl Monitor {
         {
             failed.get_or_insert(format!("it {}", told(end)));
         }
+        let more = self.outcome(end, failed.is_none());
         if let Err((_, why)) = self.run_all(Phase::StopPost, stop_timeout, &more) {
             failed.get_or_insert(why);
         }
@@ -646,6 +637,17 @@ impl Monitor {
         }
         self.remove_leftovers();
         (end, failed)
+    }
+
+    /// What `ExecStop=` and `ExecStopPost=` are told about the end.
+    fn outcome(&self, end: Option<End>, success: bool) -> Vec<(&'static str, String)> {
+        let result = if success { "success" } else { "failure" };
+        let (code, status) = match self.main_end.or(end) {
+            Some(End::Code(code)) => ("exited", code.to_string()),
+            Some(End::Signal(signal)) => ("killed", value::signal_name(signal).trim_start_matches("SIG").to_owned()),
+            _ => return vec![("SERVICE_RESULT", result.into())],
+        };
+        vec![("SERVICE_RESULT", result.into()), ("EXIT_CODE", code.into()), ("EXIT_STATUS", status)]
     }
 
     /// Ends the processes that are left, as `KillMode=` says; false when some had to be killed by force.
@@ -734,9 +736,7 @@ fn holds(condition: &Condition) -> bool {
         Test::Directory => path.is_dir(),
         Test::DirectoryNotEmpty => std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()),
         Test::FileNotEmpty => fs::stat(path).is_ok_and(|s| kind(s) == FileType::RegularFile && s.st_size > 0),
-        Test::Executable => {
-            fs::stat(path).is_ok_and(|s| kind(s) == FileType::RegularFile && s.st_mode & 0o111 != 0)
-        }
+        Test::Executable => fs::stat(path).is_ok_and(|s| kind(s) == FileType::RegularFile && s.st_mode & 0o111 != 0),
         Test::Symlink => fs::lstat(path).is_ok_and(|s| kind(s) == FileType::Symlink),
     };
     holds != condition.negated
