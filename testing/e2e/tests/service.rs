@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_kit::{Lab, Ran, User, is_root};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 const USERS: [User; 2] = [User::Root, User::Ordinary];
@@ -19,7 +20,8 @@ impl Services {
             let text = text.replace("@LAB@", &lab.dir().display().to_string());
             let path = lab.path("units").join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         lab.fvm(["create", "v", "--net", "none"]).expect(0);
         lab.fvm(["start", "v"]).expect(0);
@@ -201,7 +203,6 @@ fn root_and_user_commands_run_in_their_order_with_their_variables() {
             ("broken.service", "[Service]\nExecStart=/bin/true\nUMask=x\n"),
         ];
         let v = Services::new(user, &units);
-        v.lab.sh("chmod 755 units/say");
         v.service(&["start", "order@x"]).expect(0);
         v.until("it runs", || v.file("order").contains("shell"));
         v.service(&["reload", "order@x"]).expect(0);
