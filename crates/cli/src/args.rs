@@ -66,6 +66,9 @@ pub enum Command {
     Ps(Named),
     /// Show what a detached program printed
     Logs(Named),
+    /// Start, stop and look at services in a running VM, by their systemd units
+    #[command(subcommand)]
+    Service(Service),
     /// Show the steps by which a VM is built
     Explain(ExplainArgs),
     /// List, show and check policies: what a VM may use
@@ -219,6 +222,64 @@ pub struct Exec {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// `fvm service`.
+#[derive(Debug, Subcommand)]
+pub enum Service {
+    /// Start units, and what they need
+    Start(Units),
+    /// Stop units, and what cannot be without them
+    Stop(Units),
+    /// Stop and start units
+    Restart(Units),
+    /// Have units read their configuration again
+    Reload(Units),
+    /// Show how units are; exit status 1 when one of them is not up
+    Status(SomeUnits),
+    /// Show what units printed
+    Logs(ServiceLogs),
+    /// List all services that there are in the VM
+    List(SomeUnits),
+}
+
+/// A command on units of a VM.
+#[derive(Debug, Args)]
+pub struct Units {
+    /// Name of the VM
+    pub name: String,
+    /// Names of units; '.service' may be left out
+    #[arg(required = true, value_name = "UNIT")]
+    pub units: Vec<String>,
+    /// Look for units in this directory first, as the VM sees it
+    #[arg(long = "unit-dir", value_name = "DIR")]
+    pub places: Vec<PathBuf>,
+}
+
+/// A command on some units of a VM.
+#[derive(Debug, Args)]
+pub struct SomeUnits {
+    /// Name of the VM
+    pub name: String,
+    /// Names of units; when left out: all that were started ('list': all that there are)
+    #[arg(value_name = "UNIT")]
+    pub units: Vec<String>,
+    /// Look for units in this directory first, as the VM sees it
+    #[arg(long = "unit-dir", value_name = "DIR")]
+    pub places: Vec<PathBuf>,
+}
+
+/// `fvm service logs`.
+#[derive(Debug, Args)]
+pub struct ServiceLogs {
+    /// Name of the VM; it need not run
+    pub name: String,
+    /// Names of units; all when left out
+    #[arg(value_name = "UNIT")]
+    pub units: Vec<String>,
+    /// Only the last lines
+    #[arg(long, short = 'n', value_name = "COUNT")]
+    pub lines: Option<usize>,
 }
 
 /// `fvm shell`.

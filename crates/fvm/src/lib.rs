@@ -40,13 +40,16 @@ pub use fvm_registry::KeyChange;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
 pub use fvm_vm::attach::Ended;
 pub use fvm_vm::ps::Process;
+pub use fvm_vm::service::log as service_log;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};
 pub use interrupts::Interrupts;
 pub use policies::{PolicyEntry, policies, policy};
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;
+use fvm_model::path::Bytes;
 use fvm_model::plan::LayerDir;
+use fvm_model::service::{ServiceAction, ServiceAnswer, ServiceRequest};
 use fvm_model::{ChangeKind, ChangeSet, LayerKind, VmName, VmPath, VmRecord, VmState};
 use fvm_vm::lifecycle;
 use std::path::{Path, PathBuf};
@@ -314,6 +317,28 @@ impl Fvm {
     #[must_use]
     pub fn output_log(&self, record: &VmRecord) -> PathBuf {
         self.home.output_log(&record.id)
+    }
+
+    /// Does something with the services of a running VM; returns when it is done. `places`: directories, as the VM sees them,
+    /// where units are looked for first.
+    ///
+    /// # Errors
+    /// When it is not running or does not answer. What a unit did not do as asked is in the answer.
+    pub fn services(
+        &self,
+        record: &VmRecord,
+        action: ServiceAction,
+        units: Vec<String>,
+        places: Vec<Bytes>,
+    ) -> Result<ServiceAnswer, FvmError> {
+        let request = ServiceRequest { action, units, places, vm: record.name.to_string() };
+        Ok(fvm_vm::service::ask(&self.home, record, request)?)
+    }
+
+    /// The file that holds what the services of a VM printed ([`service_log`]).
+    #[must_use]
+    pub fn services_log(&self, record: &VmRecord) -> PathBuf {
+        self.home.services_log(&record.id)
     }
 
     /// Takes a VM's lock, or says who may have it.

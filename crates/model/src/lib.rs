@@ -7,6 +7,7 @@
 //!   policy  Policy, Network           what it may use
 //!   change  Change, ChangeSet         what it did to its view of the host
 //!   plan ── Plan, PlanOp              what a commit will do to the host
+//!   service ServiceStatus, ...         what runs in a VM as a daemon
 //!   exit ── exit codes                what the CLI answers
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod exit;
 pub mod path;
 pub mod plan;
 pub mod policy;
+pub mod service;
 pub mod state;
 pub mod time;
 pub mod vm;

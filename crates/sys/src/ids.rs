@@ -1,4 +1,4 @@
-//! User and group ids: fsuid, securebits, the session keyring.
+//! User and group ids: fsuid, securebits, becoming another user, the session keyring.
 
 use rustix::io::Errno;
 
@@ -52,6 +52,22 @@ pub fn become_root_of_namespace() -> Result<(), Errno> {
         libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) == 0
             && libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0
             && libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0
+    };
+    if ok { Ok(()) } else { Err(crate::last_errno()) }
+}
+
+/// Becomes user `uid` and group `gid`, with these supplementary groups and, unless it is the namespace's root, without
+/// capabilities.
+///
+/// # Errors
+/// The kernel's: `EINVAL` for ids that the user namespace does not have, `EPERM` without the right to.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: raw calls, so that only this (single) thread is changed and no libc lock is taken; the list is read for
+    // its length only.
+    let ok = unsafe {
+        libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0
+            && libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
+            && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
     };
     if ok { Ok(()) } else { Err(crate::last_errno()) }
 }

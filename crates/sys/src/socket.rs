@@ -1,4 +1,4 @@
-//! Descriptors over unix sockets.
+//! Descriptors, and senders' credentials, over unix sockets.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -55,4 +55,25 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<Owned
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Receives up to `buffer.len()` bytes of one datagram, and the process that sent it, as this process numbers it. The socket
+/// must have been told to ask for credentials. Descriptors that come along are closed.
+///
+/// # Errors
+/// The kernel's; `EAGAIN` when there is nothing.
+pub fn receive_with_sender(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<i32>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = recvmsg(socket.as_fd(), &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let mut sender = None;
+    for part in control.drain() {
+        match part {
+            RecvAncillaryMessage::ScmCredentials(who) => sender = Some(who.pid.as_raw_nonzero().get()),
+            RecvAncillaryMessage::ScmRights(fds) => fds.for_each(drop),
+            _ => {}
+        }
+    }
+    Ok((message.bytes, sender))
 }

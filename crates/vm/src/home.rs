@@ -7,6 +7,7 @@
 //!   <home>/vms/<id>/root/         empty: where the VM's tree is put together, in its own mount namespace
 //!   <home>/vms/<id>/layers/<n>/   upper/ work/ (skeleton/, file)
 //!   <home>/vms/<id>/output.log    what a detached program printed
+//!   <home>/vms/<id>/services.log  what its services printed
 //!   <home>/vms/.trash-<id>        being removed
 //!   <run>/<id>.sock               the keeper's control socket
 //! ```
@@ -106,6 +107,12 @@ impl Home {
     #[must_use]
     pub fn output_log(&self, id: &VmId) -> PathBuf {
         self.vm_dir(id).join("output.log")
+    }
+
+    /// Where the output of a VM's services goes.
+    #[must_use]
+    pub fn services_log(&self, id: &VmId) -> PathBuf {
+        self.vm_dir(id).join("services.log")
     }
 
     /// The directory of layer `n`.

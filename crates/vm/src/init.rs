@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   keeper ── orders ──► init ── fork ──► program                   (no terminal: init watches it itself)
-//!                          └──── fork ──► monitor ── fork ──► program   (terminal: crate::session)
+//!                          ├──── fork ──► monitor ── fork ──► program   (terminal: crate::session)
+//!                          └──── fork ──► manager of the services         (when first asked: crate::service)
 //! ```
 //!
 //! Invariants: one thread, one loop; it holds no descriptor but its own and the VM's
@@ -12,6 +13,7 @@
 use crate::links;
 use crate::proto::{self, Order, Program, Status, Word};
 use crate::refresh::Held;
+use crate::service;
 use crate::session;
 use fvm_sys::process::{self, Waited};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -44,19 +46,27 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool) -> Result<(), Errno> {
     // Without it everything works but what it is for.
     let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
+    let mut services = service::Door::default();
     let mut deadline: Option<Instant> = None;
+    // While it is set, the VM's services are being stopped in order; everything else waits for them.
+    let mut services_until: Option<Instant> = None;
     loop {
-        let ready = wait_for_work(orders, &signals, links.as_ref(), &watched, deadline)?;
+        let until = [deadline, services_until].into_iter().flatten().min();
+        let ready = wait_for_work(orders, &signals, links.as_ref(), &watched, until)?;
         let Ready { order: order_ready, signal: signal_ready, sessions: session_ready, .. } = ready;
         if let (true, Some(listener)) = (ready.link, &links) {
             links::serve(listener);
         }
         if signal_ready {
             while process::next_signal(&signals)?.is_some() {}
-            let any_left = reap(&mut watched);
+            let any_left = reap(&mut watched, &mut services);
             if deadline.is_some() && !any_left {
                 return Ok(());
             }
+        }
+        if services_until.is_some_and(|until| Instant::now() >= until || !services.is_open()) {
+            services_until = None;
+            end_all();
         }
         if deadline.is_some_and(|d| Instant::now() >= d) {
             return Ok(());
@@ -71,19 +81,28 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool) -> Result<(), Errno> {
                 Ok(Some((Order::Start(program), fds))) => watched.extend(start(&program, fds)),
                 Ok(Some((Order::Stop { grace_ms }, _))) => {
                     deadline = Some(Instant::now() + Duration::from_millis(grace_ms));
-                    // Paused ones must wake to see it.
-                    let _none = process::kill(-1, Signal::TERM.as_raw())
-                        .and_then(|()| process::kill(-1, Signal::CONT.as_raw()));
-                    if !reap(&mut watched) {
+                    if services.stop_all() {
+                        services_until = Some(Instant::now() + Duration::from_millis(grace_ms / 4 * 3));
+                    } else {
+                        end_all();
+                    }
+                    if !reap(&mut watched, &mut services) {
                         return Ok(());
                     }
                 }
+                Ok(Some((Order::Service(request), fds))) => services.pass(&request, &fds),
                 Ok(Some((Order::Refresh, fds))) => fds.iter().take(1).for_each(|answer| overlays.refresh(answer)),
                 Ok(None) => return Ok(()),
                 Err(_) => return Err(Errno::BADMSG),
             }
         }
     }
+}
+
+/// Asks every process to end.
+fn end_all() {
+    // Paused ones must wake to see it.
+    let _none = process::kill(-1, Signal::TERM.as_raw()).and_then(|()| process::kill(-1, Signal::CONT.as_raw()));
 }
 
 /// What there is to do.
@@ -126,10 +145,11 @@ fn listens(entry: &Watched) -> bool {
 }
 
 /// Collects everything that ended; tells the sessions. Whether any child is left.
-fn reap(watched: &mut Vec<Watched>) -> bool {
+fn reap(watched: &mut Vec<Watched>, services: &mut service::Door) -> bool {
     loop {
         match process::wait_nonblocking(-1, false) {
             Ok(Some((pid, how))) => {
+                services.ended(pid);
                 let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };
                 let entry = watched.swap_remove(index);
                 let status = match how {

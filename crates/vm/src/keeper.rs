@@ -120,6 +120,10 @@ fn answer(client: &OwnedFd, vm: &Launched) {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             done(proto::write_message(&vm.orders, &Order::Start(program), &fds))
         }
+        Request::Service(request) => {
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            done(proto::write_message(&vm.orders, &Order::Service(request), &fds))
+        }
         Request::Stop { grace_ms } => {
             let asked = proto::write_message(&vm.orders, &Order::Stop { grace_ms }, &[]);
             if asked.is_err() || !ends_within(vm, grace_ms.saturating_add(STOP_MARGIN_MS)) {

@@ -7,7 +7,7 @@
 //!   launch      who forks whom                 executor    one loop that carries the operations out
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
 //!   attach      a client's terminal            proto       what they say to each other
-//!   refresh     host changes, seen by a running VM
+//!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -31,6 +31,7 @@ mod places;
 pub mod proto;
 pub mod ps;
 pub mod refresh;
+pub mod service;
 mod session;
 
 pub use error::VmError;

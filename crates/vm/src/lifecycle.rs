@@ -42,12 +42,15 @@ pub struct NewVm {
     pub user_home: Option<PathBuf>,
 }
 
+/// Tells systemctl that there is no systemd to talk to.
+const SYSTEMD_OFFLINE: &str = "SYSTEMD_OFFLINE";
+
 /// A program as a person gives it.
 #[derive(Debug, Clone, Default)]
 pub struct Call {
     /// Name and arguments.
     pub argv: Vec<OsString>,
-    /// Environment; `FVM=<name>` is added.
+    /// Environment; `FVM=<name>` and `SYSTEMD_OFFLINE=1` are added.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory.
     pub cwd: OsString,
@@ -65,7 +68,12 @@ impl Call {
     }
 
     fn program(&self, vm: &VmRecord, streams: &Streams) -> Program {
-        let own = (OsString::from("FVM"), OsString::from(vm.name.as_str()));
+        let mut own = vec![(OsString::from("FVM"), OsString::from(vm.name.as_str()))];
+        // Where the host runs systemd, the VM sees that in /run and reaches no systemd: every installation of a service
+        // would fail. With this, systemctl does what it does in a chroot: nothing, successfully.
+        if !self.env.iter().any(|(key, _)| key == SYSTEMD_OFFLINE) {
+            own.push((SYSTEMD_OFFLINE.into(), "1".into()));
+        }
         let passes = |name: &OsString| name != "FVM" && vm.policy.environment.passes(name.as_encoded_bytes());
         Program {
             argv: self.argv.iter().cloned().map(Bytes).collect(),
@@ -74,7 +82,7 @@ impl Call {
                 .iter()
                 .filter(|(key, _)| passes(key))
                 .cloned()
-                .chain([own])
+                .chain(own)
                 .map(|(key, value)| (Bytes(key), Bytes(value)))
                 .collect(),
             cwd: Bytes(self.cwd.clone()),

@@ -13,6 +13,7 @@
 //! status: nothing it says makes the host's side do anything but report it.
 
 use fvm_model::path::Bytes;
+use fvm_model::service::ServiceRequest;
 use fvm_sys::socket;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -61,6 +62,8 @@ pub enum Order {
     },
     /// Make the VM see what the host changed; with one descriptor, on which [`Overlays`] is the answer.
     Refresh,
+    /// For the VM's services, with two descriptors: the answer, and the log ([`crate::service`]).
+    Service(ServiceRequest),
 }
 
 /// What init answers to [`Order::Refresh`].
@@ -93,6 +96,8 @@ pub enum Request {
     Kill,
     /// Make it see what the host changed.
     Refresh,
+    /// For its services; descriptors as in [`Order::Service`].
+    Service(ServiceRequest),
 }
 
 /// What a keeper answers.
@@ -158,6 +163,17 @@ pub fn write_message<T: Serialize>(socket: impl AsFd, message: &T, fds: &[Borrow
 /// # Errors
 /// The kernel's; `EMSGSIZE` for a length over the limit, `EBADMSG` for one that is not such a message.
 pub fn read_message<T: DeserializeOwned>(socket: impl AsFd) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
+    read_message_within(socket, MESSAGE_MAX_BYTES)
+}
+
+/// The same, with a limit of its own.
+///
+/// # Errors
+/// As [`read_message`].
+pub fn read_message_within<T: DeserializeOwned>(
+    socket: impl AsFd,
+    max_bytes: usize,
+) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
     let mut head = [0u8; 4];
     let (mut got, mut fds) = socket::receive(socket.as_fd(), &mut head)?;
     if got == 0 {
@@ -176,7 +192,7 @@ pub fn read_message<T: DeserializeOwned>(socket: impl AsFd) -> Result<Option<(T,
     };
     fill(&mut head, std::mem::take(&mut got), &mut fds)?;
     let len = u32::from_le_bytes(head) as usize;
-    if len > MESSAGE_MAX_BYTES {
+    if len > max_bytes {
         return Err(Errno::MSGSIZE);
     }
     // Grown as the bytes come, so that a claimed length costs nothing.
@@ -199,7 +215,11 @@ pub fn write_packet<T: Serialize>(socket: impl AsFd, message: &T, fds: &[Borrowe
 
 /// Receives a session packet; `None` when the other side is gone or talks nonsense.
 pub fn read_packet<T: DeserializeOwned>(socket: impl AsFd) -> Option<(T, Vec<OwnedFd>)> {
-    let mut buffer = [0u8; 256];
-    let (len, fds) = socket::receive(socket, &mut buffer).ok()?;
+    read_packet_within(socket, &mut [0; 256])
+}
+
+/// The same for packets as long as `buffer`.
+pub fn read_packet_within<T: DeserializeOwned>(socket: impl AsFd, buffer: &mut [u8]) -> Option<(T, Vec<OwnedFd>)> {
+    let (len, fds) = socket::receive(socket, buffer).ok()?;
     serde_json::from_slice(buffer.get(..len)?).ok().map(|message| (message, fds))
 }

@@ -74,7 +74,7 @@ fn read(pid: i32) -> Option<Process> {
 }
 
 /// (name, state, parent) of a `/proc/<pid>/stat`. The name may hold anything, parentheses too.
-fn parse_stat(bytes: &[u8]) -> Option<(String, char, i32)> {
+pub(crate) fn parse_stat(bytes: &[u8]) -> Option<(String, char, i32)> {
     let open = bytes.iter().position(|b| *b == b'(')?;
     let close = bytes.iter().rposition(|b| *b == b')')?;
     let name = fvm_model::path::printable(bytes.get(open + 1..close)?);

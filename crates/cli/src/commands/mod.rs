@@ -3,6 +3,7 @@
 //! ```text
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
+//!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
 //!   history  history, show, undo ...      commits after the fact
 //!   policy   policy list, show, check       what VMs may use
@@ -14,6 +15,7 @@ mod history;
 mod host;
 mod policy;
 mod run;
+mod service;
 mod vms;
 
 use crate::args::{Cli, Command};
@@ -53,6 +55,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Ps(args) => vms::ps(&fvm, out, &args.name),
         Command::Logs(args) => vms::logs(&fvm, out, &args.name),
         Command::Explain(args) => vms::explain(&fvm, out, &args),
+        Command::Service(args) => service::service(&fvm, out, args),
         Command::Status(args) => changes::status(&fvm, out, &args),
         Command::Diff(args) => changes::diff(&fvm, out, &args),
         Command::Commit(args) => changes::commit(&fvm, out, &args),
