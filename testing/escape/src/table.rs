@@ -1,0 +1,174 @@
+//! Which attacks there are, by row of the IPC table; their programs are `attacks/<dir>/<name>.c`.
+
+use crate::stage::Place;
+
+/// A row of the IPC table.
+#[derive(Debug)]
+pub struct Row {
+    /// Directory of its programs.
+    pub dir: &'static str,
+    /// For people.
+    pub title: &'static str,
+    /// What is tried.
+    pub attacks: &'static [Attack],
+}
+
+/// One attack.
+#[derive(Debug)]
+pub struct Attack {
+    /// Its program, without `.c`.
+    pub name: &'static str,
+    /// With which network its VM is made.
+    pub net: Net,
+    /// How it is shown to work outside.
+    pub control: Control,
+    /// How it is started.
+    pub start: Start,
+    places: &'static [Place],
+}
+
+/// The network of an attack's VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Net {
+    /// The default.
+    Host,
+    /// `--net none`: with the default the VM shares what is attacked, until VMs have networks of their own.
+    None,
+}
+
+/// How an attack is shown to work outside a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Run as root.
+    Plain,
+    /// Run as the ordinary user.
+    AsUser,
+    /// Run by root's `unshare` with these flags, where it does no harm.
+    InNamespaces(&'static str),
+    /// Not run, and why.
+    ByConstruction(&'static str),
+}
+
+/// How an attack is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// One after the other.
+    Plain,
+    /// With this file of the laboratory's as standard input, passed by the host.
+    WithInput(&'static str),
+    /// While the host's user runs a program in the VM that the attack has replaced.
+    WhileWeRunItsProgram,
+}
+
+impl Attack {
+    /// Whether it is tried there.
+    #[must_use]
+    pub fn is_for(&self, place: Place) -> bool {
+        self.places.contains(&place)
+    }
+
+    /// Whether its control is not run.
+    #[must_use]
+    pub fn is_by_construction(&self) -> bool {
+        matches!(self.control, Control::ByConstruction(_))
+    }
+
+    /// Why its control is not run.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        if let Control::ByConstruction(why) = self.control { why } else { "" }
+    }
+
+    const fn alone(mut self) -> Self {
+        self.net = Net::None;
+        self
+    }
+
+    const fn in_namespaces(mut self, flags: &'static str) -> Self {
+        self.control = Control::InNamespaces(flags);
+        self
+    }
+
+    const fn by_construction(mut self, why: &'static str) -> Self {
+        self.control = Control::ByConstruction(why);
+        self
+    }
+}
+
+const fn it(name: &'static str) -> Attack {
+    Attack { name, net: Net::Host, control: Control::Plain, start: Start::Plain, places: &Place::ALL }
+}
+
+/// All of them.
+pub const ROWS: &[Row] = &[
+    Row {
+        dir: "path_sockets",
+        title: "FIFOs and path sockets",
+        attacks: &[
+            it("stream"),
+            it("dgram"),
+            it("seqpacket"),
+            it("in_tmp"),
+            it("in_run"),
+            it("x11"),
+            it("on_read_only_mount"),
+            it("fifo_on_read_only_mount"),
+            it("fifo_write"),
+            it("fifo_read"),
+            it("by_hard_link"),
+            it("by_rename"),
+            it("by_descriptor"),
+            it("by_bind_mount"),
+            it("by_root_of_init").in_namespaces("--pid --fork --mount-proc"),
+        ],
+    },
+    Row {
+        dir: "abstract_sockets",
+        title: "abstract sockets",
+        attacks: &[
+            it("stream").alone(),
+            it("dgram").alone(),
+            it("seqpacket").alone(),
+            it("x11").alone(),
+            it("listed").alone(),
+            it("name_taken").alone(),
+        ],
+    },
+    Row {
+        dir: "posix_ipc",
+        title: "POSIX shared memory and semaphores",
+        attacks: &[it("shm_read"), it("shm_write"), it("shm_unlink"), it("sem_post"), it("listing")],
+    },
+    Row {
+        dir: "sysv_ipc",
+        title: "System V IPC",
+        attacks: &[
+            it("shm_by_key"),
+            it("shm_by_id"),
+            it("shm_remove"),
+            it("shm_enumerate"),
+            it("msg_receive"),
+            it("msg_send"),
+            it("sem_raise"),
+            it("listing"),
+        ],
+    },
+    Row {
+        dir: "posix_mq",
+        title: "POSIX message queues",
+        attacks: &[it("receive"), it("send"), it("unlink"), it("listing")],
+    },
+    Row {
+        dir: "file_locks",
+        title: "file locks",
+        attacks: &[
+            it("flock"),
+            it("flock_blocks_host"),
+            it("flock_on_read_only_mount"),
+            it("record"),
+            it("open_file_description"),
+            it("lease"),
+            it("listing"),
+        ],
+    },
+];
