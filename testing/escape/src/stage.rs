@@ -61,6 +61,8 @@ impl Place {
     }
 }
 
+/// Where victims work, and attacks and checks begin: a directory without a mount below it.
+const WORK: &str = "work";
 /// Longest that all attacks of one place may take together.
 const LIMIT_SECS: u32 = 240;
 /// Opens a descriptor that nobody inside may have, and becomes the command.
@@ -83,7 +85,7 @@ impl Stage {
     pub fn set(place: Place, workshop: &Path) -> Self {
         let user = if place == Place::Rootless { User::Ordinary } else { User::Root };
         let lab = Lab::new(user);
-        lab.sh("printf the-secret-of-the-host > secret; mkdir shelf; echo lure > lure; chmod 755 lure");
+        lab.sh("mkdir work shelf; cd work; printf the-secret-of-the-host > secret; echo lure > lure; chmod 755 lure");
         fvm_kit::install(fvm_kit::binary(), &lab.path("fvm"));
         // A user's own fvm belongs to that user.
         let owner = std::os::unix::fs::MetadataExt::uid(&lab.dir().metadata().unwrap());
@@ -133,7 +135,8 @@ impl Stage {
     fn victim(&self, id: &str) -> Result<Victim, Verdict> {
         let mut command = self.lab.command(program(&self.workshop, id));
         // A group of its own, which attacks on groups may hit.
-        let mut child = command.arg("victim").stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+        command.arg("victim").current_dir(self.lab.path(WORK)).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let victim = |words: &str| Ok(Victim { child, words: words.trim().to_owned() });
@@ -161,14 +164,13 @@ impl Stage {
             rest.split([',', '\n']).next().unwrap_or_default().trim_matches('"').to_owned()
         };
         assert_eq!(field("mode"), self.place.mode(), "{json}");
-        let init = field("init");
+        let (keeper, init) = (field("keeper_pid"), field("init_pid"));
+        assert!(keeper.parse::<u32>().is_ok() && init.parse::<u32>().is_ok(), "{json}");
         let run = if self.place == Place::Rootless { self.lab.home().join("run") } else { "/run/fvm".into() };
-        let keeper = std::fs::read_to_string(format!("/proc/{init}/status")).unwrap_or_default();
-        let keeper = keeper.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap_or_default().trim().to_owned();
         self.environment = format!(
             "export ESCAPE_LAB={} ESCAPE_HOME={} ESCAPE_SOCKET={}/{}.sock ESCAPE_KEEPER={keeper} ESCAPE_INIT={init} \
              ESCAPE_SHELF={}\n",
-            self.lab.dir().display(),
+            self.lab.path(WORK).display(),
             self.lab.home().display(),
             run.display(),
             field("id"),
@@ -180,7 +182,9 @@ impl Stage {
     fn attack<'a>(&self, vm: &str, tasks: &[(&'a str, &'static Attack, &str)]) -> Vec<(&'a str, Verdict)> {
         let call = |id: &str, attack: &Attack, words: &str| {
             let wrap = match (self.place, attack.control) {
-                (Place::Outside, Control::InNamespaces(flags)) => format!("unshare {flags} -- "),
+                (Place::Outside, Control::InNamespaces(flags)) => {
+                    format!("unshare {flags} -- sh -c '\"$@\"; exit $?' sh ")
+                }
                 (Place::Outside, Control::AsUser) => {
                     "setpriv --reuid=fvmtest --regid=fvmtest --clear-groups -- ".into()
                 }
@@ -203,7 +207,7 @@ impl Stage {
             match attack.start {
                 Start::Plain => {}
                 Start::WithInput(file) => {
-                    let input = File::open(self.lab.path(file)).unwrap();
+                    let input = File::open(self.lab.path(WORK).join(file)).unwrap();
                     said.push_str(&text(&self.sh(vm, &script).stdin(input).output().unwrap()));
                 }
                 Start::WhileWeRunItsProgram => said.push_str(&self.lured(vm, &script)),
@@ -222,7 +226,7 @@ impl Stage {
     /// An attack that waits for the host's user to run the program `lure`, which it has replaced in the VM.
     fn lured(&self, vm: &str, script: &str) -> String {
         let waiting = self.sh(vm, script).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let lure = self.lab.path("lure").display().to_string();
+        let lure = self.lab.path(WORK).join("lure").display().to_string();
         for _ in 0..60 {
             let args = if self.place == Place::Outside { vec!["doctor"] } else { vec!["exec", vm, &lure, "doctor"] };
             drop(self.on_host(&self.fvm(&args)).stdin(Stdio::null()).output().unwrap());
@@ -232,7 +236,7 @@ impl Stage {
 
     fn check(&self, id: &str, words: &str) -> Verdict {
         let script = format!("{}exec {} check {words}", self.environment, program(&self.workshop, id).display());
-        let output = self.lab.command("sh").args(["-c", &script]).output().unwrap();
+        let output = self.lab.command("sh").args(["-c", &script]).current_dir(self.lab.path(WORK)).output().unwrap();
         Verdict::of(text(&output).lines().next().unwrap_or_default(), output.status.code().unwrap_or(-1))
     }
 
@@ -265,7 +269,7 @@ impl Stage {
             }
             None => self.lab.command("sh"),
         };
-        command.args(["-c", WITH_A_SECRET]).arg(self.lab.dir()).args(words);
+        command.args(["-c", WITH_A_SECRET]).arg(self.lab.path(WORK)).args(words);
         command
     }
 }

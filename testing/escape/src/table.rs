@@ -99,6 +99,9 @@ const fn it(name: &'static str) -> Attack {
     Attack { name, net: Net::Host, control: Control::Plain, start: Start::Plain, places: &Place::ALL }
 }
 
+/// A first process of its own, with its `/proc`.
+const OWN_PROC: &str = "--pid --fork --mount-proc";
+
 /// All of them.
 pub const ROWS: &[Row] = &[
     Row {
@@ -119,7 +122,7 @@ pub const ROWS: &[Row] = &[
             it("by_rename"),
             it("by_descriptor"),
             it("by_bind_mount"),
-            it("by_root_of_init").in_namespaces("--pid --fork --mount-proc"),
+            it("by_root_of_init").in_namespaces(OWN_PROC),
         ],
     },
     Row {
@@ -171,4 +174,118 @@ pub const ROWS: &[Row] = &[
             it("listing"),
         ],
     },
+    Row {
+        dir: "shared_memory_maps",
+        title: "shared mmap",
+        attacks: &[it("write_file"), it("make_writable"), it("futex_wake"), it("memory_file_of_host")],
+    },
+    Row {
+        dir: "signals",
+        title: "signals",
+        attacks: &[
+            it("kill"),
+            it("kill_group"),
+            it("queue"),
+            it("thread"),
+            it("by_pidfd"),
+            it("as_owner"),
+            it("keeper"),
+        ],
+    },
+    Row {
+        dir: "ptrace",
+        title: "ptrace and process_vm",
+        attacks: &[
+            it("attach"),
+            it("seize"),
+            it("vm_read"),
+            it("vm_write"),
+            it("proc_mem"),
+            it("take_descriptor"),
+            it("advise_memory"),
+            it("compare"),
+            it("count_events"),
+            it("init").in_namespaces(OWN_PROC),
+            it("init_memory").in_namespaces(OWN_PROC),
+            it("init_descriptor").in_namespaces(OWN_PROC),
+        ],
+    },
+    Row {
+        dir: "proc",
+        title: "/proc of others",
+        attacks: &[
+            it("entry"),
+            it("command_lines"),
+            it("environment"),
+            it("descriptor"),
+            it("root"),
+            it("working_directory"),
+            it("init_fd").in_namespaces(OWN_PROC),
+            it("init_maps").in_namespaces(OWN_PROC),
+            it("init_environ").in_namespaces(OWN_PROC),
+            it("init_root").in_namespaces(OWN_PROC),
+            it("init_cwd").in_namespaces(OWN_PROC),
+            it("new_mount"),
+            it("enter_namespace"),
+            it("enter_namespaces_of_process"),
+            it("owner_namespace"),
+            it("next_mount_namespace"),
+            it("list_mounts"),
+        ],
+    },
+    Row {
+        dir: "netlink",
+        title: "netlink",
+        attacks: &[
+            it("interfaces").alone(),
+            it("sockets").alone(),
+            it("device_events").alone(),
+            it("audit").alone(),
+            it("audit_message").alone(),
+            it("process_statistics").alone(),
+            it("packets").alone(),
+        ],
+    },
+    Row { dir: "vsock", title: "vsock", attacks: &[it("connect").alone(), it("port_taken").alone()] },
+    Row {
+        dir: "keyrings",
+        title: "keyrings",
+        attacks: &[
+            it("read"),
+            it("describe"),
+            it("update"),
+            it("revoke"),
+            it("search_user"),
+            it("user_session"),
+            it("request"),
+            it("listing"),
+            it("by_32_bit_call"),
+        ],
+    },
+    Row {
+        dir: "loopback",
+        title: "loopback sockets",
+        attacks: &[
+            it("tcp").alone(),
+            it("tcp6").alone(),
+            it("tcp_by_address").alone(),
+            it("udp").alone(),
+            it("listing").alone(),
+            it("port_taken").alone(),
+        ],
+    },
+    Row {
+        dir: "notify",
+        title: "inotify and fanotify",
+        attacks: &[
+            it("inotify_file"),
+            it("inotify_directory"),
+            it("inotify_on_read_only_mount"),
+            it("dnotify"),
+            it("fanotify_file"),
+            it("fanotify_permission"),
+        ],
+    },
+    Row { dir: "io_uring", title: "io_uring", attacks: &[it("setup"), it("kernel_thread"), it("by_32_bit_call")] },
+    Row { dir: "userfaultfd", title: "userfaultfd", attacks: &[it("full"), it("user_mode"), it("device")] },
 ];

@@ -3,7 +3,7 @@
 #include <sys/file.h>
 
 void victim(void) {
-    MAKE(chdir("shelf"));
+    MAKE(chdir("../shelf"));
     const char *path = secret_file("file");
     MAKE(flock((int)MAKE(open(path, O_RDONLY)), LOCK_EX));
     ready("%s", path);

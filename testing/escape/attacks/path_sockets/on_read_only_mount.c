@@ -3,7 +3,7 @@
 
 void victim(void) {
     char path[PATH_MAX];
-    MAKE(chdir("shelf"));
+    MAKE(chdir("../shelf"));
     snprintf(path, sizeof path, "%s", own_path("sock"));
     listen_at(path, SOCK_STREAM);
 }
