@@ -236,6 +236,70 @@ HELP void __attribute__((noreturn)) connect_abstract(const char *name, int type)
     reached();
 }
 
+/* --- devices, settings, mounts ------------------------------------------------------------------------------- */
+
+/* Opens a device and leaves it alone. */
+HELP void __attribute__((noreturn)) open_device(const char *path, int flags) {
+    int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 && (errno == ENOENT || errno == ENXIO || errno == ENODEV)) absent("no %s", path);
+    TRY(fd);
+    reached();
+}
+
+/* Opens a setting of the kernel for writing and does not write. */
+HELP void __attribute__((noreturn)) open_setting(int dir, const char *path) {
+    int fd = openat(dir, path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) absent("no %s", path);
+    TRY(fd);
+    reached();
+}
+
+/* Power over namespaces of its own: all that a program can get by itself. Whoever has it already keeps it. */
+HELP void take_namespaces(int flags) {
+    char map[64];
+    unsigned uid = getuid(), gid = getgid();
+    if (unshare(CLONE_NEWUSER | flags) < 0) return;
+    int fd = open("/proc/self/uid_map", O_WRONLY);
+    snprintf(map, sizeof map, "0 %u 1", uid);
+    if (fd < 0 || write(fd, map, strlen(map)) < 0) return;
+    close(fd);
+    fd = open("/proc/self/setgroups", O_WRONLY);
+    if (fd >= 0 && write(fd, "deny", 4) >= 0) close(fd);
+    fd = open("/proc/self/gid_map", O_WRONLY);
+    snprintf(map, sizeof map, "0 %u 1", gid);
+    if (fd >= 0 && write(fd, map, strlen(map)) >= 0) close(fd);
+}
+
+/* A new mount of `type`, attached nowhere, or -1. `key` and `value`: one option; `value` NULL: a flag. */
+HELP int new_mount(const char *type, const char *key, const char *value) {
+    int context = (int)syscall(SYS_fsopen, type, 0);
+    if (context < 0) return -1;
+    if (key && syscall(SYS_fsconfig, context, value ? 1 : 0, key, value, 0) < 0) return -1;
+    if (syscall(SYS_fsconfig, context, 6, NULL, NULL, 0) < 0) return -1;
+    return (int)syscall(SYS_fsmount, context, 0, 0);
+}
+
+/* A file system for which the kernel asks for power over the machine: as it is, then in namespaces of its own. */
+HELP void __attribute__((noreturn)) try_to_mount(const char *type, const char *key, const char *value) {
+    int tree = new_mount(type, key, value);
+    if (tree < 0 && errno == ENODEV) absent("no %s in this kernel", type);
+    if (tree < 0 && geteuid() != 0) {
+        take_namespaces(CLONE_NEWNS);
+        tree = new_mount(type, key, value);
+    }
+    /* The kernel looked for a disk: permission was given. */
+    if (tree >= 0 || errno == ENOTBLK || errno == EBUSY) reached();
+    refused_call(type);
+}
+
+/* fvm's state is covered in a VM: who sees VMs there has left it. `root`: where the search for it begins. */
+HELP void __attribute__((noreturn)) look_for_state(const char *root) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s%s/vms", root, getenv("ESCAPE_HOME"));
+    TRY(open(path, O_RDONLY | O_DIRECTORY));
+    reached();
+}
+
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc < 2) return 2;

@@ -85,11 +85,20 @@ impl Stage {
     pub fn set(place: Place, workshop: &Path) -> Self {
         let user = if place == Place::Rootless { User::Ordinary } else { User::Root };
         let lab = Lab::new(user);
-        lab.sh("mkdir work shelf; cd work; printf the-secret-of-the-host > secret; echo lure > lure; chmod 755 lure");
+        lab.sh("mkdir work shelf work/input; cd work; echo lure > lure; chmod 755 lure; umask 077
+                printf the-secret-of-the-host > secret; printf the-secret-of-the-host > input-file; echo x > ../one; echo y > ../two");
         fvm_kit::install(fvm_kit::binary(), &lab.path("fvm"));
         // A user's own fvm belongs to that user.
         let owner = std::os::unix::fs::MetadataExt::uid(&lab.dir().metadata().unwrap());
         std::os::unix::fs::chown(lab.path("fvm"), Some(owner), None).unwrap();
+        // A set-user-id program of root's, and what only that may read.
+        let suid =
+            "install -m 4755 /bin/cat work/become-root; umask 077; printf the-secret-of-the-host > work/only-for-root";
+        let installed = Command::new("sh").args(["-ec", suid]).current_dir(lab.dir()).status().unwrap();
+        assert!(installed.success(), "cannot install a set-user-id program");
+        // A file that is a mount point, as /etc/hosts is in containers.
+        let bound = Command::new("mount").arg("--bind").args([lab.path("one"), lab.path("two")]).status().unwrap();
+        assert!(bound.success(), "cannot bind a file");
         // A read-only mount of the host's, as of an image or another machine's files.
         let shelf = lab.path("shelf");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "mode=777", "none"]).arg(&shelf).status();
@@ -283,7 +292,7 @@ impl Drop for Stage {
             end(container);
         }
         let mut unmount = Command::new("umount");
-        drop(unmount.arg("-l").arg(self.lab.path("shelf")).stderr(Stdio::null()).status());
+        drop(unmount.arg("-l").args([self.lab.path("shelf"), self.lab.path("two")]).stderr(Stdio::null()).status());
     }
 }
 
