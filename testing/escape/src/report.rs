@@ -2,6 +2,7 @@
 
 use crate::stage::Place;
 use crate::suite::Outcome;
+use crate::verdict::Verdict;
 use std::fmt::Write;
 
 /// Markdown: one line for each attack, grouped by row.
@@ -33,4 +34,20 @@ pub fn summary(outcomes: &[Outcome]) -> String {
         count(&Outcome::is_absent),
         count(&Outcome::is_by_construction),
     )
+}
+
+/// What every attack said in every place, for whoever looks into one.
+#[must_use]
+pub fn reasons(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for outcome in outcomes {
+        for (place, verdict) in Place::ALL.into_iter().filter_map(|place| Some((place, outcome.verdict(place)?))) {
+            // Writing to a string cannot fail.
+            let _fits = match verdict {
+                Verdict::Refused(why) => writeln!(text, "  {} {}: refused: {why}", outcome.id, place.name()),
+                other => writeln!(text, "  {} {}: {}", outcome.id, place.name(), other.word()),
+            };
+        }
+    }
+    text
 }

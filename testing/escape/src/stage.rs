@@ -202,7 +202,7 @@ impl Stage {
             format!("one {id} {wrap}{} attack {words}\n", program(&self.workshop, id).display())
         };
         let mut script = format!(
-            "{}T=$(mktemp)\n\
+            "{}T=$(mktemp -p .)\n\
              one() {{ id=$1; shift; timeout -s KILL 10 \"$@\" >$T 2>&1; echo \"@ $id $? $(head -n 1 $T)\"; }}\n",
             self.environment
         );
@@ -234,9 +234,9 @@ impl Stage {
 
     /// An attack that waits for the host's user to run the program `lure`, which it has replaced in the VM.
     fn lured(&self, vm: &str, script: &str) -> String {
-        let waiting = self.sh(vm, script).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut waiting = self.sh(vm, script).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lure = self.lab.path(WORK).join("lure").display().to_string();
-        for _ in 0..60 {
+        while waiting.try_wait().unwrap().is_none() {
             let args = if self.place == Place::Outside { vec!["doctor"] } else { vec!["exec", vm, &lure, "doctor"] };
             drop(self.on_host(&self.fvm(&args)).stdin(Stdio::null()).output().unwrap());
         }

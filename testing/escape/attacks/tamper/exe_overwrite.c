@@ -1,4 +1,4 @@
-/* Overwrites fvm's program through /proc/PID/exe of one that the host's user starts in the VM (as runc's CVE-2019-5736). */
+/* Changes fvm's program through /proc/PID/exe of one that the host's user starts in the VM (as runc's CVE-2019-5736). */
 #include "attack.h"
 #include <dirent.h>
 
@@ -8,9 +8,8 @@ void attack(int n, char **word) {
     struct timespec now, began;
     (void)n;
     (void)word;
-    if (!getenv("FVM")) {
-        /* Outside, the host's user starts fvm itself. */
-    } else {
+    /* Outside, the host's user starts fvm itself. */
+    if (getenv("FVM")) {
         TRY(unlink("lure"));
         TRY(symlink("/proc/self/exe", "lure"));
     }
@@ -27,13 +26,12 @@ void attack(int n, char **word) {
         }
         closedir(processes);
         clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (fd < 0 && now.tv_sec - began.tv_sec < 4);
+    } while (fd < 0 && now.tv_sec - began.tv_sec < 3);
     if (fd < 0) refused("no process of fvm's can be opened");
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    for (int i = 0; i < 4000; i++) {
-        if (open(path, O_WRONLY | O_APPEND) >= 0) reached();
-        if (errno != ETXTBSY) break;
-        usleep(1000);
-    }
-    refused_call("open for writing");
+    struct stat status;
+    TRY(fstat(fd, &status));
+    /* While a keeper runs, the program is busy; its mode, which is written as it was, is not. */
+    if (open(path, O_WRONLY | O_APPEND) >= 0 || fchmod(fd, status.st_mode & 07777) == 0) reached();
+    refused_call("fchmod");
 }
