@@ -1,0 +1,11 @@
+/* Changes the mode of a file that it got as standard input. */
+#include "attack.h"
+
+void attack(int n, char **word) {
+    (void)n;
+    (void)word;
+    struct stat status;
+    TRY(fstat(0, &status));
+    TRY(fchmod(0, status.st_mode & 07777));
+    reached();
+}

@@ -1,0 +1,8 @@
+/* Mounts btrfs, whose parser trusts the disk. */
+#include "attack.h"
+
+void attack(int n, char **word) {
+    (void)n;
+    (void)word;
+    try_to_mount("btrfs", "source", "/dev/null");
+}

@@ -1,0 +1,8 @@
+/* Opens the path of the program that the kernel runs to switch off. */
+#include "attack.h"
+
+void attack(int n, char **word) {
+    (void)n;
+    (void)word;
+    open_setting(AT_FDCWD, "/proc/sys/kernel/poweroff_cmd");
+}

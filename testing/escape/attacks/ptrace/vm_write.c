@@ -1,0 +1,18 @@
+/* Writes into the memory of a host process with process_vm_writev. */
+#include "attack.h"
+#include <sys/uio.h>
+
+static char secret[64] = SECRET;
+
+void victim(void) {
+    ready("%d %lx", getpid(), (unsigned long)secret);
+    wait_for_end();
+}
+
+void attack(int n, char **word) {
+    char text[64] = SECRET;
+    (void)n;
+    struct iovec here = {text, sizeof text - 1}, there = {(void *)strtoul(word[1], NULL, 16), sizeof text - 1};
+    TRY(process_vm_writev(atoi(word[0]), &here, 1, &there, 1, 0));
+    reached();
+}

@@ -1,0 +1,53 @@
+//! The table of results, for SECURITY.md. Pure.
+
+use crate::stage::Place;
+use crate::suite::Outcome;
+use crate::verdict::Verdict;
+use std::fmt::Write;
+
+/// Markdown: one line for each attack, grouped by row.
+#[must_use]
+pub fn markdown(outcomes: &[Outcome]) -> String {
+    let mut text =
+        String::from("| row | attack | root | rootless | container | outside |\n|---|---|---|---|---|---|\n");
+    let mut last = "";
+    for outcome in outcomes {
+        let row = if outcome.row == last { "" } else { outcome.row };
+        last = outcome.row;
+        let cell = |place| outcome.verdict(place).map_or_else(|| "–".to_owned(), |v| v.word().replace('|', "\\|"));
+        let [root, rootless, container, outside] =
+            [Place::Root, Place::Rootless, Place::Container, Place::Outside].map(cell);
+        // Writing to a string cannot fail.
+        let _fits = writeln!(text, "| {row} | {} | {root} | {rootless} | {container} | {outside} |", outcome.what);
+    }
+    text
+}
+
+/// How many were run, reached and absent, in words.
+#[must_use]
+pub fn summary(outcomes: &[Outcome]) -> String {
+    let count = |test: &dyn Fn(&Outcome) -> bool| outcomes.iter().filter(|o| test(o)).count();
+    format!(
+        "{} attacks: {} reached in a VM, {} absent on this machine, {} without a control on this machine",
+        outcomes.len(),
+        count(&|o| !o.reached_in().is_empty()),
+        count(&Outcome::is_absent),
+        count(&Outcome::is_by_construction),
+    )
+}
+
+/// What every attack said in every place, for whoever looks into one.
+#[must_use]
+pub fn reasons(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for outcome in outcomes {
+        for (place, verdict) in Place::ALL.into_iter().filter_map(|place| Some((place, outcome.verdict(place)?))) {
+            // Writing to a string cannot fail.
+            let _fits = match verdict {
+                Verdict::Refused(why) => writeln!(text, "  {} {}: refused: {why}", outcome.id, place.name()),
+                other => writeln!(text, "  {} {}: {}", outcome.id, place.name(), other.word()),
+            };
+        }
+    }
+    text
+}
