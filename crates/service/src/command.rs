@@ -71,6 +71,9 @@ impl Command {
             for word in words {
                 command.argv.push(specifier::expand(&word, unit, facts)?);
             }
+            if command.argv.iter().map(Vec::len).sum::<usize>() > VALUE_MAX_BYTES {
+                return Err("it grows too long".into());
+            }
             commands.push(command);
         }
         Ok(commands)

@@ -11,7 +11,7 @@
 
 use crate::command::Command;
 use crate::error::{At, UnitError};
-use crate::limits::{DROP_INS_MAX, ENTRIES_MAX};
+use crate::limits::{DROP_INS_MAX, ENTRIES_MAX, FILE_MAX_BYTES};
 use crate::name::UnitName;
 use crate::restart::{Restart, Statuses};
 use crate::service::{
@@ -173,6 +173,9 @@ impl Unit {
         };
         if fragments.len() > DROP_INS_MAX + 1 {
             return Err(UnitError::Service { unit: name.clone(), why: "it has too many drop-ins" });
+        }
+        if fragments.iter().map(|f| f.text.len()).sum::<usize>() > 2 * FILE_MAX_BYTES {
+            return Err(UnitError::Service { unit: name.clone(), why: "its files are too large for a unit" });
         }
         let mut count = 0;
         for fragment in fragments {

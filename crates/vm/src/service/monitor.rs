@@ -24,7 +24,7 @@ use fvm_sys::process::{self, Waited};
 use fvm_sys::socket;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{self, FileType, Mode};
+use rustix::fs::{self, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::Signal;
@@ -74,8 +74,11 @@ const TEXT_MAX_CHARS: usize = 500;
 /// Where notification sockets are: `/dev` is the VM's own and no part of its changes, whatever network it has.
 const NOTIFY_DIR: &str = "/dev/fvm-services";
 
-/// How often is looked for what makes no noise: a PID file, the end of somebody else's child.
+/// How often is looked for what makes no noise, while something is expected: a PID file, the end of somebody else's child.
 const TICK: Duration = Duration::from_millis(50);
+
+/// The same while nothing is.
+const IDLE_TICK: Duration = Duration::from_secs(1);
 
 /// Why a wait is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,7 +257,7 @@ impl Monitor {
             if left.is_some_and(|left| left.is_zero()) {
                 return Over::Deadline;
             }
-            self.listen(left.map_or(TICK, |left| left.min(TICK)));
+            self.listen(left.map_or(IDLE_TICK, |left| left.min(TICK)));
         }
     }
 
@@ -270,6 +273,12 @@ impl Monitor {
             if self.control == Some(pid) {
                 self.control_end = Some(end);
             }
+        }
+        // A main process that is somebody else's child is collected there: how it ended is not to be known.
+        if let (Some(main), None) = (self.main, self.main_end)
+            && process::kill(main, 0) == Err(Errno::SRCH)
+        {
+            self.main_end = Some(End::Code(0));
         }
     }
 
@@ -528,14 +537,9 @@ impl Monitor {
         let Some(identity) = &self.identity else { return Ok(()) };
         for (directories, (directive, base, _)) in self.service().directories.iter().zip(DIRECTORY_KINDS) {
             for name in &directories.names {
-                let path = Path::new(base).join(OsStr::from_bytes(name));
-                let failed = |e: &dyn std::fmt::Display| format!("{directive}={}: {e}", printable(name));
-                std::fs::create_dir_all(&path).map_err(|e| failed(&e))?;
-                if identity.differs {
-                    let (uid, gid) = (identity.user.uid, identity.gid);
-                    std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(|e| failed(&e))?;
-                }
-                fs::chmod(&path, Mode::from_raw_mode(directories.mode)).map_err(|e| failed(&e))?;
+                let owner = identity.differs.then_some((identity.user.uid, identity.gid));
+                make_directory(base, name, directories.mode, owner)
+                    .map_err(|e| format!("{directive}={}: {e}", printable(name)))?;
             }
         }
         Ok(())
@@ -710,6 +714,23 @@ fn told(end: End) -> String {
         End::Protocol => "did not keep to its Type=".into(),
         End::Resources => "could not be started".into(),
     }
+}
+
+/// Makes `base`/`name`, following no link below `base`: what is above the last name may belong to the service's user.
+fn make_directory(base: &str, name: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut dir = fs::open(base, flags, Mode::empty())?;
+    for part in name.split(|b| *b == b'/') {
+        match fs::mkdirat(&dir, part, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+        dir = fs::openat(&dir, part, flags | OFlags::NOFOLLOW, Mode::empty())?;
+    }
+    if let Some((uid, gid)) = owner {
+        fs::fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    fs::fchmod(&dir, Mode::from_raw_mode(mode))
 }
 
 fn read_pid(path: &[u8]) -> Option<i32> {
