@@ -9,6 +9,8 @@ pub struct Row {
     pub dir: &'static str,
     /// For people.
     pub title: &'static str,
+    /// Whether it is tried between two VMs as well: nothing in it goes by process ids, which would hit one's own.
+    pub between: bool,
     /// What is tried.
     pub attacks: &'static [Attack],
 }
@@ -127,6 +129,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "path_sockets",
         title: "FIFOs and path sockets",
+        between: true,
         attacks: &[
             it("stream"),
             it("dgram"),
@@ -148,6 +151,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "abstract_sockets",
         title: "abstract sockets",
+        between: true,
         attacks: &[
             it("stream").alone(),
             it("dgram").alone(),
@@ -160,11 +164,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "posix_ipc",
         title: "POSIX shared memory and semaphores",
+        between: true,
         attacks: &[it("shm_read"), it("shm_write"), it("shm_unlink"), it("sem_post"), it("listing")],
     },
     Row {
         dir: "sysv_ipc",
         title: "System V IPC",
+        between: true,
         attacks: &[
             it("shm_by_key"),
             it("shm_by_id"),
@@ -179,11 +185,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "posix_mq",
         title: "POSIX message queues",
+        between: true,
         attacks: &[it("receive"), it("send"), it("unlink"), it("listing")],
     },
     Row {
         dir: "file_locks",
         title: "file locks",
+        between: true,
         attacks: &[
             it("flock"),
             it("flock_blocks_host"),
@@ -197,11 +205,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "shared_memory_maps",
         title: "shared mmap",
+        between: true,
         attacks: &[it("write_file"), it("make_writable"), it("futex_wake"), it("memory_file_of_host")],
     },
     Row {
         dir: "signals",
         title: "signals",
+        between: false,
         attacks: &[
             it("kill"),
             it("kill_group"),
@@ -215,6 +225,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "ptrace",
         title: "ptrace and process_vm",
+        between: false,
         attacks: &[
             it("attach"),
             it("seize"),
@@ -233,6 +244,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "proc",
         title: "/proc of others",
+        between: false,
         attacks: &[
             it("entry"),
             it("command_lines"),
@@ -256,6 +268,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "netlink",
         title: "netlink",
+        between: false,
         attacks: &[
             it("interfaces").alone(),
             it("sockets").alone(),
@@ -266,10 +279,16 @@ pub const ROWS: &[Row] = &[
             it("packets").alone(),
         ],
     },
-    Row { dir: "vsock", title: "vsock", attacks: &[it("connect").alone(), it("port_taken").alone()] },
+    Row {
+        dir: "vsock",
+        title: "vsock",
+        between: true,
+        attacks: &[it("connect").alone().only_in(&Place::WITH_HOST), it("port_taken").alone()],
+    },
     Row {
         dir: "keyrings",
         title: "keyrings",
+        between: true,
         attacks: &[
             it("read"),
             it("describe"),
@@ -285,6 +304,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "loopback",
         title: "loopback sockets",
+        between: true,
         attacks: &[
             it("tcp").alone(),
             it("tcp6").alone(),
@@ -297,6 +317,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "notify",
         title: "inotify and fanotify",
+        between: true,
         attacks: &[
             it("inotify_file"),
             it("inotify_directory"),
@@ -306,11 +327,22 @@ pub const ROWS: &[Row] = &[
             it("fanotify_permission"),
         ],
     },
-    Row { dir: "io_uring", title: "io_uring", attacks: &[it("setup"), it("kernel_thread"), it("by_32_bit_call")] },
-    Row { dir: "userfaultfd", title: "userfaultfd", attacks: &[it("full"), it("user_mode"), it("device")] },
+    Row {
+        dir: "io_uring",
+        title: "io_uring",
+        between: false,
+        attacks: &[it("setup"), it("kernel_thread"), it("by_32_bit_call")],
+    },
+    Row {
+        dir: "userfaultfd",
+        title: "userfaultfd",
+        between: false,
+        attacks: &[it("full"), it("user_mode"), it("device")],
+    },
     Row {
         dir: "terminals",
         title: "terminals",
+        between: false,
         attacks: &[
             it("write"),
             it("type"),
@@ -325,6 +357,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "inherited",
         title: "environment and inherited descriptors",
+        between: false,
         attacks: &[
             it("descriptors"),
             it("environment").by_construction("nothing outside is told of them"),
@@ -337,6 +370,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "processes",
         title: "processes by number",
+        between: false,
         attacks: &[
             it("existence"),
             it("priority"),
@@ -355,11 +389,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "dbus",
         title: "D-Bus",
+        between: true,
         attacks: &[it("session"), it("session_in_tmp"), it("in_home"), it("system"), it("abstract").alone()],
     },
     Row {
         dir: "files",
         title: "files: hidden, state, out of layers",
+        between: false,
         attacks: &[
             it("write"),
             it("truncate"),
@@ -381,6 +417,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "devices",
         title: "devices",
+        between: false,
         attacks: &[
             it("memory"),
             it("ports"),
@@ -408,6 +445,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "kernel",
         title: "kernel changes",
+        between: false,
         attacks: &[
             it("core_pattern"),
             it("core_pattern_by_new_mount"),
@@ -473,6 +511,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "mounts",
         title: "mounts",
+        between: false,
         attacks: &[
             it("unmount_cover").in_namespaces("--mount"),
             it("unmount_cover_in_namespaces"),
@@ -494,6 +533,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "visibility",
         title: "visibility",
+        between: false,
         attacks: &[
             it("namespace_mnt"),
             it("namespace_pid"),
@@ -519,6 +559,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "tamper",
         title: "tamper",
+        between: false,
         attacks: &[
             it("control_socket"),
             it("runtime_directory"),
