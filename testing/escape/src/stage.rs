@@ -11,8 +11,8 @@
 //! Invariants: descriptor 9 is open on a secret wherever fvm is called; every process that is started here is ended by
 //! its id.
 
+use crate::attack::{Attack, Control, Net, Start};
 use crate::suite::program;
-use crate::table::{Attack, Control, Net, Start};
 use crate::verdict::Verdict;
 use fvm_kit::{Lab, User};
 use rustix::process::{Pid, Signal, kill_process};

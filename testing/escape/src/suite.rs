@@ -4,8 +4,9 @@
 //!   compile all ─► for each place: Stage::run ─► Outcome { verdicts by place } ─► faults
 //! ```
 
+use crate::attack::{Attack, Row};
 use crate::stage::{Place, Stage};
-use crate::table::{Attack, ROWS, Row};
+use crate::table::ROWS;
 use crate::verdict::Verdict;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
