@@ -8,17 +8,20 @@ use std::fmt::Write;
 /// Markdown: one line for each attack, grouped by row.
 #[must_use]
 pub fn markdown(outcomes: &[Outcome]) -> String {
-    let mut text =
-        String::from("| row | attack | root | rootless | container | outside |\n|---|---|---|---|---|---|\n");
+    const COLUMNS: [Place; 6] =
+        [Place::Root, Place::Rootless, Place::Container, Place::Neighbour, Place::RootlessNeighbour, Place::Outside];
+    let mut text = String::from(
+        "| row | attack | root | rootless | container | VM to VM, root | VM to VM, rootless | outside |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
     let mut last = "";
     for outcome in outcomes {
         let row = if outcome.row == last { "" } else { outcome.row };
         last = outcome.row;
         let cell = |place| outcome.verdict(place).map_or_else(|| "–".to_owned(), |v| v.word().replace('|', "\\|"));
-        let [root, rootless, container, outside] =
-            [Place::Root, Place::Rootless, Place::Container, Place::Outside].map(cell);
+        let cells = COLUMNS.map(cell).join(" | ");
         // Writing to a string cannot fail.
-        let _fits = writeln!(text, "| {row} | {} | {root} | {rootless} | {container} | {outside} |", outcome.what);
+        let _fits = writeln!(text, "| {row} | {} | {cells} |", outcome.what);
     }
     text
 }

@@ -6,13 +6,13 @@
 //!   outside  the same shell script without `fvm exec`
 //! ```
 //!
-//! Container mode is fvm as root in a mount namespace whose `/` is an overlay, as in a container.
+//! Between VMs the victims and checks are in a VM of their own. Container mode is fvm as root in a mount namespace whose `/` is an overlay, as in a container.
 //!
 //! Invariants: descriptor 9 is open on a secret wherever fvm is called; every process that is started here is ended by
 //! its id.
 
+use crate::attack::{Attack, Control, Net, Start};
 use crate::suite::program;
-use crate::table::{Attack, Control, Net, Start};
 use crate::verdict::Verdict;
 use fvm_kit::{Lab, User};
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,11 +35,19 @@ pub enum Place {
     Rootless,
     /// In a VM of root's in a container: the host's own user ids.
     Container,
+    /// In a VM of root's, with victims in another one.
+    Neighbour,
+    /// In a VM of an ordinary user's, with victims in another one of the same user.
+    RootlessNeighbour,
 }
 
 impl Place {
     /// All, the control first.
-    pub const ALL: [Self; 4] = [Self::Outside, Self::Root, Self::Rootless, Self::Container];
+    pub const ALL: [Self; 6] =
+        [Self::Outside, Self::Root, Self::Rootless, Self::Container, Self::Neighbour, Self::RootlessNeighbour];
+
+    /// Those where the host is attacked.
+    pub const WITH_HOST: [Self; 4] = [Self::Outside, Self::Root, Self::Rootless, Self::Container];
 
     /// In words.
     #[must_use]
@@ -49,13 +57,25 @@ impl Place {
             Self::Root => "root mode",
             Self::Rootless => "rootless mode",
             Self::Container => "container mode",
+            Self::Neighbour => "another VM",
+            Self::RootlessNeighbour => "another VM, rootless",
         }
+    }
+
+    /// Whether the victims are in a VM as well.
+    #[must_use]
+    pub fn is_between_vms(self) -> bool {
+        matches!(self, Self::Neighbour | Self::RootlessNeighbour)
+    }
+
+    fn is_rootless(self) -> bool {
+        matches!(self, Self::Rootless | Self::RootlessNeighbour)
     }
 
     fn mode(self) -> &'static str {
         match self {
-            Self::Outside | Self::Root => "shifted",
-            Self::Rootless => "rootless",
+            Self::Outside | Self::Root | Self::Neighbour => "shifted",
+            Self::Rootless | Self::RootlessNeighbour => "rootless",
             Self::Container => "identity",
         }
     }
@@ -63,6 +83,8 @@ impl Place {
 
 /// Where victims work, and attacks and checks begin: a directory without a mount below it.
 const WORK: &str = "work";
+/// The VM in which the victims are, between VMs.
+const NEIGHBOUR: &str = "neighbour";
 /// Longest that all attacks of one place may take together.
 const LIMIT_SECS: u32 = 240;
 /// Opens a descriptor that nobody inside may have, and becomes the command.
@@ -83,7 +105,7 @@ impl Stage {
     /// Makes the laboratory; the VMs are made when there are victims.
     #[must_use]
     pub fn set(place: Place, workshop: &Path) -> Self {
-        let user = if place == Place::Rootless { User::Ordinary } else { User::Root };
+        let user = if place.is_rootless() { User::Ordinary } else { User::Root };
         let lab = Lab::new(user);
         lab.sh("mkdir work shelf work/input; cd work; echo lure > lure; chmod 755 lure; umask 077
                 printf the-secret-of-the-host > secret; printf the-secret-of-the-host > input-file; echo x > ../one; echo y > ../two");
@@ -110,6 +132,9 @@ impl Stage {
     /// Tries all of them.
     #[must_use]
     pub fn run<'a>(mut self, tasks: &[(&'a str, &'static Attack)]) -> BTreeMap<&'a str, Verdict> {
+        if self.place.is_between_vms() {
+            self.start(NEIGHBOUR, Net::None);
+        }
         let mut verdicts = BTreeMap::new();
         let mut victims = BTreeMap::new();
         for (id, attack) in tasks {
@@ -142,9 +167,10 @@ impl Stage {
 
     /// Starts the victim of an attack and waits until it is ready.
     fn victim(&self, id: &str) -> Result<Victim, Verdict> {
-        let mut command = self.lab.command(program(&self.workshop, id));
+        let words = [program(&self.workshop, id).display().to_string(), "victim".into()];
+        let mut command = self.beside(&words);
         // A group of its own, which attacks on groups may hit.
-        command.arg("victim").current_dir(self.lab.path(WORK)).stdout(Stdio::piped()).process_group(0);
+        command.stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -175,7 +201,7 @@ impl Stage {
         assert_eq!(field("mode"), self.place.mode(), "{json}");
         let (keeper, init) = (field("keeper_pid"), field("init_pid"));
         assert!(keeper.parse::<u32>().is_ok() && init.parse::<u32>().is_ok(), "{json}");
-        let run = if self.place == Place::Rootless { self.lab.home().join("run") } else { "/run/fvm".into() };
+        let run = if self.place.is_rootless() { self.lab.home().join("run") } else { "/run/fvm".into() };
         self.environment = format!(
             "export ESCAPE_LAB={} ESCAPE_HOME={} ESCAPE_SOCKET={}/{}.sock ESCAPE_KEEPER={keeper} ESCAPE_INIT={init} \
              ESCAPE_SHELF={}\n",
@@ -245,8 +271,20 @@ impl Stage {
 
     fn check(&self, id: &str, words: &str) -> Verdict {
         let script = format!("{}exec {} check {words}", self.environment, program(&self.workshop, id).display());
-        let output = self.lab.command("sh").args(["-c", &script]).current_dir(self.lab.path(WORK)).output().unwrap();
+        let output = self.beside(&["sh".into(), "-c".into(), script]).output().unwrap();
         Verdict::of(text(&output).lines().next().unwrap_or_default(), output.status.code().unwrap_or(-1))
+    }
+
+    /// A command where the victims are.
+    fn beside(&self, words: &[String]) -> Command {
+        if self.place.is_between_vms() {
+            let mut all = self.fvm(&["exec", NEIGHBOUR]);
+            all.extend_from_slice(words);
+            return self.on_host(&all);
+        }
+        let mut command = self.lab.command(&words[0]);
+        command.args(&words[1..]).current_dir(self.lab.path(WORK));
+        command
     }
 
     /// A shell with `script` in `vm`, or outside.
@@ -285,7 +323,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for vm in ["open", "shut"] {
+        for vm in ["open", "shut", NEIGHBOUR] {
             drop(self.on_host(&self.fvm(&["delete", "--force", vm])).stderr(Stdio::null()).status());
         }
         if let Some(container) = &mut self.container {

@@ -4,8 +4,9 @@
 //!   compile all ─► for each place: Stage::run ─► Outcome { verdicts by place } ─► faults
 //! ```
 
+use crate::attack::{Attack, Row};
 use crate::stage::{Place, Stage};
-use crate::table::{Attack, ROWS};
+use crate::table::ROWS;
 use crate::verdict::Verdict;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,7 @@ impl Outcome {
             (Place::Outside, Verdict::Reached | Verdict::Absent(_) | Verdict::NotRun(_)) => None,
             (Place::Outside, Verdict::Refused(why)) => Some(format!("proves nothing: refused outside as well: {why}")),
             (_, Verdict::Refused(_) | Verdict::Absent(_)) => None,
-            (_, Verdict::Reached) => Some(format!("REACHED the host in {}", place.name())),
+            (_, Verdict::Reached) => Some(format!("REACHED, in {}", place.name())),
             (_, other) => Some(format!("{} in {}", other.word(), place.name())),
         };
         self.verdicts.iter().filter_map(fault).map(|text| format!("{}: {text}", self.id)).collect()
@@ -69,22 +70,22 @@ impl Outcome {
 #[must_use]
 pub fn run(only: &str) -> Vec<Outcome> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("attacks");
-    let chosen: Vec<(&'static str, &'static str, &'static Attack)> = ROWS
+    let chosen: Vec<(&'static Row, &'static Attack)> = ROWS
         .iter()
-        .flat_map(|row| row.attacks.iter().map(|attack| (row.title, row.dir, attack)))
-        .filter(|(_, dir, attack)| id(dir, attack).contains(only))
+        .flat_map(|row| row.attacks.iter().map(move |attack| (row, attack)))
+        .filter(|(row, attack)| id(row, attack).contains(only))
         .collect();
     // Controls are run as the ordinary user, too: there must be one.
     drop(fvm_kit::Lab::new(fvm_kit::User::Ordinary));
     let workshop = fvm_kit::Lab::new(fvm_kit::User::Root);
-    let ids: Vec<String> = chosen.iter().map(|(_, dir, attack)| id(dir, attack)).collect();
+    let ids: Vec<String> = chosen.iter().map(|(row, attack)| id(row, attack)).collect();
     compile(&sources, workshop.dir(), &ids);
 
     let mut outcomes: Vec<Outcome> = chosen
         .iter()
         .zip(&ids)
-        .map(|((row, ..), id)| Outcome {
-            row,
+        .map(|((row, _), id)| Outcome {
+            row: row.title,
             id: id.clone(),
             what: first_line(&sources.join(format!("{id}.c"))),
             verdicts: BTreeMap::new(),
@@ -95,8 +96,8 @@ pub fn run(only: &str) -> Vec<Outcome> {
         let tasks: Vec<_> = ids
             .iter()
             .zip(&chosen)
-            .filter(|(_, (.., attack))| attack.is_for(*place))
-            .map(|(id, (.., attack))| (id.as_str(), *attack))
+            .filter(|(_, (row, attack))| attack.is_for(*place) && (row.between || !place.is_between_vms()))
+            .map(|(id, (_, attack))| (id.as_str(), *attack))
             .collect();
         let said = Stage::set(*place, workshop.dir()).run(&tasks);
         results.lock().unwrap().insert(*place, said);
@@ -111,8 +112,8 @@ pub fn run(only: &str) -> Vec<Outcome> {
     outcomes
 }
 
-fn id(dir: &str, attack: &Attack) -> String {
-    format!("{dir}/{}", attack.name)
+fn id(row: &Row, attack: &Attack) -> String {
+    format!("{}/{}", row.dir, attack.name)
 }
 
 /// Where the program of an attack lies.

@@ -1,123 +1,7 @@
 //! Which attacks there are, by row of the IPC table; their programs are `attacks/<dir>/<name>.c`.
 
+use crate::attack::{Row, it};
 use crate::stage::Place;
-
-/// A row of the IPC table.
-#[derive(Debug)]
-pub struct Row {
-    /// Directory of its programs.
-    pub dir: &'static str,
-    /// For people.
-    pub title: &'static str,
-    /// What is tried.
-    pub attacks: &'static [Attack],
-}
-
-/// One attack.
-#[derive(Debug)]
-pub struct Attack {
-    /// Its program, without `.c`.
-    pub name: &'static str,
-    /// With which network its VM is made.
-    pub net: Net,
-    /// How it is shown to work outside.
-    pub control: Control,
-    /// How it is started.
-    pub start: Start,
-    places: &'static [Place],
-}
-
-/// The network of an attack's VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Net {
-    /// The default.
-    Host,
-    /// `--net none`: with the default the VM shares what is attacked, until VMs have networks of their own.
-    None,
-}
-
-/// How an attack is shown to work outside a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// Run as root.
-    Plain,
-    /// Run as the ordinary user.
-    AsUser,
-    /// Run by root's `unshare` with these flags, where it does no harm.
-    InNamespaces(&'static str),
-    /// Not run, and why.
-    ByConstruction(&'static str),
-}
-
-/// How an attack is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// One after the other.
-    Plain,
-    /// With this file of the laboratory's as standard input, passed by the host.
-    WithInput(&'static str),
-    /// While the host's user runs a program in the VM that the attack has replaced.
-    WhileWeRunItsProgram,
-}
-
-impl Attack {
-    /// Whether it is tried there.
-    #[must_use]
-    pub fn is_for(&self, place: Place) -> bool {
-        self.places.contains(&place)
-    }
-
-    /// Whether its control is not run.
-    #[must_use]
-    pub fn is_by_construction(&self) -> bool {
-        matches!(self.control, Control::ByConstruction(_))
-    }
-
-    /// Why its control is not run.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        if let Control::ByConstruction(why) = self.control { why } else { "" }
-    }
-
-    const fn alone(mut self) -> Self {
-        self.net = Net::None;
-        self
-    }
-
-    const fn in_namespaces(mut self, flags: &'static str) -> Self {
-        self.control = Control::InNamespaces(flags);
-        self
-    }
-
-    const fn by_user(mut self) -> Self {
-        self.control = Control::AsUser;
-        self
-    }
-
-    const fn with_input(mut self, file: &'static str) -> Self {
-        self.start = Start::WithInput(file);
-        self
-    }
-
-    const fn lured(mut self) -> Self {
-        self.start = Start::WhileWeRunItsProgram;
-        self
-    }
-
-    const fn only_in(mut self, places: &'static [Place]) -> Self {
-        self.places = places;
-        self
-    }
-
-    const fn by_construction(mut self, why: &'static str) -> Self {
-        self.control = Control::ByConstruction(why);
-        self
-    }
-}
-
-const fn it(name: &'static str) -> Attack {
-    Attack { name, net: Net::Host, control: Control::Plain, start: Start::Plain, places: &Place::ALL }
-}
 
 /// A first process of its own, with its `/proc`.
 const OWN_PROC: &str = "--pid --fork --mount-proc";
@@ -127,6 +11,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "path_sockets",
         title: "FIFOs and path sockets",
+        between: true,
         attacks: &[
             it("stream"),
             it("dgram"),
@@ -148,6 +33,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "abstract_sockets",
         title: "abstract sockets",
+        between: true,
         attacks: &[
             it("stream").alone(),
             it("dgram").alone(),
@@ -160,11 +46,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "posix_ipc",
         title: "POSIX shared memory and semaphores",
+        between: true,
         attacks: &[it("shm_read"), it("shm_write"), it("shm_unlink"), it("sem_post"), it("listing")],
     },
     Row {
         dir: "sysv_ipc",
         title: "System V IPC",
+        between: true,
         attacks: &[
             it("shm_by_key"),
             it("shm_by_id"),
@@ -179,11 +67,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "posix_mq",
         title: "POSIX message queues",
+        between: true,
         attacks: &[it("receive"), it("send"), it("unlink"), it("listing")],
     },
     Row {
         dir: "file_locks",
         title: "file locks",
+        between: true,
         attacks: &[
             it("flock"),
             it("flock_blocks_host"),
@@ -197,11 +87,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "shared_memory_maps",
         title: "shared mmap",
+        between: true,
         attacks: &[it("write_file"), it("make_writable"), it("futex_wake"), it("memory_file_of_host")],
     },
     Row {
         dir: "signals",
         title: "signals",
+        between: false,
         attacks: &[
             it("kill"),
             it("kill_group"),
@@ -215,6 +107,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "ptrace",
         title: "ptrace and process_vm",
+        between: false,
         attacks: &[
             it("attach"),
             it("seize"),
@@ -233,6 +126,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "proc",
         title: "/proc of others",
+        between: false,
         attacks: &[
             it("entry"),
             it("command_lines"),
@@ -256,6 +150,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "netlink",
         title: "netlink",
+        between: false,
         attacks: &[
             it("interfaces").alone(),
             it("sockets").alone(),
@@ -266,10 +161,16 @@ pub const ROWS: &[Row] = &[
             it("packets").alone(),
         ],
     },
-    Row { dir: "vsock", title: "vsock", attacks: &[it("connect").alone(), it("port_taken").alone()] },
+    Row {
+        dir: "vsock",
+        title: "vsock",
+        between: true,
+        attacks: &[it("connect").alone().only_in(&Place::WITH_HOST), it("port_taken").alone()],
+    },
     Row {
         dir: "keyrings",
         title: "keyrings",
+        between: true,
         attacks: &[
             it("read"),
             it("describe"),
@@ -285,6 +186,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "loopback",
         title: "loopback sockets",
+        between: true,
         attacks: &[
             it("tcp").alone(),
             it("tcp6").alone(),
@@ -297,6 +199,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "notify",
         title: "inotify and fanotify",
+        between: true,
         attacks: &[
             it("inotify_file"),
             it("inotify_directory"),
@@ -306,11 +209,22 @@ pub const ROWS: &[Row] = &[
             it("fanotify_permission"),
         ],
     },
-    Row { dir: "io_uring", title: "io_uring", attacks: &[it("setup"), it("kernel_thread"), it("by_32_bit_call")] },
-    Row { dir: "userfaultfd", title: "userfaultfd", attacks: &[it("full"), it("user_mode"), it("device")] },
+    Row {
+        dir: "io_uring",
+        title: "io_uring",
+        between: false,
+        attacks: &[it("setup"), it("kernel_thread"), it("by_32_bit_call")],
+    },
+    Row {
+        dir: "userfaultfd",
+        title: "userfaultfd",
+        between: false,
+        attacks: &[it("full"), it("user_mode"), it("device")],
+    },
     Row {
         dir: "terminals",
         title: "terminals",
+        between: false,
         attacks: &[
             it("write"),
             it("type"),
@@ -325,6 +239,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "inherited",
         title: "environment and inherited descriptors",
+        between: false,
         attacks: &[
             it("descriptors"),
             it("environment").by_construction("nothing outside is told of them"),
@@ -337,6 +252,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "processes",
         title: "processes by number",
+        between: false,
         attacks: &[
             it("existence"),
             it("priority"),
@@ -355,11 +271,13 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "dbus",
         title: "D-Bus",
+        between: true,
         attacks: &[it("session"), it("session_in_tmp"), it("in_home"), it("system"), it("abstract").alone()],
     },
     Row {
         dir: "files",
         title: "files: hidden, state, out of layers",
+        between: false,
         attacks: &[
             it("write"),
             it("truncate"),
@@ -381,6 +299,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "devices",
         title: "devices",
+        between: false,
         attacks: &[
             it("memory"),
             it("ports"),
@@ -408,6 +327,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "kernel",
         title: "kernel changes",
+        between: false,
         attacks: &[
             it("core_pattern"),
             it("core_pattern_by_new_mount"),
@@ -473,6 +393,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "mounts",
         title: "mounts",
+        between: false,
         attacks: &[
             it("unmount_cover").in_namespaces("--mount"),
             it("unmount_cover_in_namespaces"),
@@ -494,6 +415,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "visibility",
         title: "visibility",
+        between: false,
         attacks: &[
             it("namespace_mnt"),
             it("namespace_pid"),
@@ -519,6 +441,7 @@ pub const ROWS: &[Row] = &[
     Row {
         dir: "tamper",
         title: "tamper",
+        between: false,
         attacks: &[
             it("control_socket"),
             it("runtime_directory"),

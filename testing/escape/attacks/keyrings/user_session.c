@@ -16,6 +16,9 @@ void victim(void) {
         return;
     }
     MAKE(key);
+    /* To possess it, whatever the session: in a session of its own. */
+    MAKE(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL));
+    MAKE(syscall(SYS_keyctl, KEYCTL_LINK, USER_KEYRING, SESSION_KEYRING));
     MAKE(syscall(SYS_keyctl, KEYCTL_SETPERM, key, 0x3f3f0000));
     MAKE(syscall(SYS_keyctl, KEYCTL_SET_TIMEOUT, key, 600));
     ready("%ld %s", key, name);
