@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 struct Watched {
     pid: i32,
     session: OwnedFd,
-    /// It has a monitor that reports for it.
-    monitored: bool,
+    /// Where it says why it was not executed; `None`: it has a monitor that reports for it.
+    report: Option<OwnedFd>,
     /// The client has hung up.
     alone: bool,
 }
@@ -141,7 +141,7 @@ fn wait_for_work(
 }
 
 fn listens(entry: &Watched) -> bool {
-    !entry.monitored && !entry.alone
+    entry.report.is_some() && !entry.alone
 }
 
 /// Collects everything that ended; tells the sessions. Whether any child is left.
@@ -154,10 +154,13 @@ fn reap(watched: &mut Vec<Watched>, services: &mut service::Door) -> bool {
                 let entry = watched.swap_remove(index);
                 let status = match how {
                     // A monitor that ends well has reported already.
-                    Waited::Exited(0) if entry.monitored => continue,
+                    Waited::Exited(0) if entry.report.is_none() => continue,
                     Waited::Exited(code) => Status::Exited(code),
                     Waited::Signaled(signal) | Waited::Stopped(signal) => Status::Signaled(signal),
                 };
+                if let Some(errno) = entry.report.as_ref().and_then(session::not_executed) {
+                    let _hung_up = proto::write_packet(&entry.session, &Status::NotExecuted(errno), &[]);
+                }
                 let _hung_up = proto::write_packet(&entry.session, &status, &[]);
             }
             Ok(None) => return true,
@@ -191,7 +194,7 @@ fn start(program: &Program, mut fds: Vec<OwnedFd>) -> Option<Watched> {
     let mut passed = fds.into_iter();
     let streams = program.passed.map(|is| if is { passed.next() } else { None });
     match session::start(program, &session, streams) {
-        Ok(pid) => Some(Watched { pid, session, monitored: program.terminal.is_some(), alone: false }),
+        Ok(child) => Some(Watched { pid: child.pid, session, report: child.report, alone: false }),
         Err(e) => {
             let _hung_up = proto::write_packet(session.as_fd(), &Status::NotExecuted(e.raw_os_error()), &[]);
             None

@@ -10,44 +10,68 @@
 //! the same session. It tells the client, which suspends itself on the host, and resumes the program when the client
 //! comes back.
 //!
-//! Invariants: the program gets descriptors 0, 1, 2 and no other; default signals; an unblocked mask.
+//! Invariants: the program gets descriptors 0, 1, 2 and no other; default signals; an unblocked mask; nothing in the VM is
+//! ever a process whose executable is the host's fvm ([`fvm_sys::exec`]).
 
 use crate::proto::{self, Program, Status, WindowSize, Word};
+use fvm_model::path::Bytes;
 use fvm_sys::process::{self, Fork, Waited};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open};
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Exit status of a child that could not execute its program.
 const EXEC_FAILED: i32 = 127;
+
+/// A process that init has to watch.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number.
+    pub pid: i32,
+    /// Where it says why it could not execute its program; `None` for a monitor, which reports by itself.
+    pub report: Option<OwnedFd>,
+}
+
+/// Why a child that has ended did not execute its program, if it did not.
+#[must_use]
+pub fn not_executed(report: &OwnedFd) -> Option<i32> {
+    let mut errno = [0u8; 4];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Somebody in the VM may hold the other end of it: never wait.
+    let mut polled = [PollFd::new(report, PollFlags::IN)];
+    let said = poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN);
+    (said && rustix::io::read(report, &mut errno[..]) == Ok(errno.len())).then_some(i32::from_le_bytes(errno))
+}
 
 /// Starts `program`; returns the process that init has to watch.
 ///
 /// # Errors
 /// When there is no terminal or process to be had.
-pub fn start(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<i32, Errno> {
+pub fn start(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<Child, Errno> {
     match program.terminal {
         None => start_plain(program, session, streams),
         Some(size) => start_on_terminal(program, session, streams, size),
     }
 }
 
-fn start_plain(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<i32, Errno> {
+fn start_plain(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<Child, Errno> {
+    let (result, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     match process::fork()? {
         Fork::Parent(pid) => {
             let pid = pid.as_raw_nonzero().get();
             let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[]);
-            Ok(pid)
+            Ok(Child { pid, report: Some(result) })
         }
         Fork::Child => {
             let _already = rustix::process::setsid();
-            execute(program, session, &streams, None)
+            execute(program, &report, &streams, None)
         }
     }
 }
@@ -57,7 +81,7 @@ fn start_on_terminal(
     session: &OwnedFd,
     streams: [Option<OwnedFd>; 3],
     size: WindowSize,
-) -> Result<i32, Errno> {
+) -> Result<Child, Errno> {
     let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     rustix::pty::grantpt(&master).or_else(|e| if e == Errno::NOTTY { Err(e) } else { Ok(()) })?;
     rustix::pty::unlockpt(&master)?;
@@ -69,7 +93,7 @@ fn start_on_terminal(
         Fork::Parent(monitor) => {
             let pid = monitor.as_raw_nonzero().get();
             let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[master.as_fd()]);
-            Ok(pid)
+            Ok(Child { pid, report: None })
         }
         Fork::Child => {
             drop(master);
@@ -88,6 +112,7 @@ fn monitor(
     rustix::process::setsid()?;
     rustix::process::ioctl_tiocsctty(terminal)?;
     let signals = process::signal_fd(&[Signal::CHILD.as_raw(), Signal::TTOU.as_raw()])?;
+    let (result, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let pid = match process::fork()? {
         Fork::Parent(pid) => pid,
         Fork::Child => {
@@ -97,9 +122,10 @@ fn monitor(
             if rustix::process::setpgid(None, None).and_then(|()| front()).is_err() {
                 process::exit_now(EXEC_FAILED);
             }
-            execute(program, session, streams, Some(terminal))
+            execute(program, &report, streams, Some(terminal))
         }
     };
+    drop(report);
     let raw = pid.as_raw_nonzero().get();
     let mut client_here = true;
     loop {
@@ -122,6 +148,9 @@ fn monitor(
                     continue;
                 }
             };
+            if let Some(errno) = not_executed(&result) {
+                let _hung_up = proto::write_packet(session, &Status::NotExecuted(errno), &[]);
+            }
             let _hung_up = proto::write_packet(session, &status, &[]);
             return Ok(());
         }
@@ -147,15 +176,15 @@ fn resume(terminal: &OwnedFd, pid: rustix::process::Pid) {
 }
 
 /// The child: becomes the program, or reports why not and ends.
-fn execute(program: &Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: Option<&OwnedFd>) -> ! {
-    let error = become_program(program, session, streams, terminal);
-    let _hung_up = proto::write_packet(session, &Status::NotExecuted(error.raw_os_error()), &[]);
+fn execute(program: &Program, report: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: Option<&OwnedFd>) -> ! {
+    let error = become_program(program, report, streams, terminal);
+    let _hung_up = rustix::io::write(report, &error.raw_os_error().to_le_bytes());
     process::exit_now(EXEC_FAILED)
 }
 
 fn become_program(
     program: &Program,
-    session: &OwnedFd,
+    report: &OwnedFd,
     streams: &[Option<OwnedFd>; 3],
     terminal: Option<&OwnedFd>,
 ) -> Errno {
@@ -165,7 +194,7 @@ fn become_program(
             return e;
         }
     }
-    process::close_all_but(&[session.as_raw_fd()]);
+    process::close_all_but(&[report.as_raw_fd()]);
     rustix::process::umask(Mode::from_raw_mode(program.umask));
     if rustix::process::chdir(program.cwd.0.as_os_str()).is_err()
         && let Err(e) = rustix::process::chdir("/")
@@ -174,10 +203,39 @@ fn become_program(
     }
     process::default_signals();
     let Some(name) = program.argv.first() else { return Errno::INVAL };
-    let mut command = Command::new(&name.0);
-    command
-        .args(program.argv[1..].iter().map(|a| &a.0))
-        .env_clear()
-        .envs(program.env.iter().map(|(k, v)| (&k.0, &v.0)));
-    Errno::from_io_error(&command.exec()).unwrap_or(Errno::INVAL)
+    let path = match find(&name.0, &program.env) {
+        Ok(path) => path,
+        Err(e) => return e,
+    };
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
+    let argv = program.argv.iter().map(|a| text(a.0.as_bytes())).collect::<Result<Vec<_>, _>>();
+    let variable = |(k, v): &(Bytes, Bytes)| text(&[k.0.as_bytes(), b"=", v.0.as_bytes()].concat());
+    let env = program.env.iter().map(variable).collect::<Result<Vec<_>, _>>();
+    match (text(path.as_bytes()), argv, env) {
+        (Ok(path), Ok(argv), Ok(env)) => fvm_sys::exec::execute(&path, &argv, &env, report.as_fd()),
+        _ => Errno::INVAL,
+    }
+}
+
+/// Where the program called `name` lies, as `execvp(3)` looks for it in the program's own `PATH`.
+fn find(name: &OsStr, env: &[(Bytes, Bytes)]) -> Result<OsString, Errno> {
+    if name.as_bytes().contains(&b'/') {
+        return Ok(name.to_owned());
+    }
+    if name.is_empty() {
+        return Err(Errno::NOENT);
+    }
+    let path = env.iter().find(|(key, _)| key.0 == "PATH").map_or(OsStr::new("/bin:/usr/bin"), |(_, v)| &v.0);
+    let mut error = Errno::NOENT;
+    for dir in path.as_bytes().split(|b| *b == b':') {
+        let dir = if dir.is_empty() { &b"."[..] } else { dir };
+        let candidate = OsString::from_vec([dir, b"/", name.as_bytes()].concat());
+        let is_file = std::fs::metadata(&candidate).is_ok_and(|m| m.is_file());
+        match accessat(CWD, &candidate, Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) if is_file => return Ok(candidate),
+            Ok(()) | Err(Errno::ACCESS) => error = Errno::ACCESS,
+            Err(_) => {}
+        }
+    }
+    Err(error)
 }
