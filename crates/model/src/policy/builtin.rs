@@ -2,6 +2,7 @@
 
 use super::resolve::Source;
 use serde::Deserialize;
+use std::sync::OnceLock;
 
 /// A built-in profile.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +73,9 @@ pub struct Secrets {
 
 /// The list, from `secrets.toml`.
 #[must_use]
-pub fn secrets() -> Secrets {
+pub fn secrets() -> &'static Secrets {
+    static SECRETS: OnceLock<Secrets> = OnceLock::new();
     // A test reads it, too: it cannot be wrong here.
-    toml::from_str(include_str!("secrets.toml")).unwrap_or(Secrets { files: Vec::new(), variables: Vec::new() })
+    let read = || toml::from_str(include_str!("secrets.toml"));
+    SECRETS.get_or_init(|| read().unwrap_or(Secrets { files: Vec::new(), variables: Vec::new() }))
 }

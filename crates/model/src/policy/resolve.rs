@@ -8,7 +8,7 @@
 //! Invariant: what contradicts itself is an error with the place of the later of the two, never a silent choice.
 
 use super::builtin::{self, PROFILES};
-use super::text::{Place, PolicyError, Text, parse, plain_path, suggestion};
+use super::text::{ENTRIES_MAX, Place, PolicyError, Text, parse, plain_path, suggestion};
 use super::{Network, Pattern, Policy, PolicyName};
 use crate::HostPath;
 use std::collections::BTreeMap;
@@ -50,16 +50,31 @@ pub struct Flags {
 struct List(BTreeMap<String, Option<Place>>);
 
 impl List {
-    fn add(&mut self, at: &At<'_>, entries: &[Spanned<String>]) {
-        for entry in entries {
-            self.one(entry.get_ref(), at.place(entry));
+    fn add(&mut self, at: &At<'_>, entries: &[Spanned<String>]) -> Result<(), PolicyError> {
+        // Before the rest has its place, each of which costs a look through the text.
+        if let Some(entry) = entries.get(ENTRIES_MAX) {
+            let message = format!("a list has at most {ENTRIES_MAX} entries; wildcards name many");
+            return Err(PolicyError { message, place: at.place(entry) });
         }
+        entries.iter().try_for_each(|entry| self.one(entry.get_ref(), at.place(entry)))
     }
 
-    fn one(&mut self, text: &str, place: Option<Place>) {
+    fn one(&mut self, text: &str, place: Option<Place>) -> Result<(), PolicyError> {
         match text.strip_prefix('!') {
-            Some(out) => drop(self.0.remove(out)),
-            None => drop(self.0.entry(text.to_owned()).or_insert(place)),
+            Some(out) if self.0.remove(out).is_none() => {
+                let there: Vec<&str> = self.0.keys().map(String::as_str).collect();
+                let near = suggestion(out, &there);
+                let near = if near.starts_with("did you") { format!("; {near}") } else { String::new() };
+                Err(PolicyError {
+                    message: format!("'{text}' takes nothing out: '{out}' is not in the list{near}"),
+                    place,
+                })
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.0.entry(text.to_owned()).or_insert(place);
+                Ok(())
+            }
         }
     }
 
@@ -141,7 +156,7 @@ pub fn resolve(
     }
     let mut policy = Policy { name: PolicyName(top.file.clone()), ..Policy::default() };
     let mut lists = Lists::default();
-    lists.environment_pass.one("*", None);
+    lists.environment_pass.one("*", None)?;
     for (source, text) in chain.iter().rev() {
         apply(&At { file: &source.file, text: &source.text }, text, &mut policy, &mut lists)?;
     }
@@ -165,27 +180,30 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
     if let Some(name) = &text.hostname {
         policy.hostname = hostname(name.get_ref()).map_err(|message| PolicyError { message, place: at.place(name) })?;
     }
-    lists.requires.add(at, &text.requires);
-    let secrets = builtin::secrets();
-    let secret = |wanted: Option<bool>, list: &mut List, entries: &[builtin::Secret]| match wanted {
-        Some(true) => entries.iter().for_each(|e| list.one(&e.name, None)),
-        Some(false) => entries.iter().for_each(|e| drop(list.0.remove(&e.name))),
-        None => {}
+    lists.requires.add(at, &text.requires)?;
+    // Only whoever asks for the list has it read.
+    let secret = |wanted: Option<bool>, list: &mut List, entries: fn() -> &'static [builtin::Secret]| match wanted {
+        Some(true) => entries().iter().try_for_each(|e| list.one(&e.name, None)),
+        Some(false) => {
+            entries().iter().for_each(|e| drop(list.0.remove(&e.name)));
+            Ok(())
+        }
+        None => Ok(()),
     };
-    secret(text.files.hide_secrets, &mut lists.hide, &secrets.files);
-    secret(text.environment.hide_secrets, &mut lists.environment_hide, &secrets.variables);
-    lists.hide.add(at, &text.files.hide);
-    lists.read_only.add(at, &text.files.read_only);
-    lists.share.add(at, &text.files.share);
-    lists.devices.add(at, &text.devices.pass);
-    lists.sockets.add(at, &text.sockets.pass);
-    lists.environment_hide.add(at, &text.environment.hide);
+    secret(text.files.hide_secrets, &mut lists.hide, || &builtin::secrets().files)?;
+    secret(text.environment.hide_secrets, &mut lists.environment_hide, || &builtin::secrets().variables)?;
+    lists.hide.add(at, &text.files.hide)?;
+    lists.read_only.add(at, &text.files.read_only)?;
+    lists.share.add(at, &text.files.share)?;
+    lists.devices.add(at, &text.devices.pass)?;
+    lists.sockets.add(at, &text.sockets.pass)?;
+    lists.environment_hide.add(at, &text.environment.hide)?;
     if let Some(pass) = &text.environment.pass {
         // What passes is narrowed by naming it, not widened.
         if !pass.iter().any(|p| p.get_ref() == "*") {
             lists.environment_pass.0.remove("*");
         }
-        lists.environment_pass.add(at, pass);
+        lists.environment_pass.add(at, pass)?;
     }
     Ok(())
 }
@@ -203,7 +221,7 @@ fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(
         (&mut lists.devices, &flags.devices),
         (&mut lists.sockets, &flags.sockets),
     ] {
-        entries.iter().for_each(|entry| list.one(entry, None));
+        entries.iter().try_for_each(|entry| list.one(entry, None))?;
     }
     Ok(())
 }
@@ -227,7 +245,14 @@ fn finish(mut policy: Policy, lists: &Lists) -> Result<Policy, PolicyError> {
     let pattern = |text: &str| text.parse::<Pattern>();
     policy.files.hide = lists.hide.each(pattern)?;
     policy.files.read_only = lists.read_only.each(pattern)?;
-    policy.files.share = lists.share.each(plain_path)?;
+    let shared = |text: &str| {
+        let path = plain_path(text)?;
+        match ["/dev", "/proc", "/sys"].iter().find(|own| path.as_path().starts_with(own)) {
+            Some(own) => Err(format!("'{text}' cannot be shared: a VM has a {own} of its own")),
+            None => Ok(path),
+        }
+    };
+    policy.files.share = lists.share.each(shared)?;
     let in_dev = |text: &str| {
         let dev = HostPath::new("/dev").map_err(|e| e.to_string())?;
         let path = plain_path(text)?;
@@ -267,6 +292,11 @@ fn contradictions(policy: &Policy, lists: &Lists) -> Result<(), PolicyError> {
             if let Some(fixed) = policy.files.read_only.iter().find(|fixed| fixed.covers(&path)) {
                 return clash(("read-only", fixed, &lists.read_only), (word, &path, list));
             }
+        }
+    }
+    for path in policy.devices.iter().filter_map(as_pattern) {
+        if let Some(hidden) = policy.files.hide.iter().find(|hidden| hidden.covers(&path)) {
+            return clash(("hidden", hidden, &lists.hide), ("passed", &path, &lists.devices));
         }
     }
     for hidden in &policy.files.hide {

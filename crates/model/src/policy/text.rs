@@ -5,9 +5,12 @@
 //!     3 | hid = ["~/.ssh"]
 //!       | ^^^
 //! ```
+//!
+//! Invariant: a policy may come from a stranger: what an error shows of it cannot write to the terminal, and is short.
 
 use super::{Bus, Network, Pattern};
 use crate::HostPath;
+use crate::path::printable;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::ops::Range;
@@ -15,6 +18,12 @@ use toml::Spanned;
 
 /// Largest policy that is read.
 const MAX_BYTES: usize = 256 << 10;
+/// Longest list: what names more files than these has wildcards.
+pub(super) const ENTRIES_MAX: usize = 1000;
+/// Characters of a line that are shown before and behind the start of what is meant.
+const AROUND: usize = 70;
+/// Longest message.
+const MESSAGE_MAX: usize = 1000;
 
 /// What is wrong with a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +43,10 @@ pub struct Place {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// The line.
+    /// The line; of a long one, what is around the place.
     pub text: String,
+    /// How many characters of [`Place::text`] stand before what is meant.
+    pub before: usize,
     /// How many characters are meant.
     pub len: usize,
 }
@@ -48,37 +59,58 @@ impl Place {
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let end = floor(span.end).clamp(start, line_end);
+        let line = &text[line_start..line_end];
+        let column = text[line_start..start].chars().count();
+        let skipped = column.saturating_sub(AROUND);
+        let (left, right) = (if skipped > 0 { "..." } else { "" }, column + AROUND);
+        let mut shown: String = left.chars().chain(line.chars().skip(skipped).take(right - skipped)).collect();
+        shown.truncate(shown.trim_end().len());
+        if line.chars().nth(right).is_some() {
+            shown.push_str("...");
+        }
         Self {
             file: file.to_owned(),
             line: text[..start].matches('\n').count() + 1,
-            column: text[line_start..start].chars().count() + 1,
-            text: text[line_start..line_end].trim_end().to_owned(),
-            len: text[start..end].chars().count().max(1),
+            column: column + 1,
+            text: shown,
+            before: left.len() + column - skipped,
+            len: text[start..end].chars().count().clamp(1, AROUND),
         }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", crate::path::printable(self.file.as_bytes()), self.line, self.column)
+        write!(f, "{}:{}:{}", printable(self.file.as_bytes()), self.line, self.column)
     }
 }
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(place) = &self.place else { return f.write_str(&self.message) };
-        write!(f, "{place}: {}", self.message)?;
+        let mut message: String = self.message.chars().take(MESSAGE_MAX).map(tame).collect();
+        if self.message.chars().nth(MESSAGE_MAX).is_some() {
+            message.push_str("...");
+        }
+        let Some(place) = &self.place else { return f.write_str(&message) };
+        write!(f, "{place}: {message}")?;
         let number = place.line.to_string();
         let pad = " ".repeat(number.len());
         // A tab stays a tab, so that the mark stands below what it means.
-        let before = place.text.chars().take(place.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' });
+        let before = place.text.chars().take(place.before).map(|c| if c == '\t' { '\t' } else { ' ' });
         let before: String = before.collect();
-        let text: String = place.text.chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
+        let text: String = place.text.chars().map(|c| if c == '\t' { c } else { tame(c) }).collect();
         write!(f, "\n  {number} | {text}\n  {pad} | {before}{}", "^".repeat(place.len))
     }
 }
 
 impl std::error::Error for PolicyError {}
+
+/// A character that moves the cursor, hides or turns text around is a question mark: one for one, so that marks stand
+/// where they should.
+fn tame(c: char) -> char {
+    let harmless = c == '\\' || !printable(c.encode_utf8(&mut [0; 4]).as_bytes()).starts_with('\\');
+    if harmless { c } else { '?' }
+}
 
 /// The text of a policy, as it stands; `None` where it says nothing.
 #[derive(Debug, Default, Deserialize)]
@@ -172,6 +204,9 @@ fn in_words(message: &str) -> String {
 
 /// The nearest of `right`, or all of them.
 pub(super) fn suggestion(wrong: &str, right: &[&str]) -> String {
+    // The distance takes time in proportion to both lengths.
+    let wrong: String = wrong.chars().take(64).collect();
+    let wrong = wrong.as_str();
     let nearest = right.iter().map(|r| (strsim::damerau_levenshtein(wrong, r), *r)).min();
     match nearest {
         Some((distance, name)) if distance <= 1 + wrong.len() / 4 => format!("did you mean '{name}'?"),
