@@ -102,7 +102,14 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
     let shell = std::env::var_os("SHELL").filter(|s| !s.is_empty()).unwrap_or_else(|| "/bin/sh".into());
     let command = vec![shell];
     match &args.name {
-        Some(name) => in_existing(fvm, out, fvm.find(name)?, &call(command), false, false),
+        Some(name) => {
+            let record = fvm.find(name)?;
+            if args.policy.is_given() {
+                let text = format!("'{}' is there already: what a VM may use is for new VMs", record.name);
+                return Err(Failure::usage(text, "leave it out, or open a shell in a new VM"));
+            }
+            in_existing(fvm, out, record, &call(command), false, false)
+        }
         None => {
             let args = Run {
                 name: None,
@@ -256,13 +263,13 @@ impl crate::args::PolicyArgs {
             let text = path.to_str().map(ToOwned::to_owned);
             let text = text.ok_or_else(|| Failure::usage(format!("'{}' is not text", path.display()), "rename it"))?;
             // A relative path is the caller's, as everywhere.
-            let bare = text.strip_prefix('!').unwrap_or(&text);
+            let (out, bare) = text.strip_prefix('!').map_or(("", text.as_str()), |bare| ("!", bare));
             if bare.starts_with('/') {
                 return Ok(text);
             }
             let absolute = fvm::vm_path(&std::env::current_dir()?, Path::new(bare));
             let absolute = absolute.map_err(|e| Failure::usage(e.to_string(), "give an absolute path"))?;
-            Ok(absolute.as_path().display().to_string())
+            Ok(format!("{out}{}", absolute.as_path().display()))
         };
         let flags = Flags {
             network: self.net,
