@@ -187,3 +187,35 @@ fn root_and_user_a_policy_is_named_shown_and_checked() {
         lab.fvm(["run", "--name", "v", "--hide", "/x", "--", "true"]).expect(2);
     });
 }
+
+#[test]
+fn root_and_user_what_a_policy_cannot_mean_is_refused_before_a_vm_is_made() {
+    as_both("root_and_user_what_a_policy_cannot_mean_is_refused_before_a_vm_is_made", |lab, _| {
+        lab.sh("mkdir out; printf 'extends = \"untrusted\"\\n[files]\\nhide = [\"!~/.sssh\"]\\n' > slip.toml");
+        let slip = lab.fvm(["policy", "check", "slip.toml"]).expect(2).err;
+        assert!(slip.contains("slip.toml:3:9: '!~/.sssh' takes nothing out") && slip.contains("'~/.ssh'?"), "{slip}");
+        lab.sh(r#"printf '[files]\nhide = ["a\\u001b[2J"]\n' > sly.toml"#);
+        let sly = lab.fvm(["policy", "check", "sly.toml"]).expect(2).err;
+        assert!(sly.contains("sly.toml:2:9: 'a?[2J' is neither") && !sly.contains('\u{1b}'), "{sly:?}");
+        let run =
+            |options: &[&str]| lab.fvm(["run", "--rm"].iter().chain(options).chain(&["--", "true"])).expect(2).err;
+        for (options, said) in [
+            (["--share", "/proc"], "'/proc' cannot be shared: a VM has a /proc of its own"),
+            (["--share", "!out"], "/out' is not in the list"),
+            (["--hide", "!~/.ssh"], "'!~/.ssh' takes nothing out"),
+            (["--hide", ".ssh"], "'.ssh' is neither absolute nor below '~/'"),
+            (["--device", "/etc/passwd"], "'/etc/passwd' is not in /dev"),
+            (["--policy", "untrustd"], "there is no policy 'untrustd'"),
+        ] {
+            let err = run(&options);
+            assert!(err.contains(said), "{options:?}: {err}");
+        }
+        let both = run(&["--hide", "/dev/dri", "--device", "/dev/dri/card0"]);
+        assert!(both.contains("'/dev/dri/card0' is to be passed, but '/dev/dri' is to be hidden"), "{both}");
+        assert_eq!(lab.fvm(["list"]).expect(0).out.lines().count(), 1, "no VM was made");
+
+        lab.fvm(["create", "v"]).expect(0);
+        let late = lab.fvm(["shell", "v", "--hide", "/srv"]).expect(2).err;
+        assert!(late.contains("'v' is there already"), "{late}");
+    });
+}
