@@ -49,6 +49,20 @@ fn what_strangers_should_not_read_is_hidden_from_them() {
 }
 
 #[test]
+fn the_example_in_the_book_is_a_policy_and_has_every_key() {
+    let book = include_str!("../../../../../docs/book/policy.md");
+    let example = book.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    of(example).unwrap();
+    for line in Policy::default().to_toml().lines().filter(|line| !line.is_empty()) {
+        let key = line.split(" = ").next().unwrap();
+        assert!(example.lines().any(|l| l == key || l.starts_with(&format!("{key} = "))), "{key} is not in the book");
+    }
+    for profile in PROFILES {
+        assert!(book.contains(&format!("| `{}` |", profile.name)), "{}", profile.name);
+    }
+}
+
+#[test]
 fn a_policy_of_an_older_fvm_is_still_one() {
     let old: Policy = serde_json::from_str(r#"{"network":"none"}"#).unwrap();
     assert_eq!(old, Policy { network: Network::None, ..Policy::default() });
