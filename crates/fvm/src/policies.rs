@@ -102,8 +102,8 @@ impl Fvm {
         for wanted in &policy.requires {
             let lacks = |why: String| FvmError::Lacks { feature: wanted.clone(), policy: policy.name.0.clone(), why };
             let Some(feature) = kernel.features.iter().find(|f| f.name == wanted) else {
-                let names: Vec<&str> = kernel.features.iter().map(|f| f.name).collect();
-                return Err(lacks(format!("there is no such feature; there are {}", names.join(", "))));
+                let who = if fvm_sys::process::is_privileged() { "root" } else { "an ordinary user" };
+                return Err(lacks(format!("it is not used for VMs of {who}")));
             };
             match &feature.level {
                 fvm_host::Level::Enforced => {}

@@ -150,7 +150,7 @@ fn root_and_user_the_kernel_is_asked_for_what_the_policy_gives() {
 
 #[test]
 fn root_and_user_a_policy_is_named_shown_and_checked() {
-    as_both("root_and_user_a_policy_is_named_shown_and_checked", |lab, _| {
+    as_both("root_and_user_a_policy_is_named_shown_and_checked", |lab, user| {
         let listed = lab.fvm(["policy", "list"]).expect(0).out;
         for name in ["default", "untrusted", "offline", "build", "browser", "unconfined-network"] {
             assert!(listed.lines().any(|l| l.starts_with(name)), "{listed}");
@@ -174,9 +174,14 @@ fn root_and_user_a_policy_is_named_shown_and_checked() {
         assert!(clash.contains("'/srv/a' is to be shared, but '/srv' is to be hidden"), "{clash}");
         lab.fvm(["run", "--rm", "--policy", "nowhere", "--", "true"]).expect(2);
 
-        lab.sh("printf 'requires = [\"teleport\"]\\n' > far.toml");
+        lab.sh("printf 'requires = [\"overlay rename\"]\\n' > far.toml");
+        let far = lab.fvm(["policy", "check", "far.toml"]).expect(2).err;
+        assert!(far.contains("far.toml:1:13: ") && far.contains("did you mean 'overlay renames'?"), "{far}");
+        // What the other kind of user has.
+        let feature = if user == User::Root { "newuidmap" } else { "idmapped mounts" };
+        lab.sh(&format!("printf 'requires = [\"{feature}\"]\\n' > far.toml"));
         let far = lab.fvm(["run", "--rm", "--policy", "./far.toml", "--", "true"]).expect(125).err;
-        assert!(far.contains("requires 'teleport', which this machine does not have"), "{far}");
+        assert!(far.contains(&format!("requires '{feature}', which this machine does not have")), "{far}");
         lab.fvm(["run", "--rm", "--allow-partial", "--policy", "./far.toml", "--", "true"]).expect(0);
 
         lab.fvm(["create", "v", "--policy", "untrusted", "--hide", "/srv"]).expect(0);

@@ -131,6 +131,19 @@ mod tests {
     }
 
     #[test]
+    fn policies_can_require_what_is_tried_and_nothing_else() {
+        let home = tempfile::tempdir().unwrap();
+        let mut tried: Vec<_> = probe(home.path(), home.path()).features.iter().map(|f| f.name).collect();
+        let known = fvm_model::policy::FEATURES;
+        assert!(tried.iter().all(|name| known.contains(name)), "{tried:?}");
+        // Not tried for root, whose ids need no ranges.
+        if process::is_privileged() {
+            tried.extend(["subordinate ids", "newuidmap"]);
+        }
+        assert!(known.iter().all(|name| tried.contains(name)), "{tried:?}");
+    }
+
+    #[test]
     fn without_an_essential_feature_no_vm_can_run() {
         let feature = |name| Feature::enforced(name, "");
         let with = |features| Kernel { features }.can_run();

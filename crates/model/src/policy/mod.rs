@@ -52,6 +52,30 @@ pub struct Policy {
     pub requires: Vec<String>,
 }
 
+/// What `requires` can name: the features of `fvm doctor`, some of which are tried for root or for users only.
+pub const FEATURES: &[&str] = &[
+    "user namespaces",
+    "namespaces",
+    "overlay",
+    "idmapped mounts",
+    "shifted layers",
+    "overlay renames",
+    "overlay hard links",
+    "rename exchange",
+    "reflinks",
+    "seccomp notification",
+    "cgroups",
+    "openat2",
+    "mount ids in statx",
+    "pidfd",
+    "run-time directory",
+    "/dev/ptmx",
+    "/dev/fuse",
+    "/dev/net/tun",
+    "subordinate ids",
+    "newuidmap",
+];
+
 /// The name of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyName(pub String);

@@ -9,7 +9,7 @@
 
 use super::builtin::{self, PROFILES};
 use super::text::{ENTRIES_MAX, Place, PolicyError, Text, parse, plain_path, suggestion};
-use super::{Network, Pattern, Policy, PolicyName};
+use super::{FEATURES, Network, Pattern, Policy, PolicyName};
 use crate::HostPath;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -263,9 +263,16 @@ fn finish(mut policy: Policy, lists: &Lists) -> Result<Policy, PolicyError> {
     policy.sockets = lists.sockets.each(plain_path)?;
     policy.environment.pass = lists.environment_pass.each(variable)?;
     policy.environment.hide = lists.environment_hide.each(variable)?;
-    policy.requires = lists.requires.each(|text| Ok(text.to_owned()))?;
+    policy.requires = lists.requires.each(feature)?;
     contradictions(&policy, lists)?;
     Ok(policy)
+}
+
+fn feature(text: &str) -> Result<String, String> {
+    if FEATURES.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("'{text}' is no feature that 'fvm doctor' tries: {}", suggestion(text, FEATURES)))
 }
 
 fn variable(text: &str) -> Result<String, String> {

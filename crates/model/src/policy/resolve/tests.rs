@@ -130,6 +130,10 @@ fn each_error_has_its_place_and_says_what_to_do() {
             "extends = 'untrusted'\n[files]\nhide = ['!~/.sssh']",
             "'!~/.sssh' takes nothing out: '~/.sssh' is not in the list; did you mean '~/.ssh'?",
         ),
+        (
+            "requires = ['openat2', 'overlayfs']",
+            "1:24: 'overlayfs' is no feature that 'fvm doctor' tries: did you mean 'overlay'?",
+        ),
         ("hostname = 'a b'", "1:12: 'a b' is no host name"),
         ("[environment]\nhide = ['A=B']", "2:9: 'A=B' is no name of a variable"),
         ("[files\nhide = []", "1:7: "),
