@@ -6,6 +6,7 @@
 //!   lifecycle   create, boot, run, stop        layers      upper, work, skeleton directories
 //!   launch      who forks whom                 executor    one loop that carries the operations out
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
+//!   relay       files as streams, byte by byte
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //!   calls       which system calls a VM has: the list, and the filter made of it
@@ -31,6 +32,7 @@ mod places;
 pub mod proto;
 pub mod ps;
 pub mod refresh;
+mod relay;
 pub mod service;
 mod session;
 

@@ -17,6 +17,7 @@ use crate::keeper::{self, Control};
 use crate::launch::{self, Launched};
 use crate::layers;
 use crate::proto::{self, Order, Program, Reply, Request};
+use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
@@ -219,10 +220,12 @@ impl Running {
         let streams = Streams::of_this_process();
         let (session, theirs) = session_pair()?;
         let program = call.program(&self.record, &streams);
-        let fds = with_streams(&theirs, &program);
+        let relays = relays()?;
+        let fds = with_streams(&theirs, &program, &relays);
         proto::write_message(&self.vm.orders, &Order::Start(program), &fds)
             .map_err(|e| VmError::Sys("reach init", e))?;
         drop(theirs);
+        let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
         let (done, finished) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
         let ended = std::thread::scope(|scope| {
@@ -231,6 +234,7 @@ impl Running {
             drop(finished);
             ended
         });
+        relayed.finish();
         process::unblock_signals(&attach::forwarded());
         ended.map_err(|e| VmError::Sys("wait for the program", e))
     }
@@ -265,11 +269,15 @@ impl Running {
     }
 }
 
-/// Our streams that a program gets as they are, after its session socket.
-fn with_streams<'a>(session: &'a OwnedFd, program: &Program) -> Vec<BorrowedFd<'a>> {
-    let ours: [BorrowedFd<'static>; 3] = [stdin(), stdout(), stderr()];
+/// Our streams as a program may have them.
+fn relays() -> Result<Relays, VmError> {
+    Relays::of([stdin(), stdout(), stderr()], u64::MAX).map_err(|e| VmError::Sys("pass the streams", e))
+}
+
+/// Those of our streams that are no terminal, after the program's session socket.
+fn with_streams<'a>(session: &'a OwnedFd, program: &Program, relays: &'a Relays) -> Vec<BorrowedFd<'a>> {
     let mut fds = vec![session.as_fd()];
-    fds.extend(ours.into_iter().zip(program.passed).filter(|(_, passed)| *passed).map(|(fd, _)| fd));
+    fds.extend(relays.theirs().into_iter().zip(program.passed).filter(|(_, passed)| *passed).map(|(fd, _)| fd));
     fds
 }
 
@@ -287,10 +295,14 @@ pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmErro
     let streams = Streams::of_this_process();
     let (session, theirs) = session_pair()?;
     let program = call.program(record, &streams);
-    let fds = with_streams(&theirs, &program);
+    let relays = relays()?;
+    let fds = with_streams(&theirs, &program, &relays);
     keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds)?;
     drop(theirs);
-    attach::attach(&session, &signals, streams).map_err(|e| VmError::Sys("wait for the program", e))
+    let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
+    let ended = attach::attach(&session, &signals, streams).map_err(|e| VmError::Sys("wait for the program", e));
+    relayed.finish();
+    ended
 }
 
 /// Starts a VM with a keeper of its own and returns when it is ready. When `call` has a program, its output goes to
@@ -339,10 +351,15 @@ pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, ca
                 process::exit_now(1);
             }
             let code = match start_kept(home, facts, record, lock, call, [&null, &log, &log]) {
-                Ok((running, session)) => {
+                Ok((running, program)) => {
                     say("ready");
                     drop(report);
-                    i32::from(running.keep(session.as_ref()).is_err())
+                    let (session, relayed) = program.unzip();
+                    let code = i32::from(running.keep(session.as_ref()).is_err());
+                    if let Some(relayed) = relayed {
+                        relayed.finish();
+                    }
+                    code
                 }
                 Err(e) => {
                     say(&e.to_string());
@@ -361,17 +378,20 @@ fn start_kept(
     lock: VmLock,
     call: &Call,
     streams: [&OwnedFd; 3],
-) -> Result<(Running, Option<OwnedFd>), VmError> {
+) -> Result<(Running, Option<(OwnedFd, crate::relay::Running)>), VmError> {
     let running = boot(home, facts, record, lock, &call.reach())?;
     if call.argv.is_empty() {
         return Ok((running, None));
     }
     let (session, theirs) = session_pair()?;
     let program = call.program(&running.record, &Streams { is_terminal: [false; 3], terminal: None });
-    let fds = [theirs.as_fd(), streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()];
+    let relays = Relays::of(streams.map(AsFd::as_fd), LOG_MAX_BYTES);
+    let relays = relays.map_err(|e| VmError::Sys("pass the streams", e))?;
+    let fds = with_streams(&theirs, &program, &relays);
     proto::write_message(&running.vm.orders, &Order::Start(program), &fds)
         .map_err(|e| VmError::Sys("reach init", e))?;
-    Ok((running, Some(session)))
+    let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
+    Ok((running, Some((session, relayed))))
 }
 
 /// Ends a running VM: its processes get SIGTERM and `grace_ms` to end.

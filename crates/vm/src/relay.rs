@@ -1,0 +1,261 @@
+//! The host's files as streams of a program in a VM: passed byte by byte, never as descriptors.
+//!
+//! ```text
+//!   our stream               the program gets
+//!   an unnamed pipe, socket  the same one
+//!   a file, FIFO, device     the end of a new pipe; a thread here copies
+//!   a directory              the same: an empty one
+//! ```
+//!
+//! Whoever has a descriptor of a file has more than its bytes: by `/proc/self/fd` the file can be opened again, for writing
+//! too, its mode can be changed, and from a directory the whole host can be reached. A user who writes `fvm run -- sh <
+//! script` wants to give none of that. What an unnamed pipe or a socket gives is what it carries.
+//!
+//! Invariants: no descriptor of a file of the host's goes to a VM; what the program wrote before it ended is written to our
+//! stream before [`Running::finish`] returns; nothing here waits for programs that the one left behind.
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, FileType};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::thread::JoinHandle;
+
+/// What is copied at once.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// Where a stream is copied.
+#[derive(Debug)]
+struct Copy {
+    from: OwnedFd,
+    to: OwnedFd,
+    /// Once it has so many bytes no more are written.
+    limit_bytes: u64,
+}
+
+/// Streams that are ready to be passed.
+#[derive(Debug)]
+pub struct Relays {
+    /// For input, output, errors: what the program gets.
+    theirs: [OwnedFd; 3],
+    copies: [Option<Copy>; 3],
+}
+
+impl Relays {
+    /// Looks at three streams of ours. No more than `limit_bytes` of output are written to a file.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn of(ours: [BorrowedFd<'_>; 3], limit_bytes: u64) -> Result<Self, Errno> {
+        let pipe = || pipe_with(PipeFlags::CLOEXEC);
+        let own = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+        let (input, feed) = if is_harmless(ours[0]) {
+            (own(ours[0])?, None)
+        } else {
+            let (theirs, to) = pipe()?;
+            (theirs, Some(Copy { from: own(ours[0])?, to, limit_bytes: u64::MAX }))
+        };
+        let out = |fd: BorrowedFd<'_>| -> Result<(OwnedFd, Option<Copy>), Errno> {
+            if is_harmless(fd) {
+                return Ok((own(fd)?, None));
+            }
+            let (from, theirs) = pipe()?;
+            Ok((theirs, Some(Copy { from, to: own(fd)?, limit_bytes })))
+        };
+        let (output, shown) = out(ours[1])?;
+        // `> log 2>&1`: one pipe, so that the lines keep their order.
+        let (errors, told) =
+            if shown.is_some() && is_same(ours[1], ours[2]) { (own(output.as_fd())?, None) } else { out(ours[2])? };
+        Ok(Self { theirs: [input, output, errors], copies: [feed, shown, told] })
+    }
+
+    /// What the program gets.
+    #[must_use]
+    pub fn theirs(&self) -> [BorrowedFd<'_>; 3] {
+        [self.theirs[0].as_fd(), self.theirs[1].as_fd(), self.theirs[2].as_fd()]
+    }
+
+    /// Begins to copy; the program has its streams by now.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn start(self) -> Result<Running, Errno> {
+        let Self { theirs, copies: [feed, shown, told] } = self;
+        drop(theirs);
+        let (stop, stopped) = pipe_with(PipeFlags::CLOEXEC)?;
+        if let Some(copy) = feed {
+            let stop = rustix::io::fcntl_dupfd_cloexec(&stop, 3)?;
+            // It may wait for our input for ever, and is not waited for.
+            drop(std::thread::spawn(move || feed_all(&copy, &stop)));
+        }
+        let mut writers = Vec::new();
+        for copy in [shown, told].into_iter().flatten() {
+            let stop = rustix::io::fcntl_dupfd_cloexec(&stop, 3)?;
+            writers.push(std::thread::spawn(move || write_all(copy, &stop)));
+        }
+        Ok(Running { stopped, writers })
+    }
+}
+
+/// Streams that are being copied.
+#[derive(Debug)]
+pub struct Running {
+    stopped: OwnedFd,
+    writers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// The program has ended: what it wrote is written.
+    pub fn finish(self) {
+        drop(self.stopped);
+        for writer in self.writers {
+            let _never_panics = writer.join();
+        }
+    }
+}
+
+/// Whether a descriptor gives nothing but what goes through it. A terminal is not passed at all: the VM has its own.
+fn is_harmless(fd: BorrowedFd<'_>) -> bool {
+    const PIPEFS_MAGIC: i64 = 0x5049_5045;
+    if rustix::termios::isatty(fd) {
+        return true;
+    }
+    match fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::Socket) => true,
+        Ok(FileType::Fifo) => fs::fstatfs(fd).is_ok_and(|s| s.f_type == PIPEFS_MAGIC),
+        Ok(_) => false,
+        // Closed: there is nothing to give.
+        Err(_) => true,
+    }
+}
+
+fn is_same(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
+    let id = |fd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Our input to the program, until either ends.
+fn feed_all(copy: &Copy, stop: &OwnedFd) {
+    let mut buffer = vec![0u8; BLOCK_BYTES];
+    while wait(&copy.from, PollFlags::IN, stop) {
+        match rustix::io::read(&copy.from, &mut buffer[..]) {
+            Ok(0) => return,
+            Ok(len) => {
+                let mut rest = &buffer[..len];
+                while !rest.is_empty() {
+                    // Only so much that it does not wait: a pipe that polls writable takes a page.
+                    let part = &rest[..rest.len().min(4096)];
+                    if !wait(&copy.to, PollFlags::OUT, stop) {
+                        return;
+                    }
+                    match rustix::io::write(&copy.to, part) {
+                        Ok(written) => rest = &rest[written..],
+                        Err(Errno::INTR | Errno::AGAIN) => {}
+                        Err(_) => return,
+                    }
+                }
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The program's output to our stream: until nobody can write any more, or the program has ended and all of its output
+/// is written.
+fn write_all(copy: Copy, stop: &OwnedFd) {
+    let Copy { from, to, limit_bytes } = copy;
+    let mut buffer = vec![0u8; BLOCK_BYTES];
+    let mut left_bytes = limit_bytes;
+    loop {
+        let has_ended = !wait(&from, PollFlags::IN, stop);
+        if has_ended && !is_ready(&from) {
+            return;
+        }
+        let len = match rustix::io::read(&from, &mut buffer[..]) {
+            Ok(0) => return,
+            Ok(len) => len,
+            Err(Errno::INTR | Errno::AGAIN) => continue,
+            Err(_) => return,
+        };
+        let room = len.min(usize::try_from(left_bytes).unwrap_or(len));
+        let has_become_full = room < len && left_bytes > 0;
+        left_bytes -= room as u64;
+        let mut said = buffer[..room].to_vec();
+        if has_become_full {
+            said.extend(format!("\n[fvm: what follows {limit_bytes} bytes is left out]\n").as_bytes());
+        }
+        let mut rest = &said[..];
+        while !rest.is_empty() {
+            match rustix::io::write(&to, rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&to, PollFlags::OUT)], None)),
+                // A full disk: the program is told, as by any broken pipe.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Waits until `fd` is ready; false when it is time to stop.
+fn wait(fd: &OwnedFd, flags: PollFlags, stop: &OwnedFd) -> bool {
+    loop {
+        let mut polled = [PollFd::new(fd, flags), PollFd::new(stop, PollFlags::IN)];
+        match poll(&mut polled, None) {
+            Ok(_) if !polled[1].revents().is_empty() => return false,
+            Ok(_) if !polled[0].revents().is_empty() => return true,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+fn is_ready(fd: &OwnedFd) -> bool {
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN)
+}
+
+/// The bytes that a file of output may have, of a program that nobody watches.
+pub const LOG_MAX_BYTES: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn files_are_copied_and_pipes_are_passed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("in"), vec![b'x'; 200_000]).unwrap();
+        let (input, output) = (File::open(path("in")).unwrap(), File::create(path("out")).unwrap());
+        let (pipe, _end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let relays = Relays::of([input.as_fd(), output.as_fd(), pipe.as_fd()], 1000).unwrap();
+        assert!(relays.copies[0].is_some() && relays.copies[1].is_some() && relays.copies[2].is_none());
+        let theirs = relays.theirs().map(|fd| fd.try_clone_to_owned().unwrap());
+        let running = relays.start().unwrap();
+        let [input, output, _] = theirs;
+        let mut read = Vec::new();
+        File::from(input).read_to_end(&mut read).unwrap();
+        assert_eq!(read.len(), 200_000);
+        let mut output = File::from(output);
+        output.write_all(&[b'y'; 3000]).unwrap();
+        // The program's children may hold it open: the end does not wait for them.
+        running.finish();
+        let text = std::fs::read_to_string(path("out")).unwrap();
+        assert!(text.starts_with(&"y".repeat(1000)) && text.ends_with("1000 bytes is left out]\n"), "{}", text.len());
+    }
+
+    #[test]
+    fn an_unread_input_does_not_hold_up_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("in"), vec![0; 1 << 20]).unwrap();
+        let input = File::open(dir.path().join("in")).unwrap();
+        let relays = Relays::of([input.as_fd(), input.as_fd(), input.as_fd()], 0).unwrap();
+        let _unread = relays.theirs()[0].try_clone_to_owned().unwrap();
+        relays.start().unwrap().finish();
+    }
+}
