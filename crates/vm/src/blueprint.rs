@@ -10,6 +10,7 @@
 //! Invariants: a parent's operation stands before its children's; a layer keeps its number as long as the VM lives,
 //! found again by its host path; masks come last before the user namespace, so nothing is mounted over them.
 
+use crate::calls::Calls;
 use crate::op::{Restrict, SetupOp};
 use crate::places::Places;
 use fvm_host::{HostFacts, Shown, VisibleMount};
@@ -103,6 +104,9 @@ impl Pen<'_> {
                 ops.extend([SetupOp::Proc { guarded: false }, SetupOp::MessageQueues]);
             }
         }
+        if own_network {
+            ops.push(SetupOp::OwnSystem);
+        }
         ops.push(SetupOp::PivotRoot);
         if own_network {
             ops.push(SetupOp::Loopback);
@@ -114,7 +118,8 @@ impl Pen<'_> {
         let kernel = brief.policy.kernel;
         if kernel.filter {
             // The last: it refuses what the others do.
-            ops.push(SetupOp::SystemCalls { calls: kernel.into() });
+            let calls = Calls { cgroup_namespaces: brief.mode != Mode::Identity, ..kernel.into() };
+            ops.push(SetupOp::SystemCalls { calls });
         }
         Blueprint { ops, layers, notices }
     }

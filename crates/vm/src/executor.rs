@@ -81,9 +81,16 @@ impl Site {
                     Err(e) if is_gone(&e, source) => return Ok(()),
                     copy => copy?,
                 };
-                let attrs = attributes(Restrict { read_only: true, ..*restrict });
-                mount::add_attributes(copy.as_fd(), attrs, false)?;
-                self.place(&copy, target)?;
+                let restrict = Restrict { read_only: true, ..*restrict };
+                // Where overlayfs takes it, the VM's inodes are its own: no socket, FIFO, lock or watch is the host's.
+                let shown = match self.read_only_overlay(source.as_path(), &copy, *idmapped, restrict) {
+                    Ok(overlay) => overlay,
+                    Err(_) => {
+                        mount::add_attributes(copy.as_fd(), attributes(restrict), false)?;
+                        copy
+                    }
+                };
+                self.place(&shown, target)?;
             }
             SetupOp::File { layer, target, idmapped, .. } => {
                 let file = self.layers_dir.join(layer.to_string()).join("file");
@@ -117,6 +124,17 @@ impl Site {
                 let attrs = attributes(Restrict { read_only: true, nosuid: true, noexec: true });
                 mount::add_attributes(copy.as_fd(), attrs, recursive)?;
                 self.place(&copy, &vm("/sys"))?;
+                if recursive && let Ok(point) = mount::mount_point(self.tree()?, Path::new("sys/fs/cgroup")) {
+                    mount::attach(empty_directory()?.as_fd(), point.as_fd())?;
+                }
+            }
+            // The kernel shows the interfaces of whose network mounts it. Where it does not let the VM mount one, the
+            // host's stays.
+            SetupOp::OwnSystem => {
+                let attrs = attributes(Restrict { read_only: true, nosuid: true, noexec: true });
+                if let Ok(system) = mount::new_mount("sysfs", &[], attrs) {
+                    self.place(&system, &vm("/sys"))?;
+                }
             }
             SetupOp::Mask { target, layer } => self.mask(target, layer.as_ref())?,
             SetupOp::Proc { guarded } => self.proc(*guarded)?,
@@ -187,6 +205,26 @@ impl Site {
             return Err(MountError { errno: Errno::ROFS, message });
         }
         Ok(made)
+    }
+
+    /// A directory through overlayfs, which wants two lower ones when there is no upper.
+    fn read_only_overlay(
+        &self,
+        source: &Path,
+        copy: &OwnedFd,
+        idmapped: bool,
+        restrict: Restrict,
+    ) -> Result<OwnedFd, MountError> {
+        let opened = if idmapped { None } else { Some(open_path(source)?) };
+        let lower = opened.as_ref().unwrap_or(copy);
+        let options = [MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0755".into())];
+        let empty = mount::new_mount("tmpfs", &options, attributes(restrict))?;
+        let lowers = format!("/proc/self/fd/{}:/proc/self/fd/{}", lower.as_raw_fd(), empty.as_raw_fd());
+        let mut options = vec![MountOption::Value("lowerdir", lowers), MountOption::Value("xino", "off".into())];
+        if self.mode == Mode::Rootless {
+            options.push(MountOption::Flag("userxattr"));
+        }
+        mount::new_mount("overlay", &options, attributes(restrict))
     }
 
     /// After a keeper was killed, the kernel takes the old VM's mounts down a moment after its lock is free: until
@@ -262,20 +300,19 @@ impl Site {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(moved()),
             Err(e) => return Err(e.into()),
         };
-        let nothing = attributes(Restrict { read_only: true, nosuid: true, noexec: true });
         let cover = match type_of(fs::fstat(&point)?) {
-            fs::FileType::Directory => mount::new_mount(
-                "tmpfs",
-                &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())],
-                nothing,
-            )?,
-            _ => {
-                let cover = self.empty_file()?;
-                mount::add_attributes(cover.as_fd(), nothing, false)?;
-                cover
-            }
+            fs::FileType::Directory => empty_directory()?,
+            _ => self.nothing_to_read()?,
         };
         Ok(mount::attach(cover.as_fd(), point.as_fd())?)
+    }
+
+    /// A cover for a file.
+    fn nothing_to_read(&self) -> Result<OwnedFd, Errno> {
+        let cover = self.empty_file()?;
+        let quiet = attributes(Restrict { read_only: true, nosuid: true, noexec: true });
+        mount::add_attributes(cover.as_fd(), quiet, false)?;
+        Ok(cover)
     }
 
     /// An empty file that nobody may read. It lies in the VM's `/dev`, so that the mount table shows no path of the host's;
@@ -344,6 +381,7 @@ impl Site {
             }
             fs::FileType::CharacterDevice | fs::FileType::BlockDevice if self.mode == Mode::Rootless => {
                 let copy = mount::clone_mount(dir.as_fd(), name, false)?;
+                mount::add_attributes(copy.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
                 fs::openat(made, name, OFlags::CREATE | OFlags::CLOEXEC, FileMode::empty())?;
                 Ok(mount::attach(copy.as_fd(), mount::mount_point(made, name)?.as_fd())?)
             }
@@ -385,6 +423,8 @@ impl Site {
         let dev = mount::mount_point(self.tree()?, Path::new("dev"))?;
         for name in ["null", "zero", "full", "random", "urandom", "tty"] {
             let copy = mount::clone_mount(CWD, &Path::new("/dev").join(name), false)?;
+            // The node is the host's own: its mode and times stay as they are. A device can be written all the same.
+            mount::add_attributes(copy.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
             fs::openat(&dev, name, OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, FileMode::from_raw_mode(0o666))?;
             mount::attach(copy.as_fd(), mount::mount_point(&dev, Path::new(name))?.as_fd())?;
         }
@@ -419,10 +459,22 @@ impl Site {
         let attrs = attributes(Restrict { nosuid: true, noexec: true, read_only: false });
         let proc = mount::new_mount("proc", &[], attrs)?;
         self.place(&proc, &vm("/proc"))?;
+        let proc = mount::mount_point(self.tree()?, Path::new("proc"))?;
+        // Keys of the same user of the host's, who in some modes is the VM's too.
+        for name in ["keys", "key-users"] {
+            if let Ok(point) = mount::mount_point(&proc, Path::new(name)) {
+                mount::attach(self.nothing_to_read()?.as_fd(), point.as_fd())?;
+            }
+        }
         if !guarded {
             return Ok(());
         }
-        let proc = mount::mount_point(self.tree()?, Path::new("proc"))?;
+        // Init came from the host: what it has open is nobody's business here.
+        for name in ["1/fd", "1/fdinfo", "1/task", "1/map_files"] {
+            if let Ok(point) = mount::mount_point(&proc, Path::new(name)) {
+                mount::attach(empty_directory()?.as_fd(), point.as_fd())?;
+            }
+        }
         for name in ["sys", "irq", "bus", "fs", "sysrq-trigger", "acpi", "scsi"] {
             if let Ok(copy) = mount::clone_mount(proc.as_fd(), Path::new(name), false) {
                 mount::add_attributes(
@@ -433,10 +485,25 @@ impl Site {
                 mount::attach(copy.as_fd(), mount::mount_point(&proc, Path::new(name))?.as_fd())?;
             }
         }
-        for name in ["kcore", "kmsg", "keys", "timer_list", "kallsyms", "kpagecount", "kpageflags", "kpagecgroup"] {
+        for name in [
+            "kcore",
+            "kmsg",
+            "timer_list",
+            "kallsyms",
+            "kpagecount",
+            "kpageflags",
+            "kpagecgroup",
+            "slabinfo",
+            "vmallocinfo",
+            "pagetypeinfo",
+            "iomem",
+            "ioports",
+            "modules",
+            "sched_debug",
+            "latency_stats",
+        ] {
             if let Ok(point) = mount::mount_point(&proc, Path::new(name)) {
-                let null = mount::clone_mount(CWD, Path::new("/dev/null"), false)?;
-                mount::attach(null.as_fd(), point.as_fd())?;
+                mount::attach(self.nothing_to_read()?.as_fd(), point.as_fd())?;
             }
         }
         Ok(())
@@ -475,6 +542,15 @@ impl Site {
         self.tree = Some(open_path(Path::new("."))?);
         Ok(())
     }
+}
+
+/// A cover for a directory.
+fn empty_directory() -> Result<OwnedFd, MountError> {
+    mount::new_mount(
+        "tmpfs",
+        &[MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0555".into())],
+        attributes(Restrict { read_only: true, nosuid: true, noexec: true }),
+    )
 }
 
 fn vm(path: &'static str) -> VmPath {

@@ -108,6 +108,8 @@ pub enum SetupOp {
     },
     /// `/sys`, read-only.
     System,
+    /// `/sys` of its own network, read-only.
+    OwnSystem,
     /// Nothing to see here: fvm's own state, and what the policy hides.
     Mask {
         /// Covered: a directory by an empty, read-only file system, anything else by an empty file that nobody may read.
@@ -184,6 +186,7 @@ impl fmt::Display for SetupOp {
             Self::HostName { name } => write!(f, "call the machine {name}"),
             Self::Devices => f.write_str("own /dev: null zero full random urandom tty, own terminals, own /dev/shm"),
             Self::System => f.write_str("show /sys read-only"),
+            Self::OwnSystem => f.write_str("show /sys with its own network's interfaces, read-only"),
             Self::Mask { target, .. } => write!(f, "hide {target}"),
             Self::Proc { guarded: false } => f.write_str("own /proc"),
             Self::Proc { guarded: true } => f.write_str("own /proc, with its kernel settings read-only"),

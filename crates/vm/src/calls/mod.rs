@@ -32,13 +32,15 @@ pub struct Calls {
     pub trace: bool,
     /// `io_uring`.
     pub io_uring: bool,
+    /// Cgroup namespaces within the VM: not where its root has the host's user id, and so owns what it then mounts.
+    pub cgroup_namespaces: bool,
     /// 32-bit x86 programs. Opens the socket families too: those programs make sockets by a call that hides its arguments.
     pub x86_32: bool,
 }
 
 impl Default for Calls {
     fn default() -> Self {
-        Self { user_namespaces: true, trace: true, io_uring: false, x86_32: false }
+        Self { user_namespaces: true, trace: true, io_uring: false, cgroup_namespaces: true, x86_32: false }
     }
 }
 
@@ -48,6 +50,7 @@ impl From<fvm_model::policy::Kernel> for Calls {
             user_namespaces: kernel.user_namespaces,
             trace: kernel.trace,
             io_uring: kernel.io_uring,
+            cgroup_namespaces: true,
             x86_32: kernel.x86_32,
         }
     }
@@ -60,6 +63,12 @@ impl Calls {
             Group::IoUring => !self.io_uring,
             Group::Trace => !self.trace,
         }
+    }
+
+    /// Flags of clone and unshare.
+    fn refused_namespaces(self) -> u32 {
+        let flag = |open: bool, flag: u32| if open { 0 } else { flag };
+        flag(self.user_namespaces, CLONE_NEWUSER) | flag(self.cgroup_namespaces, CLONE_NEWCGROUP)
     }
 
     /// The calls that are refused whatever their arguments.
@@ -83,6 +92,7 @@ const fn argument(n: u32) -> u32 {
 }
 
 const CLONE_NEWUSER: u32 = 0x1000_0000;
+const CLONE_NEWCGROUP: u32 = 0x0200_0000;
 
 /// Numbers of the calls whose arguments are looked at.
 struct Looked {
@@ -164,7 +174,8 @@ fn architecture(asm: &mut Assembler, calls: Calls, refused: Vec<(u32, Errno)>, l
         refused.into_iter().map(|(n, errno)| (n, Leaf::Answer(Verdict::Fail(errno)))).collect();
     let (socket, ioctl, clone, unshare) = (asm.label(), asm.label(), asm.label(), asm.label());
     leaves.extend([(looked.socket, Leaf::Look(socket)), (looked.ioctl, Leaf::Look(ioctl))]);
-    if !calls.user_namespaces {
+    let refused = calls.refused_namespaces();
+    if refused != 0 {
         leaves.extend([(looked.clone, Leaf::Look(clone)), (looked.unshare, Leaf::Look(unshare))]);
         // Its flags are in memory. The C library then takes clone.
         leaves.push((looked.clone3, Leaf::Answer(Verdict::Fail(Errno::NOSYS))));
@@ -175,12 +186,12 @@ fn architecture(asm: &mut Assembler, calls: Calls, refused: Vec<(u32, Errno)>, l
     let families = FAMILIES.iter().map(|f| f.number);
     one_of(asm, socket, argument(0), families, Verdict::Fail(Errno::AFNOSUPPORT));
     one_of(asm, ioctl, argument(1), IOCTLS.iter().map(|(request, _)| *request), Verdict::Fail(Errno::PERM));
-    if !calls.user_namespaces {
+    if refused != 0 {
         for label in [clone, unshare] {
             asm.bind(label);
             asm.load(argument(0));
             let (yes, no) = (asm.label(), asm.label());
-            asm.if_any_of(CLONE_NEWUSER, yes, no);
+            asm.if_any_of(refused, yes, no);
             asm.bind(yes);
             asm.answer(Verdict::Fail(Errno::PERM).code());
             asm.bind(no);

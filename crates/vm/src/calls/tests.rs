@@ -35,7 +35,13 @@ fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
 }
 
 fn every() -> impl Iterator<Item = Calls> {
-    (0..16).map(|n| Calls { user_namespaces: n & 1 != 0, trace: n & 2 != 0, io_uring: n & 4 != 0, x86_32: n & 8 != 0 })
+    (0..32).map(|n| Calls {
+        user_namespaces: n & 1 != 0,
+        trace: n & 2 != 0,
+        io_uring: n & 4 != 0,
+        x86_32: n & 8 != 0,
+        cgroup_namespaces: n & 16 != 0,
+    })
 }
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -58,7 +64,7 @@ fn every_number_gets_what_the_list_says() {
                 let want = match listed {
                     _ if !is_open || number > LAST => fails(Errno::NOSYS),
                     Some(call) => fails(call.errno),
-                    None if number == clone3 && !calls.user_namespaces => fails(Errno::NOSYS),
+                    None if number == clone3 && calls.refused_namespaces() != 0 => fails(Errno::NOSYS),
                     None => ALLOW,
                 };
                 assert_eq!(run(&program, arch, number, [0; 6]), want, "{calls:?} {arch:#x} {number}");
@@ -84,6 +90,9 @@ fn arguments_are_looked_at_by_the_half_that_the_kernel_takes() {
     for number in [HERE.clone, HERE.unshare] {
         assert_eq!(call(number, [u64::from(CLONE_NEWUSER) | 0x11, 0]), fails(Errno::PERM));
         assert_eq!(call(number, [0x11, 0]), ALLOW);
+        let no_cgroups = filter(Calls { cgroup_namespaces: false, ..Calls::default() }).unwrap();
+        let with = |flags: u32| run(&no_cgroups, NATIVE, number, [u64::from(flags), 0, 0, 0, 0, 0]);
+        assert_eq!((with(CLONE_NEWCGROUP), with(CLONE_NEWUSER)), (fails(Errno::PERM), ALLOW));
         assert_eq!(run(&filter(Calls::default()).unwrap(), NATIVE, number, [u64::MAX; 6]), ALLOW);
     }
 }
