@@ -30,7 +30,7 @@ std::arch::global_asm!(
     "fvm_stub_start:",
     // Called by another name it is executed once more, as its own interpreter, say: that must end.
     "mov rax, [rsp + 8]",
-    "cmp dword ptr [rax], 0x6d7666",
+    "cmp dword ptr [rax], 0x6e7572",
     "jne 4f",
     // fcntl(3, F_SETFD, FD_CLOEXEC)
     "mov edi, 3",
@@ -82,8 +82,8 @@ std::arch::global_asm!(
     "fvm_stub_start:",
     "ldr x9, [sp, #8]",
     "ldr w9, [x9]",
-    "movz w10, #0x7666",
-    "movk w10, #0x6d, lsl #16",
+    "movz w10, #0x7572",
+    "movk w10, #0x6e, lsl #16",
     "cmp w9, w10",
     "b.ne 4f",
     "mov x0, #3",
@@ -185,7 +185,7 @@ fn try_execute(
     env: &[CString],
     report: BorrowedFd<'_>,
 ) -> Result<std::convert::Infallible, Errno> {
-    let stub = memfd_create("fvm", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let stub = memfd_create("run", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let image = image();
     if rustix::io::write(&stub, &image)? != image.len() {
         return Err(Errno::NOSPC);
@@ -200,7 +200,8 @@ fn try_execute(
     if kept < 0 {
         return Err(crate::last_errno());
     }
-    let name = c"fvm";
+    // The stub knows its caller by it.
+    let name = c"run";
     let mut arguments: Vec<*const libc::c_char> = vec![name.as_ptr(), path.as_ptr()];
     arguments.extend(argv.iter().map(|a| a.as_ptr()));
     arguments.push(std::ptr::null());

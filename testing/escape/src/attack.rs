@@ -26,6 +26,8 @@ pub struct Attack {
     pub control: Control,
     /// How it is started.
     pub start: Start,
+    /// Why it is known to reach the host, and cannot be closed.
+    pub known: Option<&'static str>,
     places: &'static [Place],
 }
 
@@ -111,6 +113,11 @@ impl Attack {
         self
     }
 
+    pub(crate) const fn known(mut self, why: &'static str) -> Self {
+        self.known = Some(why);
+        self
+    }
+
     pub(crate) const fn by_construction(mut self, why: &'static str) -> Self {
         self.control = Control::ByConstruction(why);
         self
@@ -119,5 +126,5 @@ impl Attack {
 
 /// An attack as most are: tried everywhere, one after the other, with a control of root's.
 pub(crate) const fn it(name: &'static str) -> Attack {
-    Attack { name, net: Net::Host, control: Control::Plain, start: Start::Plain, places: &Place::ALL }
+    Attack { name, net: Net::Host, control: Control::Plain, start: Start::Plain, known: None, places: &Place::ALL }
 }

@@ -18,7 +18,11 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
     for outcome in outcomes {
         let row = if outcome.row == last { "" } else { outcome.row };
         last = outcome.row;
-        let cell = |place| outcome.verdict(place).map_or_else(|| "–".to_owned(), |v| v.word().replace('|', "\\|"));
+        let cell = |place| match outcome.verdict(place) {
+            None => "–".to_owned(),
+            Some(Verdict::Reached) if outcome.known.is_some() && place != Place::Outside => "reached (known)".into(),
+            Some(verdict) => verdict.word().replace('|', "\\|"),
+        };
         let cells = COLUMNS.map(cell).join(" | ");
         // Writing to a string cannot fail.
         let _fits = writeln!(text, "| {row} | {} | {cells} |", outcome.what);
@@ -31,9 +35,10 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
 pub fn summary(outcomes: &[Outcome]) -> String {
     let count = |test: &dyn Fn(&Outcome) -> bool| outcomes.iter().filter(|o| test(o)).count();
     format!(
-        "{} attacks: {} reached in a VM, {} absent on this machine, {} without a control on this machine",
+        "{} attacks: {} reached in a VM, {} of them known; {} absent on this machine, {} without a control on this machine",
         outcomes.len(),
         count(&|o| !o.reached_in().is_empty()),
+        count(&|o| !o.reached_in().is_empty() && o.known.is_some()),
         count(&Outcome::is_absent),
         count(&Outcome::is_by_construction),
     )

@@ -6,6 +6,11 @@ use crate::stage::Place;
 /// A first process of its own, with its `/proc`.
 const OWN_PROC: &str = "--pid --fork --mount-proc";
 
+const FUTEX: &str = "what overlayfs maps of an unchanged file is the host's own page, and so is a futex in it: a host \
+                     process can be woken without a reason, as any futex may";
+const COPY: &str = "a file that is a mount point on the host is a private copy, bound in its place: the table shows where \
+                    the copy lies, which the VM can neither see nor reach";
+
 /// All of them.
 pub const ROWS: &[Row] = &[
     Row {
@@ -88,7 +93,7 @@ pub const ROWS: &[Row] = &[
         dir: "shared_memory_maps",
         title: "shared mmap",
         between: true,
-        attacks: &[it("write_file"), it("make_writable"), it("futex_wake"), it("memory_file_of_host")],
+        attacks: &[it("write_file"), it("make_writable"), it("futex_wake").known(FUTEX), it("memory_file_of_host")],
     },
     Row {
         dir: "signals",
@@ -424,7 +429,7 @@ pub const ROWS: &[Row] = &[
             it("namespace_cgroup"),
             it("namespace_user"),
             it("namespace_net").alone(),
-            it("mount_table").by_construction("only a VM has such mounts"),
+            it("mount_table").by_construction("only a VM has such mounts").known(COPY),
             it("control_groups"),
             it("control_group_tree"),
             it("interfaces_in_sys").alone(),
