@@ -111,6 +111,7 @@ impl Pen<'_> {
         if own_network {
             ops.push(SetupOp::Loopback);
         }
+        ops.extend(crate::bus::Kind::wanted(brief.policy.dbus).map(|kind| SetupOp::Bus { kind }));
         if let Some(name) = &brief.policy.hostname {
             ops.push(SetupOp::HostName { name: name.clone() });
         }

@@ -10,6 +10,7 @@
 //! overlays; it trusts its keeper and nobody in the VM;
 //! when the orders end, so does it, and the kernel ends the VM's other processes with it.
 
+use crate::bus::Bus;
 use crate::links;
 use crate::proto::{self, Order, Program, Status, Word};
 use crate::refresh::Held;
@@ -33,12 +34,12 @@ struct Watched {
 }
 
 /// Serves until the keeper goes or says stop. `links`: hard links need care here ([`crate::links`]).
-pub fn serve(orders: &OwnedFd, overlays: &Held, links: bool) -> ! {
-    let code = i32::from(run(orders, overlays, links).is_err());
+pub fn serve(orders: &OwnedFd, overlays: &Held, links: bool, buses: Vec<Bus>) -> ! {
+    let code = i32::from(run(orders, overlays, links, buses).is_err());
     process::exit_now(code)
 }
 
-fn run(orders: &OwnedFd, overlays: &Held, links: bool) -> Result<(), Errno> {
+fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> Result<(), Errno> {
     // No terminal of the host's, whatever the keeper's session was.
     let _already_leader = rustix::process::setsid();
     process::default_signals();
@@ -52,14 +53,15 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool) -> Result<(), Errno> {
     let mut services_until: Option<Instant> = None;
     loop {
         let until = [deadline, services_until].into_iter().flatten().min();
-        let ready = wait_for_work(orders, &signals, links.as_ref(), &watched, until)?;
+        let ready = wait_for_work(orders, &signals, links.as_ref(), &watched, &buses, until)?;
         let Ready { order: order_ready, signal: signal_ready, sessions: session_ready, .. } = ready;
         if let (true, Some(listener)) = (ready.link, &links) {
             links::serve(listener);
         }
+        buses.iter_mut().zip(&ready.buses).filter(|(_, ready)| **ready).for_each(|(bus, _)| bus.start());
         if signal_ready {
             while process::next_signal(&signals)?.is_some() {}
-            let any_left = reap(&mut watched, &mut services);
+            let any_left = reap(&mut watched, &mut services, &mut buses);
             if deadline.is_some() && !any_left {
                 return Ok(());
             }
@@ -86,7 +88,7 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool) -> Result<(), Errno> {
                     } else {
                         end_all();
                     }
-                    if !reap(&mut watched, &mut services) {
+                    if !reap(&mut watched, &mut services, &mut buses) {
                         return Ok(());
                     }
                 }
@@ -111,6 +113,7 @@ struct Ready {
     signal: bool,
     link: bool,
     sessions: Vec<bool>,
+    buses: Vec<bool>,
 }
 
 /// Sleeps until there is something to do.
@@ -119,11 +122,13 @@ fn wait_for_work(
     signals: &OwnedFd,
     links: Option<&OwnedFd>,
     watched: &[Watched],
+    buses: &[Bus],
     deadline: Option<Instant>,
 ) -> Result<Ready, Errno> {
     let mut polled = vec![PollFd::new(orders, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
     polled.extend(watched.iter().filter(|w| listens(w)).map(|w| PollFd::new(&w.session, PollFlags::IN)));
     polled.extend(links.map(|fd| PollFd::new(fd, PollFlags::IN)));
+    polled.extend(buses.iter().filter_map(Bus::waits_for).map(|fd| PollFd::new(fd, PollFlags::IN)));
     let timeout = deadline.map(|d| {
         let left = d.saturating_duration_since(Instant::now());
         rustix::time::Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) }
@@ -136,8 +141,9 @@ fn wait_for_work(
     let (order, signal) = (ready(&polled[0]), ready(&polled[1]));
     let mut rest = polled[2..].iter();
     let sessions = watched.iter().map(|w| listens(w) && rest.next().is_some_and(ready)).collect();
-    let link = rest.next().is_some_and(ready);
-    Ok(Ready { order, signal, link, sessions })
+    let link = links.is_some() && rest.next().is_some_and(ready);
+    let buses = buses.iter().map(|b| b.waits_for().is_some() && rest.next().is_some_and(ready)).collect();
+    Ok(Ready { order, signal, link, sessions, buses })
 }
 
 fn listens(entry: &Watched) -> bool {
@@ -145,11 +151,12 @@ fn listens(entry: &Watched) -> bool {
 }
 
 /// Collects everything that ended; tells the sessions. Whether any child is left.
-fn reap(watched: &mut Vec<Watched>, services: &mut service::Door) -> bool {
+fn reap(watched: &mut Vec<Watched>, services: &mut service::Door, buses: &mut [Bus]) -> bool {
     loop {
         match process::wait_nonblocking(-1, false) {
             Ok(Some((pid, how))) => {
                 services.ended(pid);
+                buses.iter_mut().for_each(|bus| bus.ended(pid, how));
                 let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };
                 let entry = watched.swap_remove(index);
                 let status = match how {

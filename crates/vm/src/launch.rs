@@ -16,6 +16,7 @@
 //! root can trace it.
 
 use crate::blueprint::{Blueprint, SHIFT};
+use crate::bus::Bus;
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::init;
@@ -322,11 +323,15 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
     rustix::process::umask(FileMode::from_raw_mode(0o022));
     ends.tell(&Progress::Ready);
     let orders = rustix::io::dup(&ends.orders);
-    process::close_all_but(&[orders.as_ref().map_or(-1, AsRawFd::as_raw_fd)]);
+    let buses = std::mem::take(&mut site.buses);
+    let kept = buses.iter().map(|(_, listener)| listener.as_raw_fd());
+    let kept: Vec<_> = kept.chain([orders.as_ref().map_or(-1, AsRawFd::as_raw_fd)]).collect();
+    process::close_all_but(&kept);
     match orders {
         Ok(orders) => {
             let overlays = Held::open(entry.before.iter().chain(entry.after), site.mode);
-            init::serve(&orders, &overlays, site.mode == Mode::Rootless)
+            let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
+            init::serve(&orders, &overlays, site.mode == Mode::Rootless, buses)
         }
         Err(_) => process::exit_now(1),
     }

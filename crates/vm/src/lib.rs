@@ -6,6 +6,7 @@
 //!   lifecycle   create, boot, run, stop        layers      upper, work, skeleton directories
 //!   launch      who forks whom                 executor    one loop that carries the operations out
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
+//!   bus         message buses, made when they are first used
 //!   relay       files as streams, byte by byte
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
@@ -17,6 +18,7 @@
 
 pub mod attach;
 pub mod blueprint;
+mod bus;
 pub mod calls;
 mod error;
 pub mod executor;

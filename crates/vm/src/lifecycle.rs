@@ -75,7 +75,10 @@ impl Call {
         if !self.env.iter().any(|(key, _)| key == SYSTEMD_OFFLINE) {
             own.push((SYSTEMD_OFFLINE.into(), "1".into()));
         }
-        let passes = |name: &OsString| name != "FVM" && vm.policy.environment.passes(name.as_encoded_bytes());
+        own.extend(crate::bus::Kind::wanted(vm.policy.dbus).map(crate::bus::Kind::variable));
+        // An address of the host's may be that of a socket without a path.
+        let is_own = |name: &OsString| name == "FVM" || crate::bus::VARIABLES.iter().any(|v| name == v);
+        let passes = |name: &OsString| !is_own(name) && vm.policy.environment.passes(name.as_encoded_bytes());
         Program {
             argv: self.argv.iter().cloned().map(Bytes).collect(),
             env: self

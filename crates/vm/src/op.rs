@@ -137,6 +137,11 @@ pub enum SetupOp {
     MessageQueues,
     /// Its own loopback interface, up.
     Loopback,
+    /// A message bus of its own.
+    Bus {
+        /// Which.
+        kind: crate::bus::Kind,
+    },
     /// What the VM calls its machine.
     HostName {
         /// The name.
@@ -183,6 +188,7 @@ impl fmt::Display for SetupOp {
             Self::Socket { path, .. } => write!(f, "pass the host's socket {path}"),
             Self::Freeze { target } => write!(f, "make {target} read-only"),
             Self::Device { path } => write!(f, "pass the host's device {path}"),
+            Self::Bus { kind } => write!(f, "own {} bus, started when it is first used", kind.name()),
             Self::HostName { name } => write!(f, "call the machine {name}"),
             Self::Devices => f.write_str("own /dev: null zero full random urandom tty, own terminals, own /dev/shm"),
             Self::System => f.write_str("show /sys read-only"),

@@ -224,3 +224,29 @@ fn root_and_user_what_a_policy_cannot_mean_is_refused_before_a_vm_is_made() {
         assert!(late.contains("'v' is there already"), "{late}");
     });
 }
+
+#[test]
+fn root_and_user_a_session_bus_of_its_own_is_started_when_it_is_used_needs_dbus_daemon() {
+    let test = "root_and_user_a_session_bus_of_its_own_is_started_when_it_is_used_needs_dbus_daemon";
+    if ["/usr/bin/dbus-daemon", "/usr/bin/dbus-send"].iter().any(|p| !std::path::Path::new(p).exists()) {
+        eprintln!("skipped: {test}: dbus-daemon or dbus-send is not installed");
+        return;
+    }
+    as_both(test, |lab, user| {
+        let names = "dbus-send --session --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.ListNames";
+        let script = format!(
+            "ps -eo args | grep -c ^dbus-daemon; {names}; {names}; ps -eo args | grep -c ^dbus-daemon; kill $(pgrep dbus-daemon); sleep 0.2; {names} > /dev/null && echo AGAIN"
+        );
+        let ran = lab.fvm(["run", "--keep", "--name", "b", "--", "sh", "-c", &script]);
+        let lines: Vec<&str> = ran.out.lines().collect();
+        assert_eq!((lines.first(), lines.last()), (Some(&"0"), Some(&"AGAIN")), "{user:?} {}{}", ran.out, ran.err);
+        assert!(lines.contains(&"1") && ran.out.contains("org.freedesktop.DBus"), "{user:?} {}{}", ran.out, ran.err);
+        let left = lab.fvm(["status", "b"]).expect(0).out;
+        assert_eq!(left.lines().count(), 1, "{user:?}: the bus left changes: {left}");
+
+        std::fs::write(lab.path("quiet.toml"), "[dbus]\nsession = 'none'\n").unwrap();
+        let options = ["--policy", "./quiet.toml"];
+        let said = inside(lab, &options, &format!("echo \"[$DBUS_SESSION_BUS_ADDRESS]\"; {names} || echo REFUSED"));
+        assert!(said.contains("[]") && said.contains("REFUSED"), "{user:?} {said}");
+    });
+}

@@ -132,13 +132,19 @@ pub struct Files {
 }
 
 /// Message buses of a VM. The host's are never seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dbus {
     /// The session bus.
     pub session: Bus,
     /// The system bus.
     pub system: Bus,
+}
+
+impl Default for Dbus {
+    fn default() -> Self {
+        Self { session: Bus::Private, system: Bus::None }
+    }
 }
 
 /// A message bus of a VM.
