@@ -185,7 +185,12 @@ fn try_execute(
     env: &[CString],
     report: BorrowedFd<'_>,
 ) -> Result<std::convert::Infallible, Errno> {
-    let stub = memfd_create("run", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let stub = match memfd_create("run", flags | MemfdFlags::EXEC) {
+        // Before Linux 6.3 all such memory can be executed.
+        Err(Errno::INVAL) => memfd_create("run", flags)?,
+        made => made?,
+    };
     let image = image();
     if rustix::io::write(&stub, &image)? != image.len() {
         return Err(Errno::NOSPC);

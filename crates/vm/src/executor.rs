@@ -463,8 +463,9 @@ impl Site {
         let proc = mount::new_mount("proc", &[], attrs)?;
         self.place(&proc, &vm("/proc"))?;
         let proc = mount::mount_point(self.tree()?, Path::new("proc"))?;
-        // Keys of the same user of the host's, who in some modes is the VM's too.
-        for name in ["keys", "key-users"] {
+        // Keys of the same user of the host's, where that is the VM's too. Not elsewhere: under a cover the kernel lets
+        // nobody in the VM mount another /proc, as sandboxes within it do.
+        for name in ["keys", "key-users"].iter().filter(|_| self.mode != Mode::Shifted) {
             if let Ok(point) = mount::mount_point(&proc, Path::new(name)) {
                 mount::attach(self.nothing_to_read()?.as_fd(), point.as_fd())?;
             }
