@@ -25,7 +25,7 @@ const ORIGIN_HEAD_BYTES: usize = 21;
 
 /// Where the lower of a moved directory lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Redirect {
+pub enum Redirect {
     /// Path from the root of the layer, without leading slash.
     FromRoot(PathBuf),
     /// Another name in the lower directory of the parent.
@@ -34,7 +34,7 @@ pub(crate) enum Redirect {
 
 /// What `origin` says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) enum Origin {
+pub enum Origin {
     /// Not copied up: made in the VM.
     #[default]
     Absent,
@@ -83,7 +83,8 @@ pub fn is_overlay_attr(name: &OsStr) -> bool {
 }
 
 /// Parses `redirect`; `None` when it is not one that the kernel would write.
-pub(crate) fn parse_redirect(value: &[u8]) -> Option<Redirect> {
+#[must_use]
+pub fn parse_redirect(value: &[u8]) -> Option<Redirect> {
     if value.contains(&0) {
         return None;
     }
@@ -98,7 +99,8 @@ pub(crate) fn parse_redirect(value: &[u8]) -> Option<Redirect> {
 }
 
 /// Parses `origin`; anything but a well-formed handle says only "copied up".
-pub(crate) fn parse_origin(value: &[u8]) -> Origin {
+#[must_use]
+pub fn parse_origin(value: &[u8]) -> Origin {
     let [0, 0xfb, len, _flags, kind, ..] = value else {
         return Origin::Unnamed;
     };

@@ -11,11 +11,12 @@
 //!
 //! Invariants: the host's lines keep their order and bytes; the VM's new entries come after them, but before NIS lines
 //! (`+`, `-`); an id that the host gave to another name meanwhile is a conflict; of two lines with one name the first is
-//! the entry, as for getpwnam(3).
+//! the entry, as for getpwnam(3), but in subuid and subgid all are, each a range.
 
 use crate::{KeyChange, KeyConflict, Merged, OnKeyConflict, Registry, RegistryError};
 use fvm_model::path::printable;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 /// The files, in `/etc`.
@@ -64,9 +65,9 @@ impl Kind {
         }
     }
 
-    /// The field that is a secret.
-    fn is_secret(self) -> bool {
-        matches!(self, Self::Shadow | Self::Gshadow)
+    /// Whether an entry is all lines of its name, each a range of ids, and not the first alone.
+    fn is_ranges(self) -> bool {
+        matches!(self, Self::Subuid | Self::Subgid)
     }
 
     /// The fields that are lists of names, merged as sets.
@@ -87,29 +88,42 @@ impl Kind {
 /// A file, by entry.
 struct Table<'b> {
     lines: Vec<&'b [u8]>,
-    /// Name → index of its first line.
-    entries: BTreeMap<&'b [u8], usize>,
+    entries: BTreeMap<&'b [u8], Entry<'b>>,
+}
+
+struct Entry<'b> {
+    /// Index of its first line.
+    first: usize,
+    /// Its first line; of a [`Kind::is_ranges`] file, all its lines with newlines between them.
+    value: Cow<'b, [u8]>,
 }
 
 impl<'b> Table<'b> {
-    fn parse(bytes: &'b [u8]) -> Self {
+    fn parse(kind: Kind, bytes: &'b [u8]) -> Self {
         let mut lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
         if lines.last().is_some_and(|l| l.is_empty()) {
             lines.pop();
         }
-        let mut entries = BTreeMap::new();
-        for (i, line) in lines.iter().enumerate() {
-            let name = line.split(|b| *b == b':').next().unwrap_or_default();
-            if !name.is_empty() && !is_nis(line) && !line.starts_with(b"#") {
-                entries.entry(name).or_insert(i);
+        let mut entries: BTreeMap<&[u8], Entry<'_>> = BTreeMap::new();
+        for (first, line) in lines.iter().enumerate() {
+            let Some(name) = entry_name(line) else { continue };
+            let known = entries.entry(name).or_insert(Entry { first, value: Cow::Borrowed(line) });
+            if kind.is_ranges() && known.first != first {
+                known.value.to_mut().extend([b"\n", *line].concat());
             }
         }
         Self { lines, entries }
     }
 
-    fn get(&self, name: &[u8]) -> Option<&'b [u8]> {
-        self.entries.get(name).map(|i| self.lines[*i])
+    fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.entries.get(name).map(|entry| &*entry.value)
     }
+}
+
+/// The first field; `None` for comments and blank lines.
+fn entry_name(line: &[u8]) -> Option<&[u8]> {
+    let name = line.split(|b| *b == b':').next().unwrap_or_default();
+    (!name.is_empty() && !line.starts_with(b"#")).then_some(name)
 }
 
 fn is_nis(line: &[u8]) -> bool {
@@ -120,25 +134,43 @@ fn fields(line: &[u8]) -> Vec<&[u8]> {
     line.split(|b| *b == b':').collect()
 }
 
-fn shown(kind: Kind, line: &[u8]) -> String {
-    if !kind.is_secret() {
-        return printable(line);
+/// An entry as people may see it: without its password.
+fn shown(kind: Kind, value: &[u8]) -> String {
+    if kind.is_ranges() {
+        return value.split(|b| *b == b'\n').map(printable).collect::<Vec<_>>().join(", ");
     }
-    let mut parts: Vec<String> = fields(line).into_iter().map(printable).collect();
-    if let Some(secret) = parts.get_mut(1) {
-        let is_locked = secret.is_empty() || secret.starts_with('*') || secret.starts_with('!');
-        if !is_locked {
-            *secret = "*hidden*".into();
-        }
+    let mut parts: Vec<String> = fields(value).into_iter().map(printable).collect();
+    if let (Some(text), Some(hidden)) = (parts.get_mut(1), fields(value).get(1).and_then(|field| hidden(field))) {
+        *text = hidden;
     }
     parts.join(":")
+}
+
+/// What stands for a password field that is a secret; `None` when it is none: empty, locked, or in the shadow file.
+fn hidden(field: &[u8]) -> Option<String> {
+    let bare = field.iter().position(|b| !matches!(b, b'!' | b'*')).map_or(&[][..], |at| &field[at..]);
+    let locks = printable(&field[..field.len() - bare.len()]);
+    (!bare.is_empty() && field != b"x").then(|| format!("{locks}*hidden*"))
+}
+
+/// [`shown`] for the VM's version, saying that a password which is not shown is another one.
+fn shown_after(kind: Kind, before: Option<&[u8]>, after: &[u8]) -> String {
+    let password = |value: &[u8]| fields(value).get(1).map(|field| field.to_vec());
+    let is_hidden = |field: &Vec<u8>| hidden(field).is_some();
+    let is_new = before.is_some_and(|before| password(before) != password(after));
+    let note = if is_new && !kind.is_ranges() && password(after).is_some_and(|field| is_hidden(&field)) {
+        " (password changed)"
+    } else {
+        ""
+    };
+    shown(kind, after) + note
 }
 
 fn key(kind: Kind, name: &[u8]) -> String {
     format!("{} {}", kind.word(), printable(name))
 }
 
-/// The names whose lines differ.
+/// The names whose entries differ.
 fn changed<'b>(base: &Table<'b>, vm: &Table<'b>) -> BTreeSet<&'b [u8]> {
     let names = base.entries.keys().chain(vm.entries.keys());
     names.filter(|name| base.get(name) != vm.get(name)).copied().collect()
@@ -155,13 +187,11 @@ impl Registry for Accounts {
 
     fn diff(&self, path: &Path, base: &[u8], vm: &[u8]) -> Result<Vec<KeyChange>, RegistryError> {
         let kind = kind(path)?;
-        let (base, vm) = (Table::parse(base), Table::parse(vm));
-        let change = |name: &[u8]| {
-            let (before, mut after) = (base.get(name).map(|l| shown(kind, l)), vm.get(name).map(|l| shown(kind, l)));
-            if before == after {
-                after = after.map(|text| format!("{text} (password changed)"));
-            }
-            KeyChange { key: key(kind, name), before, after }
+        let (base, vm) = (Table::parse(kind, base), Table::parse(kind, vm));
+        let change = |name: &[u8]| KeyChange {
+            key: key(kind, name),
+            before: base.get(name).map(|value| shown(kind, value)),
+            after: vm.get(name).map(|value| shown_after(kind, base.get(name), value)),
         };
         let mut changes: Vec<KeyChange> = changed(&base, &vm).into_iter().map(change).collect();
         changes.sort_by(|a, b| a.key.cmp(&b.key));
@@ -178,7 +208,7 @@ impl Registry for Accounts {
         on: OnKeyConflict,
     ) -> Result<Merged, RegistryError> {
         let kind = kind(path)?;
-        let (base, vm, table) = (Table::parse(base), Table::parse(vm), Table::parse(host));
+        let (base, vm, table) = (Table::parse(kind, base), Table::parse(kind, vm), Table::parse(kind, host));
         let mut conflicts = Vec::new();
         let mut set: HashMap<&[u8], Option<Vec<u8>>> = HashMap::new();
         for name in changed(&base, &vm) {
@@ -202,7 +232,7 @@ impl Registry for Accounts {
                 }),
             }
         }
-        for (name, taken_by) in clashes(kind, &table, &base, &set) {
+        for (name, taken_by) in clashes(kind, &table, &base, &vm, &set) {
             match on {
                 OnKeyConflict::Vm => {}
                 OnKeyConflict::Host => {
@@ -216,10 +246,10 @@ impl Registry for Accounts {
                 }),
             }
         }
-        if !conflicts.is_empty() {
+        if !conflicts.is_empty() || set.is_empty() {
             return Ok(Merged { bytes: host.to_vec(), conflicts });
         }
-        Ok(Merged { bytes: write(host, &table, &vm, &set), conflicts })
+        Ok(Merged { bytes: write(kind, host, &table, &vm, &set), conflicts })
     }
 }
 
@@ -228,24 +258,30 @@ fn kind(path: &Path) -> Result<Kind, RegistryError> {
     Kind::of(path).ok_or_else(|| RegistryError::Malformed { store: "accounts", side: "VM", why: why() })
 }
 
-/// The line that both sides' changes give (`Some(None)`: no line); `None`: they contradict each other.
+/// The entry that both sides' changes give (`Some(None)`: none); `None`: they contradict each other.
 fn three_way(kind: Kind, base: Option<&[u8]>, vm: Option<&[u8]>, host: Option<&[u8]>) -> Option<Option<Vec<u8>>> {
     if host == base || host == vm {
         return Some(vm.map(<[u8]>::to_vec));
     }
+    let (vm, host) = (vm?, host?);
+    if kind.is_ranges() {
+        return Some(Some(merge_list(b'\n', base.unwrap_or_default(), vm, host)).filter(|v| !v.is_empty()));
+    }
     // Both made or changed it: field by field, lists of names as sets.
-    let (vm, host) = (fields(vm?), fields(host?));
+    let (vm, host) = (fields(vm), fields(host));
     let base = base.map(fields).unwrap_or_default();
-    let length = vm.len().max(host.len());
-    let mut merged: Vec<Vec<u8>> = Vec::with_capacity(length);
-    for i in 0..length {
+    if vm.len() != host.len() || (!base.is_empty() && base.len() != vm.len()) {
+        return None;
+    }
+    let mut merged: Vec<Vec<u8>> = Vec::with_capacity(vm.len());
+    for i in 0..vm.len() {
         let (b, v, h) = (base.get(i).copied(), vm.get(i).copied(), host.get(i).copied());
         if h == b || h == v {
             merged.push(v.unwrap_or_default().to_vec());
         } else if v == b {
             merged.push(h.unwrap_or_default().to_vec());
         } else if kind.lists().contains(&i) {
-            merged.push(members(b.unwrap_or_default(), v.unwrap_or_default(), h.unwrap_or_default()));
+            merged.push(merge_list(b',', b.unwrap_or_default(), v.unwrap_or_default(), h.unwrap_or_default()));
         } else {
             return None;
         }
@@ -254,64 +290,68 @@ fn three_way(kind: Kind, base: Option<&[u8]>, vm: Option<&[u8]>, host: Option<&[
 }
 
 /// The host's list, with what the VM added and without what it removed.
-fn members(base: &[u8], vm: &[u8], host: &[u8]) -> Vec<u8> {
+fn merge_list(separator: u8, base: &[u8], vm: &[u8], host: &[u8]) -> Vec<u8> {
     let split = |list: &'_ [u8]| -> Vec<Vec<u8>> {
-        list.split(|b| *b == b',').filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect()
+        list.split(|b| *b == separator).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect()
     };
     let (base, vm, host) = (split(base), split(vm), split(host));
     let set = |list: &[Vec<u8>]| -> BTreeSet<Vec<u8>> { list.iter().cloned().collect() };
     let (in_base, in_vm, in_host) = (set(&base), set(&vm), set(&host));
     let kept = host.into_iter().filter(|n| !in_base.contains(n) || in_vm.contains(n));
     let added = vm.into_iter().filter(|n| !in_base.contains(n) && !in_host.contains(n));
-    kept.chain(added).collect::<Vec<_>>().join(&b',')
+    kept.chain(added).collect::<Vec<_>>().join(&separator)
 }
 
-/// Entries that bring a number which another entry of the host has since, with that in words.
+/// Entries to which the VM gave a number that another entry of the host has since, with that in words.
 fn clashes<'b>(
     kind: Kind,
     host: &Table<'b>,
     base: &Table<'b>,
+    vm: &Table<'b>,
     set: &HashMap<&'b [u8], Option<Vec<u8>>>,
 ) -> Vec<(&'b [u8], String)> {
-    let brings = |name: &&'b [u8]| set.get(*name).and_then(Option::as_ref);
-    let mut found = Vec::new();
-    let mut names: Vec<&'b [u8]> = set.keys().copied().collect();
+    let mut names: Vec<&'b [u8]> = set.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| *name).collect();
     names.sort_unstable();
+    // Two names that shared a number before are nobody's new conflict.
+    let of_host = host.entries.iter().filter(|(name, entry)| base.get(name) != Some(&*entry.value));
+    let mut found = Vec::new();
     if kind.has_id() {
-        let id = |line: &[u8]| fields(line).get(2).map(|id| id.to_vec());
-        let mut owners: HashMap<Vec<u8>, &[u8]> = HashMap::new();
-        for (name, i) in &host.entries {
-            // Two names that shared a number before are nobody's new conflict.
-            if let Some(id) = id(host.lines[*i]).filter(|_| host.get(name) != base.get(name)) {
-                owners.insert(id, name);
-            }
-        }
-        for name in &names {
-            let Some(number) = brings(name).and_then(|line| id(line)) else { continue };
-            if let Some(owner) = owners.get(&number).filter(|owner| *owner != name) {
+        let id = |value: &[u8]| fields(value).get(2).map(|id| id.to_vec());
+        let owners: HashMap<Vec<u8>, &[u8]> =
+            of_host.filter_map(|(name, entry)| id(&entry.value).map(|id| (id, *name))).collect();
+        for name in names {
+            let given = vm.get(name).and_then(id).filter(|given| base.get(name).and_then(id).as_ref() != Some(given));
+            let Some(number) = given else { continue };
+            if let Some(owner) = owners.get(&number).filter(|owner| **owner != name) {
                 let what = if kind == Kind::Passwd { "uid" } else { "gid" };
-                found.push((*name, format!("{what} {} is taken by {}", printable(&number), printable(owner))));
+                found.push((name, format!("{what} {} is taken by {}", printable(&number), printable(owner))));
             }
         }
-    }
-    if matches!(kind, Kind::Subuid | Kind::Subgid) {
-        let mut ranges: Vec<(u64, u64, &[u8])> = host
-            .entries
-            .iter()
-            .filter(|(name, _)| host.get(name) != base.get(name))
-            .filter_map(|(name, i)| range(host.lines[*i]).map(|(first, last)| (first, last, *name)))
+    } else if kind.is_ranges() {
+        let new = |name: &[u8], value: &[u8]| -> Vec<(u64, u64)> {
+            let old: HashSet<&[u8]> = base.get(name).into_iter().flat_map(lines_of).collect();
+            lines_of(value).filter(|line| !old.contains(line)).filter_map(range).collect()
+        };
+        let mut ranges: Vec<(u64, u64, &[u8])> = of_host
+            .flat_map(|(name, entry)| new(name, &entry.value).into_iter().map(|(first, last)| (first, last, *name)))
             .collect();
         ranges.sort_unstable();
-        for name in &names {
-            let Some((first, last)) = brings(name).and_then(|line| range(line)) else { continue };
-            // The host's new entries are few; the VM's may be many.
-            let overlap = ranges.iter().find(|(f, l, owner)| owner != name && first <= *l && *f <= last);
+        for name in names {
+            let brought = vm.get(name).map(|value| new(name, value)).unwrap_or_default();
+            // The host's new ranges are few; the VM's may be many.
+            let overlap = brought.iter().find_map(|(first, last)| {
+                ranges.iter().find(|(f, l, owner)| *owner != name && first <= l && f <= last)
+            });
             if let Some((f, l, owner)) = overlap {
-                found.push((*name, format!("{f}-{l} are taken by {}", printable(owner))));
+                found.push((name, format!("{f}-{l} are taken by {}", printable(owner))));
             }
         }
     }
     found
+}
+
+fn lines_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b'\n')
 }
 
 fn range(line: &[u8]) -> Option<(u64, u64)> {
@@ -322,25 +362,37 @@ fn range(line: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// The host's lines with `set` put in.
-fn write(host: &[u8], table: &Table<'_>, vm: &Table<'_>, set: &HashMap<&[u8], Option<Vec<u8>>>) -> Vec<u8> {
+fn write(kind: Kind, host: &[u8], table: &Table<'_>, vm: &Table<'_>, set: &HashMap<&[u8], Option<Vec<u8>>>) -> Vec<u8> {
+    let ranges = set.iter().filter(|_| kind.is_ranges());
+    let ranges: HashSet<&[u8]> = ranges.filter_map(|(_, value)| value.as_deref()).flat_map(lines_of).collect();
     let mut lines: Vec<&[u8]> = Vec::with_capacity(table.lines.len() + set.len());
     for (i, line) in table.lines.iter().enumerate() {
-        let name = line.split(|b| *b == b':').next().unwrap_or_default();
-        let is_entry = table.entries.get(name) == Some(&i);
-        match set.get(name).filter(|_| is_entry) {
-            Some(Some(new)) => lines.push(new),
-            Some(None) => {}
-            None => lines.push(line),
+        let entry = entry_name(line).and_then(|name| Some((table.entries.get(name)?, set.get(name)?)));
+        match entry {
+            // A name that is gone is gone with all its lines.
+            Some((_, None)) => {}
+            Some((_, Some(_))) if kind.is_ranges() => lines.extend(ranges.get(line)),
+            Some((entry, Some(new))) if entry.first == i => lines.push(new),
+            _ => lines.push(line),
         }
     }
+    let mut new: Vec<(usize, &[u8])> = Vec::new();
+    for (name, value) in set {
+        let (Some(value), Some(place)) = (value, vm.entries.get(name)) else { continue };
+        match table.get(name) {
+            None => new.extend(lines_of(value).map(|line| (place.first, line))),
+            Some(old) if kind.is_ranges() => {
+                let old: HashSet<&[u8]> = lines_of(old).collect();
+                new.extend(lines_of(value).filter(|line| !old.contains(line)).map(|line| (place.first, line)));
+            }
+            Some(_) => {}
+        }
+    }
+    new.sort_by_key(|(place, _)| *place);
+    let (last, before): (Vec<_>, Vec<_>) = new.into_iter().map(|(_, line)| line).partition(|line| is_nis(line));
     let nis = lines.iter().position(|line| is_nis(line)).unwrap_or(lines.len());
-    let mut new: Vec<(usize, &[u8])> = set
-        .iter()
-        .filter(|(name, _)| !table.entries.contains_key(*name))
-        .filter_map(|(name, line)| Some((*vm.entries.get(*name)?, line.as_deref()?)))
-        .collect();
-    new.sort_unstable();
-    lines.splice(nis..nis, new.into_iter().map(|(_, line)| line));
+    lines.splice(nis..nis, before);
+    lines.extend(last);
     let mut bytes = lines.join(&b'\n');
     if !bytes.is_empty() && (host.is_empty() || host.ends_with(b"\n")) {
         bytes.push(b'\n');
@@ -349,87 +401,4 @@ fn write(host: &[u8], table: &Table<'_>, vm: &Table<'_>, set: &HashMap<&[u8], Op
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn merge(file: &str, base: &str, vm: &str, host: &str) -> Result<String, Vec<String>> {
-        let path = Path::new("/etc").join(file);
-        let (b, v, h) = (base.as_bytes(), vm.as_bytes(), host.as_bytes());
-        let merged = Accounts.merge(&path, b, v, h, None, OnKeyConflict::Fail).unwrap();
-        if merged.conflicts.is_empty() {
-            return Ok(String::from_utf8(merged.bytes).unwrap());
-        }
-        assert_eq!(merged.bytes, h, "a conflict changes nothing");
-        Err(merged.conflicts.into_iter().map(|c| format!("{}: {}", c.key, c.host.unwrap_or_default())).collect())
-    }
-
-    #[test]
-    fn entries_of_both_sides_are_there_and_contradictions_are_conflicts() {
-        let base = "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\n";
-        let vm = "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\navahi:x:105:112::/run:/bin/false\n";
-        let host = "root:x:0:0::/root:/bin/bash\ndaemon:x:1:1::/:/bin/false\nbob:x:1001:1001::/home/bob:/bin/sh\n";
-        let both = "root:x:0:0::/root:/bin/bash\ndaemon:x:1:1::/:/bin/false\nbob:x:1001:1001::/home/bob:/bin/sh\n\
-                    avahi:x:105:112::/run:/bin/false\n";
-        type Case<'c> = (&'c str, &'c str, &'c str, &'c str, Result<&'c str, &'c str>);
-        let cases: [Case<'_>; 9] = [
-            ("passwd", base, vm, host, Ok(both)),
-            ("passwd", base, vm, "bob:x:105:9::/:/bin/sh\n", Err("user avahi: uid 105 is taken by bob")),
-            ("passwd", "a:x:1:1:::\n", "a:x:1:1:::vm\n", "a:x:1:1:::host\n", Err("user a: a:x:1:1:::host")),
-            ("passwd", "a:x:1:1:::\n", "", "a:x:1:1:::\nb:x:2:2:::\n", Ok("b:x:2:2:::\n")),
-            ("passwd", "", "n:x:5:5:::\n", "a:x:1:1:::\n+::::::\n", Ok("a:x:1:1:::\nn:x:5:5:::\n+::::::\n")),
-            ("group", "d:x:9:\n", "d:x:9:al\n", "d:x:9:bob\n", Ok("d:x:9:bob,al\n")),
-            ("group", "d:x:9:a,b\n", "d:x:9:b\n", "d:x:9:a,b,c\n", Ok("d:x:9:b,c\n")),
-            ("subuid", "", "v:100000:65536\n", "h:165000:10\n", Err("subuid v: 165000-165009 are taken by h")),
-            ("subuid", "", "v:100000:65536\n", "h:165536:10", Ok("h:165536:10\nv:100000:65536")),
-        ];
-        for (file, base, vm, host, want) in cases {
-            let want = want.map(str::to_owned).map_err(|e| vec![e.to_owned()]);
-            assert_eq!(merge(file, base, vm, host), want, "{file} {vm:?} {host:?}");
-        }
-    }
-
-    #[test]
-    fn only_the_chosen_entry_is_brought_over() {
-        let (base, vm) = (&b"a:x:1:1:::\n"[..], &b"a:x:1:1:::new\nb:x:2:2:::\nc:x:3:3:::\n"[..]);
-        let chosen = BTreeSet::from(["user b".to_owned()]);
-        let path = Path::new("/etc/passwd");
-        let merged = Accounts.merge(path, base, vm, base, Some(&chosen), OnKeyConflict::Fail).unwrap();
-        assert_eq!(merged.bytes, b"a:x:1:1:::\nb:x:2:2:::\n");
-    }
-
-    #[test]
-    fn a_password_is_never_shown() {
-        let changes = Accounts.diff(Path::new("/etc/shadow"), b"a:$6$old:1:\n", b"a:$6$new:1:\nb:!:1:\n").unwrap();
-        assert_eq!(changes.len(), 2);
-        assert_eq!(changes[0].before.as_deref(), Some("a:*hidden*:1:"));
-        assert_eq!(changes[0].after.as_deref(), Some("a:*hidden*:1: (password changed)"));
-        assert_eq!(changes[1].after.as_deref(), Some("b:!:1:"));
-    }
-
-    #[test]
-    fn a_merge_with_an_unchanged_host_gives_the_vms_entries() {
-        // A small generator: names a..h with fields that follow from the seed.
-        let mut seed = 7_u64;
-        let mut next = move |n: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % n
-        };
-        for _ in 0..500 {
-            let mut side = || -> Vec<u8> {
-                let mut text = Vec::new();
-                for name in b'a'..=b'h' {
-                    if next(3) > 0 {
-                        text.extend([name]);
-                        text.extend(format!(":x:{}:{}:::\n", name, next(3)).into_bytes());
-                    }
-                }
-                text
-            };
-            let (base, vm) = (side(), side());
-            let path = Path::new("/etc/passwd");
-            let merged = Accounts.merge(path, &base, &vm, &base, None, OnKeyConflict::Fail).unwrap();
-            assert_eq!(merged.conflicts, []);
-            assert_eq!(Accounts.diff(path, &vm, &merged.bytes).unwrap(), [], "the entries are the VM's");
-        }
-    }
-}
+mod tests;

@@ -10,8 +10,9 @@
 //! Format: `gvdb/gvdb-format.h`, `gvdb-reader.c`, `gvdb-builder.c` of the GNOME project (described here, not copied).
 //! Values are kept as the bytes they are: a serialised GVariant of type `v` (child, NUL, type string).
 //!
-//! Invariants: little-endian files only, as on every machine fvm runs on; offsets are checked; a file is read in time
-//! linear in its items (names are at most [`MAX_NAME`] long).
+//! Invariants: little-endian files only, as on every machine fvm runs on; offsets are checked; time and memory are
+//! linear in the file's length: names are at most [`MAX_NAME`] long and [`MAX_NAMES`] together, and values that lie over
+//! one another, so that they are longer than the file together, are refused.
 
 use crate::{KeyChange, KeyConflict, Merged, OnKeyConflict, Registry, RegistryError};
 use fvm_model::path::printable;
@@ -28,6 +29,8 @@ const NO_PARENT: u32 = u32::MAX;
 /// Longest dconf path that is believed.
 const MAX_NAME: usize = 4096;
 const MAX_ITEMS: usize = 1 << 20;
+/// Longest that all paths of a database are together.
+const MAX_NAMES: usize = 64 << 20;
 
 /// Path → serialised value.
 type Table = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -58,9 +61,12 @@ fn parse(bytes: &[u8], side: &'static str) -> Result<Table, RegistryError> {
     if !bytes.starts_with(SIGNATURE) || u32_at(bytes, 8) != Some(0) {
         return Err(malformed(side, "it is no GVDB file of version 0"));
     }
-    items(bytes)
-        .ok_or_else(|| malformed(side, "an offset leads out of it"))?
-        .ok_or_else(|| malformed(side, "it holds something else than keys and directories, or names without an end"))
+    items(bytes).ok_or_else(|| malformed(side, "an offset leads out of it"))?.ok_or_else(|| {
+        malformed(
+            side,
+            "it holds a key twice, or something else than keys and directories, or more than it has room for",
+        )
+    })
 }
 
 /// Outer `None`: an offset is wrong. Inner `None`: not a plain key store.
@@ -77,6 +83,7 @@ fn items(bytes: &[u8]) -> Option<Option<Table>> {
     }
     let item = |i: usize| all.get(i * ITEM_BYTES..(i + 1) * ITEM_BYTES);
     let mut table = Table::new();
+    let (mut names_bytes, mut values_bytes) = (0, 0);
     for i in 0..count {
         let this = item(i)?;
         match this[14] {
@@ -100,8 +107,15 @@ fn items(bytes: &[u8]) -> Option<Option<Table>> {
                 parent => at = item(usize::try_from(parent).ok()?)?,
             }
         }
+        let value = slice(bytes, usize_at_item_value(root_start, first, i)?)?;
+        (names_bytes, values_bytes) = (names_bytes + length, values_bytes + value.len());
+        if length > MAX_NAME || names_bytes > MAX_NAMES || values_bytes > bytes.len() {
+            return Some(None);
+        }
         let name: Vec<u8> = parts.iter().rev().flat_map(|p| p.iter().copied()).collect();
-        table.insert(name, slice(bytes, usize_at_item_value(root_start, first, i)?)?.to_vec());
+        if table.insert(name, value.to_vec()).is_some() {
+            return Some(None);
+        }
     }
     Some(Some(table))
 }
@@ -319,68 +333,4 @@ impl Registry for Dconf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store(entries: &[(&str, &str)]) -> Vec<u8> {
-        let value = |text: &str| [text.as_bytes(), b"\0\0s"].concat();
-        write(&entries.iter().map(|(k, v)| (k.as_bytes().to_vec(), value(v))).collect()).unwrap()
-    }
-
-    #[test]
-    fn keys_of_both_sides_are_there_and_contradictions_are_conflicts() {
-        let path = Path::new("/home/u/.config/dconf/user");
-        let base = store(&[("/a/x", "1"), ("/a/y", "1"), ("/z", "1")]);
-        let vm = store(&[("/a/x", "vm"), ("/a/y", "vm"), ("/b/new", "vm")]);
-        let host = store(&[("/a/x", "1"), ("/a/y", "host"), ("/z", "1"), ("/c", "host")]);
-        assert!(Dconf.recognises(path, &vm));
-        let keys: Vec<KeyChange> = Dconf.diff(path, &base, &vm).unwrap();
-        let shown: Vec<String> =
-            keys.iter().map(|c| format!("{} {:?} {:?}", c.key, c.before.as_deref(), c.after.as_deref())).collect();
-        let want = [
-            r#"/a/x Some("'1'") Some("'vm'")"#,
-            r#"/a/y Some("'1'") Some("'vm'")"#,
-            r#"/b/new None Some("'vm'")"#,
-            r#"/z Some("'1'") None"#,
-        ];
-        assert_eq!(shown, want);
-        let merged = Dconf.merge(path, &base, &vm, &host, None, OnKeyConflict::Fail).unwrap();
-        assert_eq!(merged.conflicts.len(), 1);
-        assert_eq!((merged.conflicts[0].key.as_str(), merged.bytes == host), ("/a/y", true));
-        let chosen = BTreeSet::from(["/a/x".to_owned(), "/z".to_owned()]);
-        let merged = Dconf.merge(path, &base, &vm, &host, Some(&chosen), OnKeyConflict::Fail).unwrap();
-        let want = store(&[("/a/x", "vm"), ("/a/y", "host"), ("/c", "host")]);
-        assert_eq!(parse(&merged.bytes, "host").unwrap(), parse(&want, "host").unwrap());
-    }
-
-    #[test]
-    fn damaged_files_are_errors_not_panics() {
-        let good = store(&[("/a/x", "1"), ("/b/y", "2")]);
-        for cut in 0..good.len() {
-            let _either = parse(&good[..cut], "VM");
-        }
-        for at in 0..good.len() {
-            for value in [0, 1, 0x7f, 0xff] {
-                let mut bad = good.clone();
-                bad[at] = value;
-                let _either = parse(&bad, "VM");
-            }
-        }
-        assert!(parse(b"nonsense", "VM").is_err());
-    }
-
-    #[test]
-    fn values_are_shown_as_dconf_shows_them() {
-        let table: [(&[u8], &str); 6] = [
-            (b"Sans 10\0\0s", "'Sans 10'"),
-            (b"\x01\0b", "true"),
-            (b"\x05\0\0\0\0i", "5"),
-            (b"\xff\xff\xff\xff\0i", "-1"),
-            (b"a\0bc\0\x02\x05\0as", "['a', 'bc']"),
-            (b"\x01\x02\0(yy)", "(yy) 0x0102"),
-        ];
-        for (value, want) in table {
-            assert_eq!(shown(value), want);
-        }
-    }
-}
+mod tests;

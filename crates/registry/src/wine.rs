@@ -14,7 +14,8 @@
 //!
 //! Format: Wine's `server/registry.c`, `save_registry`. Line-preserving: what is not changed keeps its bytes.
 //!
-//! Invariant: times of keys, and values that every start of Wine writes, are no change.
+//! Invariants: times of keys, and values that every start of Wine writes, are no change; a line that Wine would not
+//! write is an error, so no key is written anew without it; every key and value has a name of its own.
 
 use crate::{KeyChange, KeyConflict, Merged, OnKeyConflict, Registry, RegistryError};
 use fvm_model::path::printable;
@@ -45,13 +46,14 @@ struct Hive<'b> {
     /// Everything before the first key.
     preamble: &'b [u8],
     keys: BTreeMap<&'b [u8], Key<'b>>,
-    order: Vec<&'b [u8]>,
+    /// The whole text, key by key: path, where it begins, where it ends.
+    sections: Vec<(&'b [u8], usize, usize)>,
 }
 
 impl<'b> Hive<'b> {
     fn parse(bytes: &'b [u8], side: &'static str) -> Result<Self, RegistryError> {
         let malformed = |why: &str| RegistryError::Malformed { store: "wine", side, why: why.into() };
-        let mut hive = Self { preamble: &[], keys: BTreeMap::new(), order: Vec::new() };
+        let mut hive = Self { preamble: &[], keys: BTreeMap::new(), sections: Vec::new() };
         if bytes.is_empty() {
             return Ok(hive);
         }
@@ -59,40 +61,48 @@ impl<'b> Hive<'b> {
             return Err(malformed("it does not begin with 'WINE REGISTRY Version 2'"));
         }
         let mut at = 0;
-        let mut current: Option<(&[u8], Key<'_>)> = None;
         while at < bytes.len() {
             let start = at;
             let line = line_at(bytes, &mut at);
             if line.starts_with(b"[") {
                 let end = line.iter().rposition(|b| *b == b']').ok_or_else(|| malformed("a key has no ']'"))?;
-                hive.close(current.take());
+                let path = &line[1..end];
                 let head_end = after_marks(bytes, &mut at);
-                current = Some((&line[1..end], Key { head: &bytes[start..head_end], ..Key::default() }));
+                // Of a key that stands there twice, the first head and the values of both.
+                let fresh = || Key { head: &bytes[start..head_end], ..Key::default() };
+                hive.keys.entry(path).or_insert_with(fresh);
+                hive.close(start);
+                hive.sections.push((path, start, bytes.len()));
                 continue;
             }
-            let Some((_, key)) = &mut current else {
+            let Some((path, ..)) = hive.sections.last() else {
                 hive.preamble = &bytes[..at];
                 continue;
             };
-            let Some(name) = value_name(line) else { continue };
+            if trimmed(line).is_empty() {
+                continue;
+            }
+            let name = value_name(line).ok_or_else(|| malformed("a line is neither a key nor a value"))?;
             // The value goes on while its lines end with a backslash.
             let mut last = line;
-            while trimmed(last).ends_with(b"\\") && at < bytes.len() {
+            while trimmed(last).ends_with(b"\\") {
                 last = line_at(bytes, &mut at);
+                if !last.starts_with(b" ") {
+                    return Err(malformed("a value ends in the middle"));
+                }
             }
-            if key.values.insert(name, &bytes[start..at]).is_none() {
+            if let Some(key) = hive.keys.get_mut(path)
+                && key.values.insert(name, &bytes[start..at]).is_none()
+            {
                 key.order.push(name);
             }
         }
-        hive.close(current);
         Ok(hive)
     }
 
-    fn close(&mut self, key: Option<(&'b [u8], Key<'b>)>) {
-        if let Some((path, key)) = key
-            && self.keys.insert(path, key).is_none()
-        {
-            self.order.push(path);
+    fn close(&mut self, end: usize) {
+        if let Some(last) = self.sections.last_mut() {
+            last.2 = end;
         }
     }
 
@@ -167,18 +177,27 @@ fn hive_name(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// Registry text as people write it: a separator is one backslash.
+/// Registry text as people write it: a separator is one backslash. What would then look like an escape begins with two.
 fn text(raw: &[u8]) -> String {
-    printable(raw).replace("\\\\\\\\", "\\")
+    printable(raw)
+        .replace("\\\\\\\\", "\0")
+        .replace("\0x", "\\\\\\\\x")
+        .replace("\0u{", "\\\\\\\\u{")
+        .replace('\0', "\\")
 }
 
+/// `HIVE\path key` or `HIVE\path value name`. A path in which ` value ` could be taken for that word has `\u{20}value` there.
 fn key_text(hive: &str, (path, name): Place<'_>) -> String {
     let what = match name {
         None => "key".to_owned(),
         Some(b"@") => "value (default)".to_owned(),
+        Some(b"\"(default)\"") => "value \\u{28}default)".to_owned(),
         Some(name) => format!("value {}", text(name.get(1..name.len() - 1).unwrap_or(name))),
     };
-    format!("{hive}\\{} {what}", text(path))
+    // Twice: two such words share the blank between them.
+    let escaped = |path: String| path.replace(" value ", "\\u{20}value ");
+    let path = escaped(escaped(text(path) + " "));
+    format!("{hive}\\{path}{what}")
 }
 
 fn shown(hive: &Hive<'_>, (path, name): Place<'_>) -> Option<String> {
@@ -259,13 +278,17 @@ impl Registry for Wine {
 /// Whether the host has the base's version of the place, or the VM's.
 fn agrees(base: &Hive<'_>, vm: &Hive<'_>, host: &Hive<'_>, (path, name): Place<'_>) -> bool {
     if let Some(name) = name {
-        let now = host.value(path, name);
-        return now == base.value(path, name) || now == vm.value(path, name);
+        let (then, theirs, now) = (base.value(path, name), vm.value(path, name), host.value(path, name));
+        let is_gone = base.keys.contains_key(path) && !host.keys.contains_key(path);
+        return now == theirs || (now == then && !is_gone);
     }
     match (vm.keys.get(path), host.keys.get(path)) {
         (Some(_), _) | (None, None) => true,
         // Removing the key takes only values away that the VM saw.
-        (None, Some(key)) => key.order.iter().all(|name| host.value(path, name) == base.value(path, name)),
+        (None, Some(key)) => {
+            let is_known = |name: &&[u8]| NOISE.contains(name) || host.value(path, name) == base.value(path, name);
+            key.order.iter().all(is_known)
+        }
     }
 }
 
@@ -279,36 +302,17 @@ struct Edit<'b> {
 
 fn write(host: &[u8], now: &Hive<'_>, vm: &Hive<'_>, edits: &BTreeMap<&[u8], Edit<'_>>) -> Vec<u8> {
     let mut out = if host.is_empty() { vm.preamble.to_vec() } else { Vec::with_capacity(host.len() + 256) };
-    // The host's text, key by key: an edited key is written anew, all else is copied.
-    let mut at = 0;
-    let mut current: Option<(&[u8], usize)> = None;
-    let mut starts = Vec::new();
-    while at < host.len() {
-        let start = at;
-        let line = line_at(host, &mut at);
-        if line.starts_with(b"[")
-            && let Some(end) = line.iter().rposition(|b| *b == b']')
-        {
-            if let Some((path, from)) = current.replace((&line[1..end], start)) {
-                starts.push((path, from, start));
-            } else {
-                out.extend_from_slice(&host[..start]);
-            }
-        }
-    }
-    match current {
-        Some((path, from)) => starts.push((path, from, host.len())),
-        None => out.extend_from_slice(host),
-    }
-    for (path, from, to) in starts {
-        match edits.get(path) {
-            None => out.extend_from_slice(&host[from..to]),
-            Some(edit) if edit.remove => {}
-            Some(edit) => {
-                if let Some(key) = now.keys.get(path) {
-                    write_key(&mut out, key, edit, blank_tail(&host[from..to]));
+    out.extend_from_slice(now.sections.first().map_or(host, |first| &host[..first.1]));
+    // Key by key: an edited one is written anew, once, all else is copied.
+    let mut written = BTreeSet::new();
+    for (path, from, to) in &now.sections {
+        match (edits.get(path), now.keys.get(path)) {
+            (Some(edit), Some(key)) => {
+                if !edit.remove && written.insert(path) {
+                    write_key(&mut out, key, edit, blank_tail(&host[*from..*to]));
                 }
             }
+            _ => out.extend_from_slice(&host[*from..*to]),
         }
     }
     for (path, edit) in edits.iter().filter(|(path, edit)| !now.keys.contains_key(*path) && !edit.remove) {
@@ -351,80 +355,4 @@ fn write_key(out: &mut Vec<u8>, key: &Key<'_>, edit: &Edit<'_>, tail: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BASE: &str = "WINE REGISTRY Version 2\n;; All keys relative to \\\\User\n\n#arch=win64\n\n\
-        [Control Panel\\\\Desktop] 1700000000\n#time=1da\n\"Wallpaper\"=\"old\"\n\"Long\"=hex:01,02,\\\n  03\n\n\
-        [Software\\\\Gone] 1700000000\n#time=1da\n@=\"x\"\n\n\
-        [Software\\\\Wine] 1700000000\n#time=1da\n\"Version\"=\"win10\"\n\n";
-
-    fn merge(vm: &str, host: &str, chosen: Option<&[&str]>) -> Merged {
-        let chosen = chosen.map(|keys| keys.iter().map(|k| (*k).to_owned()).collect());
-        let path = Path::new("/home/u/.wine/user.reg");
-        Wine.merge(path, BASE.as_bytes(), vm.as_bytes(), host.as_bytes(), chosen.as_ref(), OnKeyConflict::Fail).unwrap()
-    }
-
-    fn vm() -> String {
-        // Wine writes all times anew.
-        BASE.replace("1700000000", "1800000000")
-            .replace("1da", "1db")
-            .replace("  03", "  04")
-            .replace("[Software\\\\Gone] 1800000000\n#time=1db\n@=\"x\"\n\n", "")
-            + "[Software\\\\New] 1800000000\n#time=1db\n\"Bar\"=dword:00000001\n\n"
-    }
-
-    #[test]
-    fn keys_and_values_are_named_as_people_name_them_and_times_are_no_change() {
-        let changes = Wine.diff(Path::new("/p/user.reg"), BASE.as_bytes(), vm().as_bytes()).unwrap();
-        let keys: Vec<&str> = changes.iter().map(|c| c.key.as_str()).collect();
-        let want = [
-            r"HKCU\Control Panel\Desktop value Long",
-            r"HKCU\Software\Gone key",
-            r"HKCU\Software\Gone value (default)",
-            r"HKCU\Software\New key",
-            r"HKCU\Software\New value Bar",
-        ];
-        assert_eq!(keys, want);
-        assert_eq!(
-            (changes[0].before.as_deref(), changes[0].after.as_deref()),
-            (Some("hex:01,02,03"), Some("hex:01,02,04"))
-        );
-    }
-
-    #[test]
-    fn only_what_is_chosen_changes_and_the_rest_is_byte_for_byte_the_hosts() {
-        let host = BASE.replace("\"old\"", "\"host's\"");
-        let merged = merge(&vm(), &host, Some(&[r"HKCU\Software\New value Bar"]));
-        let new = "[Software\\\\New] 1800000000\n#time=1db\n\"Bar\"=dword:00000001\n\n";
-        assert_eq!(String::from_utf8(merged.bytes).unwrap(), host.clone() + new);
-        let all = merge(&vm(), &host, None);
-        let want =
-            host.replace("  03", "  04").replace("[Software\\\\Gone] 1700000000\n#time=1da\n@=\"x\"\n\n", "") + new;
-        assert_eq!(String::from_utf8(all.bytes).unwrap(), want);
-    }
-
-    #[test]
-    fn a_value_that_both_sides_changed_is_a_conflict() {
-        let host = BASE.replace("  03", "  05").replace("@=\"x\"", "@=\"y\"");
-        let merged = merge(&vm(), &host, None);
-        let keys: Vec<&str> = merged.conflicts.iter().map(|c| c.key.as_str()).collect();
-        let want = [
-            r"HKCU\Control Panel\Desktop value Long",
-            r"HKCU\Software\Gone key",
-            r"HKCU\Software\Gone value (default)",
-        ];
-        assert_eq!(keys, want);
-        assert_eq!(merged.bytes, host.as_bytes());
-    }
-
-    #[test]
-    fn hostile_text_is_read_to_its_end() {
-        for text in
-            ["WINE REGISTRY Version 2\n[", "WINE REGISTRY Version 2\n[a]\n\"", "WINE REGISTRY Version 2\n[a]\n\"x\"=\\"]
-        {
-            let _either = Wine.diff(Path::new("/p/user.reg"), BASE.as_bytes(), text.as_bytes());
-        }
-        assert!(Wine.diff(Path::new("/p/user.reg"), b"nonsense", b"").is_err());
-    }
-}
+mod tests;
