@@ -94,7 +94,7 @@ struct Table<'b> {
 struct Entry<'b> {
     /// Index of its first line.
     first: usize,
-    /// Its first line; of a [`Kind::is_ranges`] file, all its lines with newlines between them.
+    /// Its first line; of a [`Kind::is_ranges`] file, all its lines as a set: sorted, newlines between.
     value: Cow<'b, [u8]>,
 }
 
@@ -111,6 +111,12 @@ impl<'b> Table<'b> {
             if kind.is_ranges() && known.first != first {
                 known.value.to_mut().extend([b"\n", *line].concat());
             }
+        }
+        // A set: neither their order nor a range that stands there twice is a change.
+        for entry in entries.values_mut().filter(|entry| entry.value.contains(&b'\n')) {
+            let set: BTreeSet<&[u8]> = lines_of(&entry.value).collect();
+            let sorted = set.into_iter().collect::<Vec<_>>().join(&b'\n');
+            entry.value = Cow::Owned(sorted);
         }
         Self { lines, entries }
     }

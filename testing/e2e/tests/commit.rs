@@ -165,6 +165,50 @@ fn user_dconf_keys_are_committed_one_by_one() {
 }
 
 #[test]
+fn wine_key_needs_wine() {
+    let name = "wine_key_needs_wine";
+    if !is_root(name) || !has("wine", name) || !has("wineserver", name) {
+        return;
+    }
+    let lab = Lab::new(User::Ordinary);
+    // Neither a screen nor the parts that Wine would fetch.
+    let wine = |script: &str| {
+        format!("export WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml='; {{ {script}; }} 2>&1; wineserver -w")
+    };
+    let add = |key: &str, value: &str| format!(r"wine reg add 'HKCU\Software\{key}' /v Colour /d {value} /f");
+    let files = || -> Vec<String> {
+        let list = "cd .wine; find . ! -type d -printf '%p %y %m %U:%G %T@ %l\n'; find . -type d -printf '%p %m\n'; \
+                    find . -type f -exec sha256sum {} +";
+        let mut lines: Vec<String> = lab.sh(list).lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    lab.sh(&wine("wineboot --init"));
+    lab.sh(&wine(&add("Fvm Test", "red")));
+    let old = files();
+    assert!(old.iter().any(|line| line.starts_with("./user.reg ")), "{old:?}");
+    tick();
+    let script = wine(&[add("Fvm Test", "blue"), add("Other", "green")].join(" && "));
+    lab.fvm(["run", "--keep", "--name", "w", "--", "sh", "-ec", &script]).expect(0);
+    assert_eq!(files(), old, "what a VM does stays in the VM");
+    let status = lab.fvm(["status", "w"]).expect(0).out;
+    let line = r#"wine HKCU\Software\Fvm Test value Colour: "red" → "blue""#;
+    assert!(status.contains(line) && status.contains(r"HKCU\Software\Other value Colour"), "{status}");
+
+    lab.fvm(["commit", "w", "--key", r"HKCU\Software\Fvm Test value Colour"]).expect(0);
+    let new = files();
+    let differ: Vec<&String> = new.iter().filter(|line| !old.contains(line)).collect();
+    assert!(!differ.is_empty() && differ.iter().all(|line| line.contains("./user.reg")), "{differ:?}");
+    assert_eq!(new.len(), old.len(), "nothing came and nothing went");
+    let text = lab.sh("cat .wine/user.reg");
+    assert!(text.contains("\"Colour\"=\"blue\"") && !text.contains("[Software\\\\Other]"), "{text}");
+    let read = lab.sh(&wine(r"wine reg query 'HKCU\Software\Fvm Test' /v Colour"));
+    assert!(read.contains("blue"), "Wine reads what was committed: {read}");
+    let left = lab.fvm(["status", "w"]).expect(0).out;
+    assert!(left.contains(r"HKCU\Software\Other value Colour") && !left.contains("Fvm Test value"), "{left}");
+}
+
+#[test]
 fn root_and_user_what_was_committed_from_a_replaced_directory_is_still_in_the_vm() {
     as_both("root_and_user_what_was_committed_from_a_replaced_directory_is_still_in_the_vm", |lab| {
         lab.sh("mkdir t t/d; echo a > t/d/a; echo b > t/d/b");

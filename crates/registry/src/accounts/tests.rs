@@ -19,7 +19,7 @@ fn entries_of_both_sides_are_there_and_contradictions_are_conflicts() {
     let both = "root:x:0:0::/root:/bin/bash\ndaemon:x:1:1::/:/bin/false\nbob:x:1001:1001::/home/bob:/bin/sh\n\
                 avahi:x:105:112::/run:/bin/false\n";
     type Case<'c> = (&'c str, &'c str, &'c str, &'c str, Result<&'c str, &'c str>);
-    let cases: [Case<'_>; 34] = [
+    let cases: [Case<'_>; 36] = [
         ("passwd", base, vm, host, Ok(both)),
         ("passwd", base, vm, "bob:x:105:9::/:/bin/sh\n", Err("user avahi: uid 105 is taken by bob")),
         ("passwd", "a:x:1:1:::\n", "a:x:1:1:::vm\n", "a:x:1:1:::host\n", Err("user a: a:x:1:1:::host")),
@@ -66,6 +66,8 @@ fn entries_of_both_sides_are_there_and_contradictions_are_conflicts() {
         ("subuid", "a:1:5\na:9:5\n", "a:9:5\n", "a:1:5\nb:20:5\na:9:5\n", Ok("b:20:5\na:9:5\n")),
         ("subuid", "", "a:100:1\n", "b:0:1000\nc:50:1\n", Err("subuid a: 0-999 are taken by b")),
         ("subuid", "", "a:100:50\n", "a:100:50\n", Ok("a:100:50\n")),
+        ("subuid", "a:1:5\na:1:5\n", "a:1:5\na:9:5\n", "a:1:5\na:1:5\n", Ok("a:1:5\na:1:5\na:9:5\n")),
+        ("subuid", "a:1:5\na:9:5\n", "a:9:5\na:1:5\na:9:5\n", "a:1:5\na:9:5\n", Ok("a:1:5\na:9:5\n")),
     ];
     for (file, base, vm, host, want) in cases {
         let want = want.map(str::to_owned).map_err(|e| vec![e.to_owned()]);
