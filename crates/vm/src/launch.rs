@@ -158,6 +158,7 @@ fn start_shifted(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option
         Fork::Parent(builder) => Ok(Some(builder)),
         Fork::Child => {
             die_with_parent();
+            hide_command();
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
             if let Err(error) = build_shifted(&mut site, entry, &ends) {
                 ends.give_up(error);
@@ -240,6 +241,7 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             if rustix::io::read(&go, &mut byte[..]) != Ok(1) {
                 process::exit_now(1);
             }
+            hide_command();
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
             rustix::process::umask(FileMode::empty());
             for op in entry.before {
@@ -275,6 +277,7 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
         }
         Fork::Child => {
             drop((went, entered));
+            hide_command();
             let keep = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), go.as_raw_fd(), has_entered.as_raw_fd()];
             process::close_all_but(&keep);
             rustix::process::umask(FileMode::empty());
@@ -335,6 +338,13 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
         }
         Err(_) => process::exit_now(1),
     }
+}
+
+/// While the host's `/proc` is still there, and before the change of credentials after which a process may not write its own
+/// memory.
+fn hide_command() {
+    // Where the program itself may not be read, neither may be what it shows.
+    let _not_dumpable = crate::title::set("fvm: init");
 }
 
 fn die_with_parent() {

@@ -37,6 +37,7 @@ pub mod refresh;
 mod relay;
 pub mod service;
 mod session;
+mod title;
 
 pub use error::VmError;
 pub use home::{Found, Home, VmLock};

@@ -3,6 +3,7 @@
 
 use fvm_kit::{Lab, User, is_root};
 use std::io::Write;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -187,12 +188,14 @@ fn root_and_user_sudden_death_of_client_keeper_or_init_leaves_nothing_and_loses_
         }
         assert!(!lab.fvm(["list"]).expect(0).out.contains("running"));
         assert_eq!(mounts(), before);
-        let home = lab.home();
-        let ours =
-            |cmdline: &[u8]| cmdline.windows(home.as_os_str().len()).any(|w| w == home.as_os_str().as_encoded_bytes());
+        let dir = lab.dir().as_os_str().as_encoded_bytes();
+        // The VM's own processes show another command line, but they still have the environment they were forked with.
+        let ours = |pid: &Path| {
+            let has = |bytes: Vec<u8>| bytes.windows(dir.len()).any(|w| w == dir);
+            ["cmdline", "environ"].iter().filter_map(|file| std::fs::read(pid.join(file)).ok()).any(has)
+        };
         wait_for("every process to be gone", || {
-            let pids = std::fs::read_dir("/proc").unwrap().flatten();
-            !pids.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok()).any(|c| ours(&c))
+            !std::fs::read_dir("/proc").unwrap().flatten().any(|entry| ours(&entry.path()))
         });
     });
 }

@@ -250,3 +250,12 @@ fn root_and_user_a_session_bus_of_its_own_is_started_when_it_is_used_needs_dbus_
         assert!(said.contains("[]") && said.contains("REFUSED"), "{user:?} {said}");
     });
 }
+
+#[test]
+fn root_and_user_the_command_that_forked_a_vm_is_not_seen_in_it() {
+    as_both("root_and_user_the_command_that_forked_a_vm_is_not_seen_in_it", |lab, user| {
+        let said = inside(lab, &["--hide", "/srv/a-name-of-the-host"], "tr '\\0' '\\n' < /proc/1/cmdline; echo END");
+        assert!(said.starts_with("fvm: init\n") && said.contains("END"), "{user:?} {said}");
+        assert!(!said.contains("a-name-of-the-host") && !said.contains("--home"), "{user:?} {said}");
+    });
+}
