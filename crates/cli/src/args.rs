@@ -133,6 +133,9 @@ pub struct PolicyArgs {
     /// Pass this socket of the host's
     #[arg(long, value_name = "PATH")]
     pub socket: Vec<PathBuf>,
+    /// Let it ask this of the host's desktop: notifications, or open-uri (a web or mail address)
+    #[arg(long, value_name = "WHAT")]
+    pub dbus: Vec<String>,
     /// What it calls its machine
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,

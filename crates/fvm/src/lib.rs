@@ -126,7 +126,7 @@ impl Fvm {
         let facts = facts()?;
         let (mut record, lock) = lifecycle::create(&self.home, &facts, new)?;
         self.keep_bases(&record, new);
-        match lifecycle::boot(&self.home, &facts, record.clone(), lock, &call.reach()) {
+        match lifecycle::boot(&self.home, &facts, record.clone(), lock, call) {
             Ok(running) => Ok(running),
             Err(e) => {
                 if let Ok(Some(lock)) = self.home.try_lock(&record.id) {
@@ -150,8 +150,9 @@ impl Fvm {
     /// # Errors
     /// When it is in use, or a step fails.
     pub fn boot(&self, record: VmRecord, call: &Call) -> Result<Running, FvmError> {
+        self.check_requirements(&record.policy)?;
         let lock = self.lock(&record)?;
-        Ok(lifecycle::boot(&self.home, &facts()?, record, lock, &call.reach())?)
+        Ok(lifecycle::boot(&self.home, &facts()?, record, lock, call)?)
     }
 
     /// Starts a stopped VM with a keeper of its own, running `call` if it has a program.
@@ -159,6 +160,7 @@ impl Fvm {
     /// # Errors
     /// When it is in use, or a step fails.
     pub fn detach(&self, record: VmRecord, call: &Call) -> Result<(), FvmError> {
+        self.check_requirements(&record.policy)?;
         let lock = self.lock(&record)?;
         Ok(lifecycle::detach(&self.home, &facts()?, record, lock, call)?)
     }

@@ -111,7 +111,10 @@ impl Pen<'_> {
         if own_network {
             ops.push(SetupOp::Loopback);
         }
-        ops.extend(crate::bus::Kind::wanted(brief.policy.dbus).map(|kind| SetupOp::Bus { kind }));
+        ops.extend(crate::bus::Kind::wanted(&brief.policy.dbus).map(|kind| {
+            let relayed = kind == crate::bus::Kind::Session && !brief.policy.dbus.pass.is_empty();
+            SetupOp::Bus { kind, relayed }
+        }));
         if let Some(name) = &brief.policy.hostname {
             ops.push(SetupOp::HostName { name: name.clone() });
         }

@@ -11,12 +11,15 @@
 //! Invariants: the socket lies in the VM's own `/dev`, which is no change of the host's files; init neither reads from a
 //! client nor waits for the daemon.
 
+mod desktop;
+pub mod relay;
+
 use fvm_model::policy::{Bus as Wanted, Dbus};
 use fvm_sys::process::{self, Fork, Waited};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsString};
 use std::time::{Duration, Instant};
@@ -36,7 +39,7 @@ pub const VARIABLES: [&str; 2] = ["DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_A
 
 impl Kind {
     /// The buses that a policy wants.
-    pub fn wanted(dbus: Dbus) -> impl Iterator<Item = Self> {
+    pub fn wanted(dbus: &Dbus) -> impl Iterator<Item = Self> {
         let all = [(dbus.session, Self::Session), (dbus.system, Self::System)];
         all.into_iter().filter(|(wanted, _)| *wanted == Wanted::Private).map(|(_, kind)| kind)
     }
@@ -75,6 +78,16 @@ impl Kind {
         rustix::fs::chmod(self.path(), Mode::from_raw_mode(0o666))?;
         listen(&listener, WAITING)?;
         Ok(listener)
+    }
+
+    /// A connection to it, made before any program could be in its place. It waits until the daemon takes it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn connect(self) -> Result<OwnedFd, Errno> {
+        let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        connect(&client, &SocketAddrUnix::new(self.path())?)?;
+        Ok(client)
     }
 }
 

@@ -72,6 +72,14 @@ pub enum VmError {
         /// In words.
         why: String,
     },
+    /// The host's desktop cannot be asked for anything.
+    #[error("the VM cannot ask the host's desktop for what its policy passes (session bus: {address}): {why}")]
+    Desktop {
+        /// The host's session bus.
+        address: String,
+        /// Why it was not reached.
+        why: String,
+    },
     /// The facts about the host could not be collected.
     #[error(transparent)]
     Host(#[from] fvm_host::HostError),

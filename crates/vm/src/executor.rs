@@ -47,6 +47,8 @@ pub struct Site {
     pub volatile: bool,
     /// Sockets of the VM's message buses.
     pub buses: Vec<(crate::bus::Kind, OwnedFd)>,
+    /// A connection to the session bus, for the relay.
+    pub bus_client: Option<OwnedFd>,
     /// The assembled tree, once its root is mounted.
     tree: Option<OwnedFd>,
 }
@@ -55,7 +57,7 @@ impl Site {
     /// A place to build in.
     #[must_use]
     pub fn new(root: PathBuf, layers_dir: PathBuf, mode: Mode, volatile: bool) -> Self {
-        Self { root, layers_dir, mode, idmap: None, volatile, buses: Vec::new(), tree: None }
+        Self { root, layers_dir, mode, idmap: None, volatile, buses: Vec::new(), bus_client: None, tree: None }
     }
 
     /// Runs one operation. [`SetupOp::EnterNamespaces`] is not one of them: it is done by [`crate::launch`].
@@ -118,7 +120,12 @@ impl Site {
             SetupOp::Freeze { target } => self.freeze(target)?,
             SetupOp::Devices => self.devices()?,
             SetupOp::Device { path } => self.device(path)?,
-            SetupOp::Bus { kind } => self.buses.push((*kind, kind.open()?)),
+            SetupOp::Bus { kind, relayed } => {
+                self.buses.push((*kind, kind.open()?));
+                if *relayed {
+                    self.bus_client = Some(kind.connect()?);
+                }
+            }
             SetupOp::HostName { name } => rustix::system::sethostname(name.as_bytes())?,
             SetupOp::System => {
                 // An ordinary user cannot split a mount from those locked on top of it.

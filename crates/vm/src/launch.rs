@@ -25,7 +25,7 @@ use crate::refresh::Held;
 use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -42,6 +42,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// Orders to init ([`crate::proto::Order`]).
     pub orders: OwnedFd,
+    /// A connection to the VM's session bus, where a relay is wanted.
+    pub bus: Option<OwnedFd>,
     /// The layers that stand over generated names.
     pub skeletons: Vec<Skeleton>,
 }
@@ -112,9 +114,9 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
         step: "make the namespaces".into(),
         why: format!("{e}; see 'fvm doctor' for what this kernel allows"),
     })?;
-    await_ready(child, &progress).and_then(|init| {
+    await_ready(child, &progress).and_then(|(init, bus)| {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
-        Ok(Launched { init, pidfd, orders, skeletons })
+        Ok(Launched { init, pidfd, orders, bus, skeletons })
     })
 }
 
@@ -142,9 +144,13 @@ struct Ends {
 
 impl Ends {
     fn tell(&self, progress: &Progress) {
+        self.tell_with(progress, &[]);
+    }
+
+    fn tell_with(&self, progress: &Progress, fds: &[BorrowedFd<'_>]) {
         // The keeper is the only listener; if it is gone, this process dies with it.
         let bytes = serde_json::to_vec(progress).unwrap_or_default();
-        let _gone = socket::send(&self.report, &bytes, &[]);
+        let _gone = socket::send(&self.report, &bytes, fds);
     }
 
     fn give_up(&self, error: StepError) -> ! {
@@ -324,7 +330,8 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
     die_with_parent();
     let _old_kernel = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     rustix::process::umask(FileMode::from_raw_mode(0o022));
-    ends.tell(&Progress::Ready);
+    let bus = site.bus_client.take();
+    ends.tell_with(&Progress::Ready, bus.as_ref().map(AsFd::as_fd).as_slice());
     let orders = rustix::io::dup(&ends.orders);
     let buses = std::mem::take(&mut site.buses);
     let kept = buses.iter().map(|(_, listener)| listener.as_raw_fd());
@@ -368,12 +375,15 @@ fn write_maps(pid: Pid, maps: &Maps, alone: bool) -> Result<(), Errno> {
 }
 
 /// Waits until init is ready; on failure ends and collects whatever was started.
-fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Pid, VmError> {
+fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<(Pid, Option<OwnedFd>), VmError> {
     let mut init = None;
+    let mut bus = None;
     let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
     let failure = loop {
-        let message =
-            socket::receive(progress.as_fd(), &mut buffer).map(|(len, _)| serde_json::from_slice(&buffer[..len]));
+        let message = socket::receive(progress.as_fd(), &mut buffer).map(|(len, mut fds)| {
+            bus = fds.pop();
+            serde_json::from_slice(&buffer[..len])
+        });
         match message {
             Ok(Ok(Progress::Init(pid))) => init = Pid::from_raw(pid),
             Ok(Ok(Progress::Ready)) => break None,
@@ -387,7 +397,7 @@ fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Pid, VmError> {
         collect(builder);
     }
     match (failure, init) {
-        (None, Some(init)) => Ok(init),
+        (None, Some(init)) => Ok((init, bus)),
         (failure, init) => {
             if let Some(init) = init {
                 let _already_gone = rustix::process::kill_process(init, Signal::KILL);

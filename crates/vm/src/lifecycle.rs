@@ -10,6 +10,7 @@
 
 use crate::attach::{self, Ended, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
+use crate::bus::relay::{Errand, HOST_BUS, Relay};
 use crate::error::VmError;
 use crate::executor::Site;
 use crate::home::{Home, VmLock};
@@ -75,7 +76,7 @@ impl Call {
         if !self.env.iter().any(|(key, _)| key == SYSTEMD_OFFLINE) {
             own.push((SYSTEMD_OFFLINE.into(), "1".into()));
         }
-        own.extend(crate::bus::Kind::wanted(vm.policy.dbus).map(crate::bus::Kind::variable));
+        own.extend(crate::bus::Kind::wanted(&vm.policy.dbus).map(crate::bus::Kind::variable));
         // An address of the host's may be that of a socket without a path.
         let is_own = |name: &OsString| name == "FVM" || crate::bus::VARIABLES.iter().any(|v| name == v);
         let passes = |name: &OsString| !is_own(name) && vm.policy.environment.passes(name.as_encoded_bytes());
@@ -182,6 +183,7 @@ pub struct Running {
     vm: Launched,
     control: Control,
     lock: VmLock,
+    relay: Option<Relay>,
 }
 
 /// Starts a VM's init. The calling process must have one thread; see [`launch::launch`].
@@ -193,7 +195,7 @@ pub fn boot(
     facts: &HostFacts,
     mut record: VmRecord,
     lock: VmLock,
-    reach: &[PathBuf],
+    call: &Call,
 ) -> Result<Running, VmError> {
     record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
     let blueprint = plan(home, facts, &record);
@@ -201,7 +203,7 @@ pub fn boot(
         record.layers.clone_from(&blueprint.layers);
         home.save(&record, !record.ephemeral)?;
     }
-    layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode, reach)?;
+    layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode, &call.reach())?;
     let control = Control::open(home, &record.id)?;
     let site = Site::new(
         home.vm_dir(&record.id).join("root"),
@@ -209,8 +211,32 @@ pub fn boot(
         record.mode,
         record.ephemeral,
     );
-    let vm = launch::launch(site, &blueprint)?;
-    Ok(Running { record, notices: blueprint.notices, vm, control, lock })
+    let (relay, absent) = match relay(&record, call) {
+        Some(Ok(relay)) => (Some(relay), None),
+        Some(Err(e)) => (None, Some(e.to_string())),
+        None => (None, None),
+    };
+    let mut vm = launch::launch(site, &blueprint)?;
+    if let (Some(relay), Some(bus)) = (&relay, vm.bus.take()) {
+        relay.connect(&bus)?;
+    }
+    let notices = blueprint.notices.into_iter().chain(absent).collect();
+    Ok(Running { record, notices, vm, control, lock, relay })
+}
+
+/// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
+fn relay(record: &VmRecord, call: &Call) -> Option<Result<Relay, VmError>> {
+    let pass = &record.policy.dbus.pass;
+    if pass.is_empty() {
+        return None;
+    }
+    let address = call.env.iter().find(|(key, _)| key == HOST_BUS).and_then(|(_, value)| value.to_str());
+    let Some(address) = address.filter(|address| !address.is_empty()) else {
+        let why = format!("{HOST_BUS} is not set here");
+        return Some(Err(VmError::Desktop { address: "none".into(), why }));
+    };
+    let inside = if record.mode == Mode::Rootless { record.uid } else { 0 };
+    Some(Relay::start(&Errand { vm: &record.name, pass, address, inside }))
 }
 
 impl Running {
@@ -249,6 +275,8 @@ impl Running {
     pub fn end(self) -> Result<(VmRecord, VmLock), VmError> {
         keeper::end(&self.vm).map_err(|e| VmError::Sys("end the VM", e))?;
         let _collected = process::wait_nonblocking(self.vm.init.as_raw_nonzero().get(), false);
+        // It may hold what the VM sent it.
+        drop(self.relay);
         Ok((self.record, self.lock))
     }
 
@@ -382,7 +410,7 @@ fn start_kept(
     call: &Call,
     streams: [&OwnedFd; 3],
 ) -> Result<(Running, Option<(OwnedFd, crate::relay::Running)>), VmError> {
-    let running = boot(home, facts, record, lock, &call.reach())?;
+    let running = boot(home, facts, record, lock, call)?;
     if call.argv.is_empty() {
         return Ok((running, None));
     }

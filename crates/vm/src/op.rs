@@ -141,6 +141,8 @@ pub enum SetupOp {
     Bus {
         /// Which.
         kind: crate::bus::Kind,
+        /// A relay outside is among its clients.
+        relayed: bool,
     },
     /// What the VM calls its machine.
     HostName {
@@ -188,7 +190,10 @@ impl fmt::Display for SetupOp {
             Self::Socket { path, .. } => write!(f, "pass the host's socket {path}"),
             Self::Freeze { target } => write!(f, "make {target} read-only"),
             Self::Device { path } => write!(f, "pass the host's device {path}"),
-            Self::Bus { kind } => write!(f, "own {} bus, started when it is first used", kind.name()),
+            Self::Bus { kind, relayed: false } => write!(f, "own {} bus, started when it is first used", kind.name()),
+            Self::Bus { kind, relayed: true } => {
+                write!(f, "own {} bus, with a relay to the host's desktop", kind.name())
+            }
             Self::HostName { name } => write!(f, "call the machine {name}"),
             Self::Devices => f.write_str("own /dev: null zero full random urandom tty, own terminals, own /dev/shm"),
             Self::System => f.write_str("show /sys read-only"),

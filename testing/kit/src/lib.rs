@@ -87,7 +87,9 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    /// What a finished command left.
+    #[must_use]
+    pub fn of(output: Output) -> Self {
         let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Self { code, out: text(output.stdout), err: text(output.stderr) }

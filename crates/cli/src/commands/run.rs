@@ -278,19 +278,22 @@ impl crate::args::PolicyArgs {
             share: self.share.iter().map(path).collect::<Result<_, Failure>>()?,
             devices: self.device.clone(),
             sockets: self.socket.iter().map(path).collect::<Result<_, Failure>>()?,
+            desktop: self.dbus.clone(),
             hostname: self.hostname.clone(),
         };
-        let policy = fvm::policy(self.policy.as_deref(), &flags, &dirs::policy_dirs())?;
-        if !self.allow_partial {
-            fvm.check_requirements(&policy)?;
+        let mut policy = fvm::policy(self.policy.as_deref(), &flags, &dirs::policy_dirs())?;
+        if self.allow_partial {
+            // For good: it is asked again at every start.
+            policy.requires.clear();
         }
+        fvm.check_requirements(&policy)?;
         Ok(policy)
     }
 
     /// Whether any option was given.
     pub fn is_given(&self) -> bool {
-        let Self { policy, net, hide, read_only, share, device, socket, hostname, allow_partial } = self;
-        let any_list = !(hide.is_empty() && read_only.is_empty() && device.is_empty());
+        let Self { policy, net, hide, read_only, share, device, socket, dbus, hostname, allow_partial } = self;
+        let any_list = !(hide.is_empty() && read_only.is_empty() && device.is_empty() && dbus.is_empty());
         let any_path = !(share.is_empty() && socket.is_empty());
         policy.is_some() || net.is_some() || any_list || any_path || hostname.is_some() || *allow_partial
     }

@@ -132,18 +132,45 @@ pub struct Files {
 }
 
 /// Message buses of a VM. The host's are never seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dbus {
     /// The session bus.
     pub session: Bus,
     /// The system bus.
     pub system: Bus,
+    /// What programs on its session bus may ask of the host's desktop.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pass: Vec<Desktop>,
 }
 
 impl Default for Dbus {
     fn default() -> Self {
-        Self { session: Bus::Private, system: Bus::None }
+        Self { session: Bus::Private, system: Bus::None, pass: Vec::new() }
+    }
+}
+
+/// Something that the host's desktop does for programs in a VM: asked through a relay, never through the host's bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Desktop {
+    /// Show notifications, labelled with the VM's name.
+    Notifications,
+    /// Open a web or mail address, after asking the user.
+    OpenUri,
+}
+
+impl Desktop {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Notifications, Self::OpenUri];
+
+    /// As policies name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Notifications => "notifications",
+            Self::OpenUri => "open-uri",
+        }
     }
 }
 
@@ -206,9 +233,13 @@ impl Default for Kernel {
 }
 
 impl Policy {
-    /// Whether no open file can be passed to a program outside: no socket is shared with the host.
+    /// Whether no open file can be passed to a program outside: no socket is shared with the host, nor a
+    /// bus with a relay.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        self.network == Network::None && self.sockets.is_empty() && self.files.share.is_empty()
+        self.network == Network::None
+            && self.sockets.is_empty()
+            && self.files.share.is_empty()
+            && self.dbus.pass.is_empty()
     }
 }

@@ -9,7 +9,7 @@
 
 use super::builtin::{self, PROFILES};
 use super::text::{ENTRIES_MAX, Place, PolicyError, Text, parse, plain_path, suggestion};
-use super::{FEATURES, Network, Pattern, Policy, PolicyName};
+use super::{Bus, Desktop, FEATURES, Network, Pattern, Policy, PolicyName};
 use crate::HostPath;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -41,6 +41,8 @@ pub struct Flags {
     pub devices: Vec<String>,
     /// `--socket`.
     pub sockets: Vec<String>,
+    /// `--dbus`.
+    pub desktop: Vec<String>,
     /// `--hostname`.
     pub hostname: Option<String>,
 }
@@ -107,6 +109,7 @@ struct Lists {
     share: List,
     devices: List,
     sockets: List,
+    desktop: List,
     environment_pass: List,
     environment_hide: List,
     requires: List,
@@ -197,6 +200,7 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
     lists.share.add(at, &text.files.share)?;
     lists.devices.add(at, &text.devices.pass)?;
     lists.sockets.add(at, &text.sockets.pass)?;
+    lists.desktop.add(at, &text.dbus.pass)?;
     lists.environment_hide.add(at, &text.environment.hide)?;
     if let Some(pass) = &text.environment.pass {
         // What passes is narrowed by naming it, not widened.
@@ -220,6 +224,7 @@ fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(
         (&mut lists.share, &flags.share),
         (&mut lists.devices, &flags.devices),
         (&mut lists.sockets, &flags.sockets),
+        (&mut lists.desktop, &flags.desktop),
     ] {
         entries.iter().try_for_each(|entry| list.one(entry, None))?;
     }
@@ -261,6 +266,7 @@ fn finish(mut policy: Policy, lists: &Lists) -> Result<Policy, PolicyError> {
     };
     policy.devices = lists.devices.each(in_dev)?;
     policy.sockets = lists.sockets.each(plain_path)?;
+    policy.dbus.pass = lists.desktop.each(desktop)?;
     policy.environment.pass = lists.environment_pass.each(variable)?;
     policy.environment.hide = lists.environment_hide.each(variable)?;
     policy.requires = lists.requires.each(feature)?;
@@ -273,6 +279,13 @@ fn feature(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("'{text}' is no feature that 'fvm doctor' tries: {}", suggestion(text, FEATURES)))
+}
+
+fn desktop(text: &str) -> Result<Desktop, String> {
+    let found = Desktop::ALL.into_iter().find(|d| d.name() == text);
+    found.ok_or_else(|| {
+        format!("'{text}' is nothing that is passed: {}", suggestion(text, &Desktop::ALL.map(Desktop::name)))
+    })
 }
 
 fn variable(text: &str) -> Result<String, String> {
@@ -305,6 +318,10 @@ fn contradictions(policy: &Policy, lists: &Lists) -> Result<(), PolicyError> {
         if let Some(hidden) = policy.files.hide.iter().find(|hidden| hidden.covers(&path)) {
             return clash(("hidden", hidden, &lists.hide), ("passed", &path, &lists.devices));
         }
+    }
+    if let (Some(pass), Bus::None) = (policy.dbus.pass.first(), policy.dbus.session) {
+        let message = format!("'{}' is to be passed on the session bus, but there is none", pass.name());
+        return Err(PolicyError { message, place: place(&lists.desktop, pass.name()) });
     }
     for hidden in &policy.files.hide {
         if policy.files.read_only.contains(hidden) {

@@ -38,7 +38,7 @@ impl Policy {
         format!(
             "hostname = {}\nrequires = {}\n\n[network]\nmode = {}\n\n\
              [files]\nhide = {}\nread_only = {}\nshare = {}\n\n[devices]\npass = {}\n\n[sockets]\npass = {}\n\n\
-             [dbus]\nsession = {}\nsystem = {}\n\n[environment]\npass = {}\nhide = {}\n\n\
+             [dbus]\nsession = {}\nsystem = {}\npass = {}\n\n[environment]\npass = {}\nhide = {}\n\n\
              [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n",
             quoted(self.hostname.as_deref().unwrap_or("host")),
             list(&mut self.requires.iter().cloned()),
@@ -50,6 +50,7 @@ impl Policy {
             paths(&self.sockets),
             quoted(bus(self.dbus.session)),
             quoted(bus(self.dbus.system)),
+            list(&mut self.dbus.pass.iter().map(|p| p.name().to_owned())),
             list(&mut environment.pass.iter().cloned()),
             list(&mut environment.hide.iter().cloned()),
             kernel.filter,

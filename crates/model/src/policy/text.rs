@@ -155,6 +155,7 @@ pub(super) struct ListText {
 pub(super) struct DbusText {
     pub session: Option<Bus>,
     pub system: Option<Bus>,
+    pub pass: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

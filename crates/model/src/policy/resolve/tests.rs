@@ -120,6 +120,11 @@ fn each_error_has_its_place_and_says_what_to_do() {
             "[files]\nhide = ['/run']\n[sockets]\npass = ['/run/x']",
             "4:9: '/run/x' is to be passed, but '/run' is to be",
         ),
+        (
+            "[dbus]\nsession = 'none'\npass = ['open-uri']",
+            "3:9: 'open-uri' is to be passed on the session bus, but there is none",
+        ),
+        ("[dbus]\npass = ['opne-uri']", "did you mean 'open-uri'?"),
         ("[files]\nshare = ['/proc/self']", "2:10: '/proc/self' cannot be shared: a VM has a /proc of its own"),
         (
             "[files]\nhide = ['/dev/dri']\n[devices]\npass = ['/dev/dri/card0']",
