@@ -136,6 +136,21 @@ pub struct PolicyArgs {
     /// Let it ask this of the host's desktop: notifications, or open-uri (a web or mail address)
     #[arg(long, value_name = "WHAT")]
     pub dbus: Vec<String>,
+    /// How much memory it may use, such as 2G (and no swap, unless --swap says so)
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// How much swap space it may use beside --memory
+    #[arg(long, value_name = "SIZE")]
+    pub swap: Option<String>,
+    /// How much processor time it may use, such as 1.5 processors
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<String>,
+    /// Its share when processors are short; that of others is 100
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_weight: Option<String>,
+    /// How many processes and threads it may have
+    #[arg(long, value_name = "NUMBER")]
+    pub pids: Option<String>,
     /// What it calls its machine
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,

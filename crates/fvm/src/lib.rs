@@ -43,7 +43,7 @@ pub use fvm_vm::ps::Process;
 pub use fvm_vm::service::log as service_log;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};
 pub use interrupts::Interrupts;
-pub use policies::{PolicyEntry, policies, policy};
+pub use policies::{PolicyEntry, policies, policy, unenforced};
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;

@@ -198,6 +198,9 @@ pub struct VmRecord {
     pub layers_dir: HostPath,
     /// Its layers, by number.
     pub layers: Vec<Layer>,
+    /// What its limits did to it when it ran last, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reached: Vec<String>,
 }
 
 #[cfg(test)]

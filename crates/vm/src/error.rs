@@ -80,6 +80,14 @@ pub enum VmError {
         /// Why it was not reached.
         why: String,
     },
+    /// The VM cannot be limited as its policy says.
+    #[error("cannot limit the VM ({what}): {why}")]
+    Limit {
+        /// The limit.
+        what: String,
+        /// Why not.
+        why: String,
+    },
     /// The facts about the host could not be collected.
     #[error(transparent)]
     Host(#[from] fvm_host::HostError),

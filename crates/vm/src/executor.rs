@@ -49,6 +49,10 @@ pub struct Site {
     pub buses: Vec<(crate::bus::Kind, OwnedFd)>,
     /// A connection to the session bus, for the relay.
     pub bus_client: Option<OwnedFd>,
+    /// Where the process that becomes init enters the VM's control groups.
+    pub doors: Vec<OwnedFd>,
+    /// The most processes, where that is not a matter of control groups.
+    pub pids: Option<u32>,
     /// The assembled tree, once its root is mounted.
     tree: Option<OwnedFd>,
 }
@@ -57,7 +61,18 @@ impl Site {
     /// A place to build in.
     #[must_use]
     pub fn new(root: PathBuf, layers_dir: PathBuf, mode: Mode, volatile: bool) -> Self {
-        Self { root, layers_dir, mode, idmap: None, volatile, buses: Vec::new(), bus_client: None, tree: None }
+        Self {
+            root,
+            layers_dir,
+            mode,
+            idmap: None,
+            volatile,
+            buses: Vec::new(),
+            bus_client: None,
+            doors: Vec::new(),
+            pids: None,
+            tree: None,
+        }
     }
 
     /// Runs one operation. [`SetupOp::EnterNamespaces`] is not one of them: it is done by [`crate::launch`].
@@ -542,6 +557,21 @@ impl Site {
     /// When its root was not mounted.
     pub fn assembled(&self) -> Result<BorrowedFd<'_>, Errno> {
         self.tree()
+    }
+
+    /// Puts this process, and so all that it starts, under the VM's limits.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enter_limits(&mut self) -> Result<(), Errno> {
+        for door in std::mem::take(&mut self.doors) {
+            rustix::io::write(&door, b"0")?;
+        }
+        if let Some(most) = self.pids {
+            let limit = rustix::process::Rlimit { current: Some(most.into()), maximum: Some(most.into()) };
+            rustix::process::setrlimit(rustix::process::Resource::Nproc, limit)?;
+        }
+        Ok(())
     }
 
     /// Takes the working directory as the tree: a new mount namespace has other mounts than the one that the tree was

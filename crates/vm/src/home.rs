@@ -243,6 +243,9 @@ impl Home {
         let from = self.vm_dir(&record.id);
         let to = self.state.join("vms").join(format!(".trash-{}", record.id));
         std::fs::rename(&from, &to).map_err(|e| VmError::io("remove", &from, &e))?;
+        if record.policy.wants_groups() {
+            crate::groups::sweep(&record.id);
+        }
         let outside = record.layers_dir.as_path();
         if !outside.starts_with(&self.state)
             && let (Some(parent), Some(name)) = (outside.parent(), outside.file_name())
@@ -292,7 +295,14 @@ impl Home {
         for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
             let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
             let rubbish = match self.load(&id) {
-                Ok(record) => record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting),
+                Ok(record) => {
+                    if record.policy.wants_groups()
+                        && let Some(_lock) = self.try_lock(&id)?
+                    {
+                        crate::groups::sweep(&id);
+                    }
+                    record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting)
+                }
                 // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
                 Err(_) => self.never_was(&id),
             };
@@ -476,6 +486,7 @@ mod tests {
             policy: Policy::default(),
             layers_dir: HostPath::new("/nowhere").unwrap(),
             layers: vec![Layer { n: 0, host: HostPath::root(), kind: LayerKind::Overlay }],
+            reached: Vec::new(),
         }
     }
 

@@ -165,6 +165,7 @@ fn start_shifted(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option
         Fork::Child => {
             die_with_parent();
             hide_command();
+            enter_limits(&mut site, &ends);
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
             if let Err(error) = build_shifted(&mut site, entry, &ends) {
                 ends.give_up(error);
@@ -248,6 +249,7 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
                 process::exit_now(1);
             }
             hide_command();
+            enter_limits(&mut site, &ends);
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
             rustix::process::umask(FileMode::empty());
             for op in entry.before {
@@ -284,6 +286,7 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
         Fork::Child => {
             drop((went, entered));
             hide_command();
+            enter_limits(&mut site, &ends);
             let keep = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), go.as_raw_fd(), has_entered.as_raw_fd()];
             process::close_all_but(&keep);
             rustix::process::umask(FileMode::empty());
@@ -344,6 +347,13 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
             init::serve(&orders, &overlays, site.mode == Mode::Rootless, buses)
         }
         Err(_) => process::exit_now(1),
+    }
+}
+
+/// Before the namespaces: the VM then sees its own group as the root of all.
+fn enter_limits(site: &mut Site, ends: &Ends) {
+    if let Err(e) = site.enter_limits() {
+        ends.give_up(StepError { step: "enter the VM's control groups".into(), why: e.to_string() });
     }
 }
 

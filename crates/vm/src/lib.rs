@@ -22,6 +22,7 @@ mod bus;
 pub mod calls;
 mod error;
 pub mod executor;
+pub mod groups;
 pub mod home;
 mod init;
 pub mod keeper;

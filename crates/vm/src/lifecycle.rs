@@ -13,6 +13,7 @@ use crate::blueprint::{self, Blueprint, Brief};
 use crate::bus::relay::{Errand, HOST_BUS, Relay};
 use crate::error::VmError;
 use crate::executor::Site;
+use crate::groups::Groups;
 use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control};
 use crate::launch::{self, Launched};
@@ -143,6 +144,7 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
         policy: new.policy.clone(),
         layers_dir: HostPath::new(layers_dir).map_err(|e| VmError::Internal(e.to_string()))?,
         layers: Vec::new(),
+        reached: Vec::new(),
         id,
     })
 }
@@ -184,6 +186,8 @@ pub struct Running {
     control: Control,
     lock: VmLock,
     relay: Option<Relay>,
+    groups: Option<Groups>,
+    home: Home,
 }
 
 /// Starts a VM's init. The calling process must have one thread; see [`launch::launch`].
@@ -205,12 +209,18 @@ pub fn boot(
     }
     layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode, &call.reach())?;
     let control = Control::open(home, &record.id)?;
-    let site = Site::new(
+    let groups = match record.mode {
+        Mode::Rootless => None,
+        Mode::Shifted | Mode::Identity => Groups::make(&record.id, &record.policy)?,
+    };
+    let mut site = Site::new(
         home.vm_dir(&record.id).join("root"),
         record.layers_dir.as_path().into(),
         record.mode,
         record.ephemeral,
     );
+    site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
+    site.pids = record.policy.limits.pids.filter(|_| groups.is_none());
     let (relay, absent) = match relay(&record, call) {
         Some(Ok(relay)) => (Some(relay), None),
         Some(Err(e)) => (None, Some(e.to_string())),
@@ -221,7 +231,7 @@ pub fn boot(
         relay.connect(&bus)?;
     }
     let notices = blueprint.notices.into_iter().chain(absent).collect();
-    Ok(Running { record, notices, vm, control, lock, relay })
+    Ok(Running { record, notices, vm, control, lock, relay, groups, home: home.clone() })
 }
 
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
@@ -277,7 +287,13 @@ impl Running {
         let _collected = process::wait_nonblocking(self.vm.init.as_raw_nonzero().get(), false);
         // It may hold what the VM sent it.
         drop(self.relay);
-        Ok((self.record, self.lock))
+        let mut record = self.record;
+        let reached = self.groups.as_ref().map(|groups| groups.reached(&record.policy.limits)).unwrap_or_default();
+        if record.reached != reached {
+            record.reached = reached;
+            self.home.save(&record, false)?;
+        }
+        Ok((record, self.lock))
     }
 
     /// Keeps the VM until init ends, or, with a program, until that ends.

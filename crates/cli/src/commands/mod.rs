@@ -33,7 +33,10 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
     let (state, run_dir) = dirs::dirs(cli.global.home.clone())?;
     let fvm = Fvm::open(&state, &run_dir)?;
     match &cli.command {
-        Command::Recover => return history::recover(&fvm, out),
+        Command::Recover => {
+            fvm.sweep()?;
+            return history::recover(&fvm, out);
+        }
         command => history::recover_first(&fvm, out, matches!(command, Command::Commit(_) | Command::Undo(_)))?,
     }
     // The start path does no housekeeping: every other command does.

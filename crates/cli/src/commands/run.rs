@@ -65,7 +65,7 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     };
     let named = name.is_some() || args.keep;
     let ephemeral = afterwards == Afterwards::Remove;
-    let policy = args.policy.policy(fvm)?;
+    let policy = args.policy.policy(fvm, out)?;
     let new = NewVm { name, policy, ephemeral, user_home: dirs::user_home() };
     if args.detach {
         let (record, lock) = fvm.create(&new)?;
@@ -82,6 +82,7 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     let ended = running.run(&call)?;
     let code = exit_code(out, &ended, &call);
     let (record, lock) = running.end()?;
+    say_reached(out, &record);
     match afterwards {
         Afterwards::Remove => fvm.delete_locked(record, &lock)?,
         _ => settle(fvm, out, record, lock, afterwards, named, code)?,
@@ -144,6 +145,7 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
     let ended = running.run(call)?;
     let code = exit_code(out, &ended, call);
     let (record, lock) = running.end()?;
+    say_reached(out, &record);
     if commit && code == 0 {
         changes::commit_all(fvm, out, &lock, &record)?;
     } else {
@@ -151,6 +153,11 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
         summarise(out, &record, &set);
     }
     Ok(code)
+}
+
+/// What the VM's limits did to it.
+fn say_reached(out: &Output, record: &VmRecord) {
+    record.reached.iter().for_each(|what| out.say(&format!("{}: {what}", record.name)));
 }
 
 /// What becomes of a new, kept VM.
@@ -258,7 +265,7 @@ fn exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
 
 impl crate::args::PolicyArgs {
     /// The policy that the options ask for, on this machine.
-    pub fn policy(&self, fvm: &Fvm) -> Result<Policy, Failure> {
+    pub fn policy(&self, fvm: &Fvm, out: &Output) -> Result<Policy, Failure> {
         let path = |path: &PathBuf| {
             let text = path.to_str().map(ToOwned::to_owned);
             let text = text.ok_or_else(|| Failure::usage(format!("'{}' is not text", path.display()), "rename it"))?;
@@ -279,22 +286,41 @@ impl crate::args::PolicyArgs {
             devices: self.device.clone(),
             sockets: self.socket.iter().map(path).collect::<Result<_, Failure>>()?,
             desktop: self.dbus.clone(),
+            limits: self.limits().map(|(name, value)| (name, value.clone())).collect(),
             hostname: self.hostname.clone(),
         };
         let mut policy = fvm::policy(self.policy.as_deref(), &flags, &dirs::policy_dirs())?;
         if self.allow_partial {
             // For good: it is asked again at every start.
             policy.requires.clear();
+            for (name, why) in fvm::unenforced(&policy) {
+                out.say(&format!("without a limit of {name}: {why}"));
+                policy.limits.clear(name);
+            }
         }
         fvm.check_requirements(&policy)?;
         Ok(policy)
     }
 
+    /// The limits that were given, as policies name them.
+    fn limits(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let Self { memory, swap, cpus, cpu_weight, pids, .. } = self;
+        [("memory", memory), ("swap", swap), ("cpus", cpus), ("cpu_weight", cpu_weight), ("pids", pids)]
+            .into_iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| (name, value)))
+    }
+
     /// Whether any option was given.
     pub fn is_given(&self) -> bool {
-        let Self { policy, net, hide, read_only, share, device, socket, dbus, hostname, allow_partial } = self;
+        let Self { policy, net, hide, read_only, share, device, socket, dbus, hostname, allow_partial, .. } = self;
         let any_list = !(hide.is_empty() && read_only.is_empty() && device.is_empty() && dbus.is_empty());
         let any_path = !(share.is_empty() && socket.is_empty());
-        policy.is_some() || net.is_some() || any_list || any_path || hostname.is_some() || *allow_partial
+        policy.is_some()
+            || net.is_some()
+            || any_list
+            || any_path
+            || hostname.is_some()
+            || *allow_partial
+            || self.limits().next().is_some()
     }
 }

@@ -16,7 +16,7 @@ pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
         fvm::vm_name(&args.name).map_err(|e| Failure::usage(e.to_string(), "for example: fvm create build-1"))?;
     let (record, _lock) = fvm.create(&NewVm {
         name: Some(name),
-        policy: args.policy.policy(fvm)?,
+        policy: args.policy.policy(fvm, out)?,
         ephemeral: false,
         user_home: dirs::user_home(),
     })?;
@@ -220,7 +220,7 @@ pub fn explain(fvm: &Fvm, out: &Output, args: &ExplainArgs) -> Done {
             return Err(Failure::usage("a VM that is there has its policy", "leave out its name, or the options"));
         }
         Some(name) => fvm.explain(&fvm.find(name)?)?,
-        None => fvm.explain_new(&args.policy.policy(fvm)?)?,
+        None => fvm.explain_new(&args.policy.policy(fvm, out)?)?,
     };
     if out.json() {
         #[derive(Serialize)]

@@ -89,7 +89,7 @@ fn parse_hierarchy(line: &[u8]) -> Option<(Vec<String>, &[u8])> {
 }
 
 fn judge(seen: &Seen, root: bool) -> Feature {
-    let feature = Feature::enforced("cgroups", "later: resource limits");
+    let feature = Feature::enforced("cgroups", "limits of memory, processors and processes");
     let lacks = |have: &[String]| WANTED.into_iter().filter(|w| !have.iter().any(|h| h == w)).collect::<Vec<_>>();
     let delegate = if root {
         "in a container, mount cgroups writable"

@@ -11,12 +11,14 @@
 //! the same in every version of fvm that reads it.
 
 mod builtin;
+pub mod limits;
 mod pattern;
 mod resolve;
 mod show;
 mod text;
 
 pub use builtin::{PROFILES, Profile, Secret, secrets};
+pub use limits::Limits;
 pub use pattern::Pattern;
 pub use resolve::{Flags, Source, resolve};
 pub use text::{Place, PolicyError};
@@ -46,10 +48,18 @@ pub struct Policy {
     pub environment: Environment,
     /// What it may ask of the kernel.
     pub kernel: Kernel,
+    /// How much of the machine it may use.
+    #[serde(skip_serializing_if = "no_limits")]
+    pub limits: Limits,
     /// What it calls its machine; the host's name, if nothing.
     pub hostname: Option<String>,
     /// Features of `fvm doctor` without which it does not start.
     pub requires: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn no_limits(limits: &Limits) -> bool {
+    !limits.any()
 }
 
 /// What `requires` can name: the features of `fvm doctor`, some of which are tried for root or for users only.
@@ -233,6 +243,12 @@ impl Default for Kernel {
 }
 
 impl Policy {
+    /// Whether VMs of root have control groups.
+    #[must_use]
+    pub fn wants_groups(&self) -> bool {
+        self.limits.any() || !self.devices.is_empty()
+    }
+
     /// Whether no open file can be passed to a program outside: no socket is shared with the host, nor a
     /// bus with a relay.
     #[must_use]

@@ -8,6 +8,7 @@
 //! Invariant: what contradicts itself is an error with the place of the later of the two, never a silent choice.
 
 use super::builtin::{self, PROFILES};
+use super::limits::{self, Limits};
 use super::text::{ENTRIES_MAX, Place, PolicyError, Text, parse, plain_path, suggestion};
 use super::{Bus, Desktop, FEATURES, Network, Pattern, Policy, PolicyName};
 use crate::HostPath;
@@ -43,6 +44,8 @@ pub struct Flags {
     pub sockets: Vec<String>,
     /// `--dbus`.
     pub desktop: Vec<String>,
+    /// `--memory` and the like: the name in `[limits]`, and the value.
+    pub limits: Vec<(&'static str, String)>,
     /// `--hostname`.
     pub hostname: Option<String>,
 }
@@ -110,6 +113,8 @@ struct Lists {
     devices: List,
     sockets: List,
     desktop: List,
+    /// Where the limit of swap is said.
+    swap: Option<Place>,
     environment_pass: List,
     environment_hide: List,
     requires: List,
@@ -180,6 +185,13 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
     set(&mut kernel.trace, said.trace);
     set(&mut kernel.io_uring, said.io_uring);
     set(&mut kernel.x86_32, said.x86_32);
+    for (key, amount) in text.limits.entries() {
+        limit(key, &amount.get_ref().to_string(), &mut policy.limits)
+            .map_err(|message| PolicyError { message, place: at.place(amount) })?;
+        if key == "swap" {
+            lists.swap = at.place(amount);
+        }
+    }
     if let Some(name) = &text.hostname {
         policy.hostname = hostname(name.get_ref()).map_err(|message| PolicyError { message, place: at.place(name) })?;
     }
@@ -218,6 +230,12 @@ fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(
         policy.hostname =
             hostname(name).map_err(|message| PolicyError { message: format!("--hostname: {message}"), place: None })?;
     }
+    for (key, value) in &flags.limits {
+        limit(key, value, &mut policy.limits).map_err(|message| PolicyError {
+            message: format!("--{}: {message}", key.replace('_', "-")),
+            place: None,
+        })?;
+    }
     for (list, entries) in [
         (&mut lists.hide, &flags.hide),
         (&mut lists.read_only, &flags.read_only),
@@ -227,6 +245,17 @@ fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(
         (&mut lists.desktop, &flags.desktop),
     ] {
         entries.iter().try_for_each(|entry| list.one(entry, None))?;
+    }
+    Ok(())
+}
+
+fn limit(key: &str, value: &str, limits: &mut Limits) -> Result<(), String> {
+    match key {
+        "memory" => limits.memory_bytes = Some(limits::memory(value)?),
+        "swap" => limits.swap_bytes = Some(limits::size(value)?),
+        "cpus" => limits.cpu_milli = Some(limits::cpus(value)?),
+        "cpu_weight" => limits.cpu_weight = Some(limits::cpu_weight(value)?),
+        _ => limits.pids = Some(limits::pids(value)?),
     }
     Ok(())
 }
@@ -322,6 +351,10 @@ fn contradictions(policy: &Policy, lists: &Lists) -> Result<(), PolicyError> {
     if let (Some(pass), Bus::None) = (policy.dbus.pass.first(), policy.dbus.session) {
         let message = format!("'{}' is to be passed on the session bus, but there is none", pass.name());
         return Err(PolicyError { message, place: place(&lists.desktop, pass.name()) });
+    }
+    if let (Some(swap), None) = (policy.limits.swap_bytes, policy.limits.memory_bytes) {
+        let message = format!("swap is limited to {}, but memory is not", limits::show_size(swap));
+        return Err(PolicyError { message, place: lists.swap.clone() });
     }
     for hidden in &policy.files.hide {
         if policy.files.read_only.contains(hidden) {

@@ -35,11 +35,18 @@ impl Policy {
             Bus::Private => "private",
         };
         let (files, kernel, environment) = (&self.files, &self.kernel, &self.environment);
+        let limits: String = self
+            .limits
+            .entries()
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| format!("{name} = {}\n", quoted(&value))))
+            .collect();
+        let limits = if limits.is_empty() { limits } else { format!("\n[limits]\n{limits}") };
         format!(
             "hostname = {}\nrequires = {}\n\n[network]\nmode = {}\n\n\
              [files]\nhide = {}\nread_only = {}\nshare = {}\n\n[devices]\npass = {}\n\n[sockets]\npass = {}\n\n\
              [dbus]\nsession = {}\nsystem = {}\npass = {}\n\n[environment]\npass = {}\nhide = {}\n\n\
-             [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n",
+             [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n{limits}",
             quoted(self.hostname.as_deref().unwrap_or("host")),
             list(&mut self.requires.iter().cloned()),
             quoted(&self.network.to_string()),

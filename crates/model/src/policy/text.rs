@@ -126,6 +126,7 @@ pub(super) struct Text {
     pub dbus: DbusText,
     pub environment: EnvironmentText,
     pub kernel: KernelText,
+    pub limits: LimitsText,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -164,6 +165,45 @@ pub(super) struct EnvironmentText {
     pub pass: Option<Vec<Spanned<String>>>,
     pub hide: Vec<Spanned<String>>,
     pub hide_secrets: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsText {
+    pub memory: Option<Spanned<Amount>>,
+    pub swap: Option<Spanned<Amount>>,
+    pub cpus: Option<Spanned<Amount>>,
+    pub cpu_weight: Option<Spanned<Amount>>,
+    pub pids: Option<Spanned<Amount>>,
+}
+
+impl LimitsText {
+    /// Those that are said, by name.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static str, &Spanned<Amount>)> {
+        let Self { memory, swap, cpus, cpu_weight, pids } = self;
+        [("memory", memory), ("swap", swap), ("cpus", cpus), ("cpu_weight", cpu_weight), ("pids", pids)]
+            .into_iter()
+            .filter_map(|(name, amount)| amount.as_ref().map(|amount| (name, amount)))
+    }
+}
+
+/// A number, or a text with one.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a number, or a text such as \"512M\"")]
+pub(super) enum Amount {
+    Text(String),
+    Whole(i64),
+    Part(f64),
+}
+
+impl std::fmt::Display for Amount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Whole(number) => number.fmt(f),
+            Self::Part(number) => number.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,0 +1,170 @@
+//! Limits: what a VM takes too much of is refused inside, told outside, and costs nobody else anything.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
+
+use fvm_kit::{Lab, Ran, User, is_root};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Where a controller of control groups is mounted, of either version.
+fn controller(name: &str) -> Option<PathBuf> {
+    let one = Path::new("/sys/fs/cgroup").join(name);
+    let two = Path::new("/sys/fs/cgroup");
+    let has =
+        |dir: &Path| std::fs::read_to_string(dir.join("cgroup.controllers")).is_ok_and(|text| text.contains(name));
+    if one.join("cgroup.procs").exists() { Some(one) } else { has(two).then(|| two.to_owned()) }
+}
+
+fn can_limit(test: &str, controllers: &[&str]) -> bool {
+    if !is_root(test) {
+        return false;
+    }
+    let lacking: Vec<_> = controllers.iter().filter(|name| controller(name).is_none()).collect();
+    if !lacking.is_empty() {
+        eprintln!("skipped: {test}: no control groups for {lacking:?}");
+    }
+    lacking.is_empty()
+}
+
+/// Groups of this laboratory's VMs that are there now.
+fn groups(ids: &[String]) -> Vec<PathBuf> {
+    let trees = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path());
+    let all = trees.chain(["/sys/fs/cgroup".into()]);
+    all.flat_map(|tree| ids.iter().map(move |id| tree.join("fvm").join(id))).filter(|dir| dir.exists()).collect()
+}
+
+fn id(lab: &Lab, name: &str) -> String {
+    let json = lab.fvm(["inspect", name]).expect(0).out;
+    json.split("\"id\": \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+const HOG: &str = "import sys\nx = []\nwhile True: x.append(bytearray(1 << 20))";
+
+#[test]
+fn root_memory_is_limited_and_told_needs_cgroups() {
+    if !can_limit("root_memory_is_limited_and_told_needs_cgroups", &["memory"]) {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let words = ["run", "--keep", "--name", "m", "--net", "none", "--memory", "64M"];
+    let ran = lab.fvm(words.into_iter().chain(["--", "python3", "-c", HOG])).expect(137);
+    assert!(ran.err.contains("it reached its memory limit of 64M: 1 process was killed"), "{}", ran.err);
+    let json = lab.fvm(["inspect", "m"]).expect(0).out;
+    assert!(json.contains("reached its memory limit"), "{json}");
+    // The next run begins with a clean record.
+    let seen = lab.fvm(["run", "--name", "m", "--", "cat", "/proc/self/cgroup"]).expect(0).out;
+    assert!(!seen.contains("fvm"), "the VM sees its own group as the root: {seen}");
+    assert!(!lab.fvm(["inspect", "m"]).expect(0).out.contains("reached"));
+    assert_eq!(groups(&[id(&lab, "m")]), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn root_and_user_processes_are_limited_needs_cgroups() {
+    let test = "root_and_user_processes_are_limited_needs_cgroups";
+    if !can_limit(test, &["pids"]) {
+        return;
+    }
+    for user in [User::Root, User::Ordinary] {
+        let lab = Lab::new(user);
+        let bomb = "i=0; while [ $i -lt 60 ]; do sleep 0.5 & i=$((i+1)); done; wait; echo survived";
+        let ran = lab.fvm(["run", "--rm", "--net", "none", "--pids", "20", "--", "sh", "-c", bomb]);
+        assert!(ran.err.contains("Cannot fork") || ran.err.contains("fork"), "{user:?} {} {}", ran.out, ran.err);
+        if user == User::Root {
+            assert!(ran.err.contains("it reached its limit of 20 processes"), "{}", ran.err);
+        }
+        // The user's other processes are not counted.
+        lab.sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 0.2 & done; wait");
+    }
+}
+
+#[test]
+fn root_a_busy_vm_gets_its_share_and_others_answer_needs_cgroups() {
+    if !can_limit("root_a_busy_vm_gets_its_share_and_others_answer_needs_cgroups", &["cpu", "memory", "pids"]) {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let limits = ["--cpus", "0.2", "--memory", "256M", "--pids", "64"];
+    let create = ["create", "busy", "--net", "none"];
+    lab.fvm(create.iter().chain(&limits)).expect(0);
+    lab.fvm(["create", "other", "--net", "none"]).expect(0);
+    lab.fvm(["start", "other"]).expect(0);
+    let probe = || {
+        let began = Instant::now();
+        lab.fvm(["exec", "other", "true"]).expect(0);
+        began.elapsed()
+    };
+    let before = probe();
+    let spin = "for i in 1 2 3 4; do while :; do :; done & done; sleep 2; kill 0";
+    let mut busy = lab.spawn(["run", "--name", "busy", "--", "sh", "-c", spin]);
+    std::thread::sleep(Duration::from_millis(500));
+    let during = probe();
+    let tree = controller("cpu").unwrap().join("fvm").join(id(&lab, "busy"));
+    let throttled = |text: &str| {
+        text.lines().find_map(|l| l.strip_prefix("nr_throttled ")?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let stat = std::fs::read_to_string(tree.join("cpu.stat")).unwrap();
+    assert!(throttled(&stat) > 0, "{stat}");
+    eprintln!("another VM answered in {before:?} before, {during:?} during a busy loop");
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    lab.fvm(["stop", "other"]).expect(0);
+
+    // What a killed keeper left goes with the next command.
+    lab.fvm(["start", "busy"]).expect(0);
+    let ids = [id(&lab, "busy"), id(&lab, "other")];
+    assert!(!groups(&ids).is_empty());
+    let keeper = rustix::process::Pid::from_raw(lab.number("busy", "keeper_pid").unwrap()).unwrap();
+    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while !groups(&ids).is_empty() && Instant::now() < until {
+        lab.fvm(["recover"]).expect(0);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(groups(&ids), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn root_only_passed_devices_can_be_opened_needs_cgroup_v1() {
+    let test = "root_only_passed_devices_can_be_opened_needs_cgroup_v1";
+    if !can_limit(test, &["devices"]) {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    lab.fvm(["create", "d", "--net", "none", "--device", "/dev/fuse"]).expect(0);
+    lab.fvm(["start", "d"]).expect(0);
+    let list = controller("devices").unwrap().join("fvm").join(id(&lab, "d")).join("devices.list");
+    let list = std::fs::read_to_string(list).unwrap();
+    assert!(!list.contains("a *:*") && list.contains("c 1:3 rw") && list.contains("c 10:229"), "{list}");
+    assert!(!list.lines().any(|line| line.starts_with('b')), "{list}");
+    let script = "exec 3<>/dev/fuse && echo OPENED; echo x > /dev/null && head -c 4 /dev/urandom | wc -c";
+    let said = lab.fvm(["exec", "d", "sh", "-c", script]).expect(0).out;
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["OPENED", "4"]);
+    // New files, whiteouts among them, are no devices.
+    lab.fvm(["exec", "d", "sh", "-ec", "rm /etc/hostname || true; echo x > /etc/new; rm /etc/new"]).expect(0);
+    lab.fvm(["stop", "d"]).expect(0);
+}
+
+#[test]
+fn root_and_user_a_limit_that_cannot_be_held_is_refused() {
+    let test = "root_and_user_a_limit_that_cannot_be_held_is_refused";
+    if !is_root(test) {
+        return;
+    }
+    let lab = Lab::new(User::Ordinary);
+    let words = |more: &'static [&'static str]| -> Ran {
+        let first = ["run", "--rm", "--net", "none", "--memory", "64M"];
+        lab.fvm(first.iter().chain(more).chain(&["--", "echo", "ran"]))
+    };
+    let refused = words(&[]).expect(125);
+    assert!(refused.err.contains("cannot limit the VM (memory)") && refused.out.is_empty(), "{}", refused.err);
+    let partial = words(&["--allow-partial"]).expect(0);
+    assert!(partial.out == "ran\n" && partial.err.contains("without a limit of memory"), "{}", partial.err);
+    for (option, value) in
+        [("--memory", "2X"), ("--cpus", "0"), ("--pids", "1"), ("--swap", "1G"), ("--cpu-weight", "0")]
+    {
+        let ran = lab.fvm(["run", "--rm", option, value, "--", "true"]).expect(2);
+        assert!(ran.err.contains(value) || ran.err.contains("swap is limited"), "{}", ran.err);
+    }
+    std::fs::write(lab.path("p.toml"), "[limits]\nmemory = '1Q'\n").unwrap();
+    let ran = lab.fvm(["run", "--rm", "--policy", "./p.toml", "--", "true"]).expect(2);
+    assert!(ran.err.contains("./p.toml:2:10") && ran.err.contains("'1Q' is no size"), "{}", ran.err);
+}
