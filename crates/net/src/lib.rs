@@ -1,13 +1,24 @@
 //! A VM's network.
 //!
 //! ```text
+//!   reach     what a VM may reach: rules as data         filter    the rules in force, and their sets filled by name
 //!   dns       fvm's own name server: which names a VM may look up, and what it learned
-//!   claim     rootless: a loopback address of the host for each VM
-//!   uplink    rootless: the program through which a VM reaches the outside
-//!   publish   rootless: connections to the host, carried on to the VM
+//!   netlink   messages to the kernel;  link: interfaces, addresses, routes;  nft: packet filters
+//!
+//!   rootless: router    the namespace between VM and host        uplink    the program that reaches the outside
+//!             claim     a loopback address for each VM           publish   connections to it, carried on to the VM
 //! ```
+//!
+//! Invariants: no program is started here; everything that comes from a VM is bounded; filters lie where the VM has no
+//! rights.
 
 pub mod claim;
 pub mod dns;
+pub mod filter;
+mod link;
+pub mod netlink;
+mod nft;
 pub mod publish;
+pub mod reach;
+pub mod router;
 pub mod uplink;
