@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fvm-host", &["fvm-model", "fvm-sys"]),
     ("fvm-service", &["fvm-model"]),
     ("fvm-net", &["fvm-model", "fvm-sys"]),
-    ("fvm-vm", &["fvm-model", "fvm-sys", "fvm-host", "fvm-service"]),
+    ("fvm-vm", &["fvm-model", "fvm-sys", "fvm-host", "fvm-service", "fvm-net"]),
     ("fvm-changes", &["fvm-model", "fvm-sys"]),
     ("fvm-review", &["fvm-model", "fvm-sys"]),
     ("fvm-commit", &["fvm-model", "fvm-sys"]),

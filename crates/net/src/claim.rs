@@ -25,7 +25,8 @@ const TRIES: u32 = 4096;
 pub struct Claim {
     /// The address.
     pub address: Ipv4Addr,
-    _held: OwnedFd,
+    /// The socket that nobody else can bind.
+    held: OwnedFd,
 }
 
 impl Claim {
@@ -38,12 +39,22 @@ impl Claim {
         for address in (0..TRIES).map(|n| address((first + n) % ADDRESSES)) {
             let held = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
             match bind(&held, &SocketAddrUnix::new_abstract_name(format!("fvm-{address}").as_bytes())?) {
-                Ok(()) => return Ok(Self { address, _held: held }),
+                Ok(()) => return Ok(Self { address, held }),
                 Err(Errno::ADDRINUSE) => {}
                 Err(e) => return Err(e),
             }
         }
         Err(Errno::ADDRINUSE)
+    }
+}
+
+impl Claim {
+    /// The same claim once more: it is given back when both are gone.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_clone(&self) -> Result<Self, Errno> {
+        Ok(Self { address: self.address, held: rustix::io::fcntl_dupfd_cloexec(&self.held, 3)? })
     }
 }
 

@@ -11,7 +11,7 @@
 use crate::dns::{Gate, Name};
 use crate::netlink::Netlink;
 use crate::nft::{Batch, End, Hook, Rule, Transport};
-use crate::reach::{NEVER, Net, PRIVATE, Reach, To, What};
+use fvm_model::reach::{NEVER, Net, PRIVATE, Reach, To, What};
 use rustix::io::Errno;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};

@@ -1,7 +1,7 @@
 //! A VM's network.
 //!
 //! ```text
-//!   reach     what a VM may reach: rules as data         filter    the rules in force, and their sets filled by name
+//!   filter    what a VM may reach (fvm_model::reach) in force, and its sets filled by name
 //!   dns       fvm's own name server: which names a VM may look up, and what it learned
 //!   netlink   messages to the kernel;  link: interfaces, addresses, routes;  nft: packet filters
 //!
@@ -19,6 +19,5 @@ mod link;
 pub mod netlink;
 mod nft;
 pub mod publish;
-pub mod reach;
 pub mod router;
 pub mod uplink;

@@ -14,7 +14,7 @@
 use crate::filter;
 use crate::link::Address;
 use crate::netlink::Netlink;
-use crate::reach::Reach;
+use fvm_model::reach::Reach;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;

@@ -21,7 +21,7 @@ use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
-use fvm_model::{HostPath, Mode, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
+use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
 use fvm_sys::process::{self, Fork};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
@@ -196,6 +196,12 @@ pub fn boot(
     reach: &[PathBuf],
 ) -> Result<Running, VmError> {
     record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
+    if record.policy.network == Network::Own && record.mode != Mode::Rootless {
+        return Err(VmError::Setup {
+            step: "give the VM a network of its own".into(),
+            why: "that is built for ordinary users only; use '--net none' or '--net host' as root".into(),
+        });
+    }
     let blueprint = plan(home, facts, &record);
     if blueprint.layers != record.layers {
         record.layers.clone_from(&blueprint.layers);
@@ -204,13 +210,16 @@ pub fn boot(
     layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode, reach)?;
     let control = Control::open(home, &record.id)?;
     let site = Site::new(
+        record.id.to_string(),
         home.vm_dir(&record.id).join("root"),
         record.layers_dir.as_path().into(),
         record.mode,
         record.ephemeral,
     );
-    let vm = launch::launch(site, &blueprint)?;
-    Ok(Running { record, notices: blueprint.notices, vm, control, lock })
+    let mut vm = launch::launch(site, &blueprint)?;
+    let mut notices = blueprint.notices;
+    notices.append(&mut vm.notices);
+    Ok(Running { record, notices, vm, control, lock })
 }
 
 impl Running {

@@ -21,7 +21,7 @@ pub use pattern::Pattern;
 pub use resolve::{Flags, Source, resolve};
 pub use text::{Place, PolicyError};
 
-use crate::HostPath;
+use crate::{HostPath, Publish, Reach};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -34,6 +34,10 @@ pub struct Policy {
     pub name: PolicyName,
     /// Which network it sees.
     pub network: Network,
+    /// What it may reach, with a network of its own.
+    pub reach: Reach,
+    /// Which of its ports the host reaches.
+    pub publish: Vec<Publish>,
     /// Which files it sees, and how.
     pub files: Files,
     /// Device nodes of the host, or directories of them, that it may use.
@@ -95,6 +99,8 @@ pub enum Network {
     Host,
     /// Only its own loopback.
     None,
+    /// Its own, with an address of its own; the outside is reached through a router that filters.
+    Own,
 }
 
 impl fmt::Display for Network {
@@ -102,6 +108,7 @@ impl fmt::Display for Network {
         f.write_str(match self {
             Self::Host => "host",
             Self::None => "none",
+            Self::Own => "own",
         })
     }
 }
@@ -113,8 +120,8 @@ impl FromStr for Network {
         match s {
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
-            "own" => Err("a network address of its own is not built yet; use 'host' or 'none'".into()),
-            other => Err(format!("'{other}' is not a network; use 'host' or 'none'")),
+            "own" => Ok(Self::Own),
+            other => Err(format!("'{other}' is not a network; use 'own', 'host' or 'none'")),
         }
     }
 }
@@ -209,6 +216,6 @@ impl Policy {
     /// Whether no open file can be passed to a program outside: no socket is shared with the host.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        self.network == Network::None && self.sockets.is_empty() && self.files.share.is_empty()
+        self.network != Network::Host && self.sockets.is_empty() && self.files.share.is_empty()
     }
 }

@@ -8,7 +8,7 @@
 
 use super::hosts::Hosts;
 use super::message::{self, A, AAAA, Code, Query, Rejected};
-use super::name::Name;
+use fvm_model::Name;
 use std::net::IpAddr;
 use std::time::Duration;
 

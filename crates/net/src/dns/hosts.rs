@@ -2,7 +2,7 @@
 //!
 //! Invariant: pure, and bounded: lines that mean nothing are passed over, as the C library does.
 
-use super::name::Name;
+use fvm_model::Name;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 

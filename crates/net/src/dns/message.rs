@@ -8,7 +8,7 @@
 //! Invariants: pure; at most [`RECORDS_MAX`] records of a message are looked at; every length is checked against the
 //! bytes that are there.
 
-use super::name::Name;
+use fvm_model::Name;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IPv4 address.

@@ -7,9 +7,9 @@
 //!                      └──► the host's name servers ─────────┤
 //!   VM ◄── the answer ◄────── Gate::learned(addresses) ◄─────┘
 //!
-//!   name      names as bytes, and patterns of them      hosts    /etc/hosts and /etc/resolv.conf as text
-//!   message   queries and answers as bytes              host     the two as files, read again when they change
-//!   exchange  one question, decided; does no I/O        serve    sockets and time
+//!   hosts     /etc/hosts and /etc/resolv.conf as text   host     the two as files, read again when they change
+//!   message   queries and answers as bytes              serve    sockets and time
+//!   exchange  one question, decided; does no I/O
 //! ```
 //!
 //! Invariants: what comes from the VM is hostile and what comes from the network is not much better: both are read in
@@ -22,10 +22,9 @@ pub mod exchange;
 pub mod host;
 pub mod hosts;
 pub mod message;
-pub mod name;
 pub mod serve;
 
 pub use exchange::{Gate, HOLD_MAX, HOLD_MIN};
+pub use fvm_model::{Name, NamePattern};
 pub use host::HostFiles;
-pub use name::{Name, NamePattern};
 pub use serve::{Server, Stop};

@@ -7,16 +7,15 @@
 //! Invariant: pure. Order of decision: what is never reached; what is denied; what is allowed, and with an allow list
 //! nothing else; private networks, unless open; everything.
 
-use crate::dns::NamePattern;
+use crate::NamePattern;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Most rules.
-pub const RULES_MAX: usize = 256;
-
 /// What a VM may reach.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Reach {
     /// Only these, if there is a list.
     pub allow: Option<Vec<To>>,
@@ -24,6 +23,12 @@ pub struct Reach {
     pub deny: Vec<To>,
     /// Private networks, link-local addresses (where clouds have their metadata) and the like are open.
     pub private: bool,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self { allow: None, deny: Vec::new(), private: true }
+    }
 }
 
 /// A place in the network.
@@ -142,6 +147,47 @@ impl fmt::Display for To {
             What::Net(Net { ip, prefix }) => write!(f, "{ip}/{prefix}")?,
         }
         self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl Serialize for To {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for To {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A published port: on the VM's address on the host, and in the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// On the host.
+    pub host: u16,
+    /// In the VM.
+    pub vm: u16,
+}
+
+impl FromStr for Publish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |digits: &str| digits.parse::<u16>().ok().filter(|p| *p > 0);
+        let (host, vm) = text.split_once(':').unwrap_or((text, text));
+        match (port(host), port(vm)) {
+            (Some(host), Some(vm)) => Ok(Self { host, vm }),
+            _ => Err(format!("'{text}' is not a port, nor two as HOST:VM; a port is 1 to 65535")),
+        }
+    }
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.vm)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Names as the DNS writes them, and patterns of names.
+//! Names of machines as the DNS writes them, and patterns of names.
 //!
 //! ```text
 //!   3 w w w 7 e x a m p l e 3 o r g 0        stored in lower case, without compression
