@@ -10,7 +10,7 @@
 //!
 //! Invariant: whoever holds a [`Claim`] is the only fvm that does for its address.
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use std::net::Ipv4Addr;
@@ -45,6 +45,12 @@ impl Claim {
             }
         }
         Err(Errno::ADDRINUSE)
+    }
+}
+
+impl AsRawFd for Claim {
+    fn as_raw_fd(&self) -> RawFd {
+        self.held.as_raw_fd()
     }
 }
 

@@ -34,7 +34,7 @@ use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities};
 use serde::Serialize;
 use std::fmt;
 use std::io::Read as _;
@@ -191,7 +191,7 @@ pub(crate) fn start(mut site: Site, entry: &Entry<'_>, ends: Ends, routed: Route
                 process::exit_now(1);
             }
             die_with_parent();
-            let ports = routed.ports.iter().map(|port| port.listener.as_raw_fd());
+            let ports = routed.ports.iter().map(|port| port.listener.as_raw_fd()).chain([routed.claim.as_raw_fd()]);
             let kept: Vec<_> = ports.chain([ends.orders.as_raw_fd(), ends.report.as_raw_fd()]).collect();
             process::close_all_but(&kept);
             if let Err(error) = build(&mut site, entry, &ends, routed) {
@@ -248,8 +248,9 @@ fn build(site: &mut Site, entry: &Entry<'_>, ends: &Ends, routed: Routed) -> Res
 
     process::unshare(Namespaces::NET).map_err(step("make a network namespace"))?;
     let Router { udp, tcp, filter } = router::build(&reach, vm.as_fd()).map_err(refused)?;
-    let own = format!("/proc/{}/ns/net", rustix::process::getpid().as_raw_nonzero());
-    let opened = open(own.clone()).map_err(step("open the router's network"))?;
+    let opened = open("/proc/self/ns/net".into()).map_err(step("open the router's network"))?;
+    let holder = Holder::start().map_err(step("name the router's network"))?;
+    let own = format!("/proc/{}/ns/net", holder.pid.as_raw_nonzero());
     let mut fds = vec![opened.as_fd(), filter.as_fd()];
     fds.extend(udp.iter().map(AsFd::as_fd).chain(tcp.iter().map(AsFd::as_fd)));
     socket::send(&ours, own.as_bytes(), &fds).map_err(step("reach the guard"))?;
@@ -270,6 +271,39 @@ fn build(site: &mut Site, entry: &Entry<'_>, ends: &Ends, routed: Routed) -> Res
     }
     rustix::io::write(&networked, b"!").map_err(step("start init"))?;
     Ok(())
+}
+
+/// A process that does nothing but be in the router's network, so that pasta can be told where that is. It has no
+/// capabilities: whoever has all may only be looked at by whoever has them, too, and pasta gives most of its own up.
+struct Holder {
+    pid: Pid,
+    go: Option<OwnedFd>,
+}
+
+impl Holder {
+    fn start() -> Result<Self, Errno> {
+        let (end, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        match process::fork()? {
+            Fork::Parent(pid) => Ok(Self { pid, go: Some(go) }),
+            Fork::Child => {
+                let none = CapabilitySet::empty();
+                let dropped =
+                    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none });
+                process::close_all_but(&[end.as_raw_fd()]);
+                if dropped.is_ok() {
+                    let _ended = rustix::io::read(&end, &mut [0u8][..]);
+                }
+                process::exit_now(0)
+            }
+        }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.go.take());
+        collect(self.pid);
+    }
 }
 
 /// Process 1 of its process namespace, root in R, in the host's network.
@@ -293,7 +327,7 @@ fn guard(builder: &OwnedFd, reach: Reach, uplink: &Uplink, ports: &[Port]) -> ! 
     let udp: Vec<UdpSocket> = sockets.into_iter().map(Into::into).collect();
     let answer = match connect(uplink, &String::from_utf8_lossy(&path[..length])) {
         Ok(()) => "+".to_owned(),
-        Err(why) if why.contains("xternal") => {
+        Err(why) if why.contains("External interface not usable") => {
             format!("+the host has no way out, and the VM has none either: {}: {}", uplink.name(), why.trim())
         }
         Err(why) => format!("-{}", why.trim()),
