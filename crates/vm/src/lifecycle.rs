@@ -467,7 +467,20 @@ pub fn is_running(home: &Home, record: &VmRecord) -> Result<bool, VmError> {
 pub fn processes(home: &Home, record: &VmRecord) -> Result<(i32, i32), VmError> {
     match keeper::ask(home, &record.id, &record.name, &Request::Info, &[])? {
         Reply::Info { keeper, init } => Ok((keeper, init)),
-        Reply::Done | Reply::Refused(_) => {
+        Reply::Done | Reply::Address(_) | Reply::Refused(_) => {
+            Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
+        }
+    }
+}
+
+/// Where the host reaches a running VM; nothing if it has no network of its own.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer.
+pub fn address(home: &Home, record: &VmRecord) -> Result<Option<std::net::IpAddr>, VmError> {
+    match keeper::ask(home, &record.id, &record.name, &Request::Address, &[])? {
+        Reply::Address(address) => Ok(address),
+        Reply::Done | Reply::Info { .. } | Reply::Refused(_) => {
             Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
         }
     }

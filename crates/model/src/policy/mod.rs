@@ -76,6 +76,7 @@ pub const FEATURES: &[&str] = &[
     "/dev/ptmx",
     "/dev/fuse",
     "/dev/net/tun",
+    "pasta",
     "subordinate ids",
     "newuidmap",
 ];
