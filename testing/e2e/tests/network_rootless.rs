@@ -348,3 +348,49 @@ fn nothing_of_a_users_network_is_left_when_its_keeper_is_killed_needs_root_pasta
         assert_eq!(world.root("cat /proc/net/unix").matches("@fvm-").count(), 0);
     });
 }
+
+#[test]
+fn without_pasta_slirp4netns_is_the_uplink_and_without_both_it_is_said_needs_root_pasta_slirp() {
+    in_a_world("without_pasta_slirp4netns_is_the_uplink_and_without_both_it_is_said_needs_root_pasta_slirp", |world| {
+        world.root("mount --bind /dev/null $(readlink -f /usr/bin/pasta)");
+        if Path::new("/usr/bin/slirp4netns").exists() {
+            let fetch = format!("python3 {}", world.lab.path("fetch.py").display());
+            let urls = "http://mirror.test http://127.0.0.1:9000 http://10.77.0.1:9000 http://10.0.2.2:9000";
+            let said = world.inside(&["--allow", "mirror.test:80"], &format!("{fetch} {urls}"));
+            assert!(said.contains("mirror.test says 10.77.0.2 80") && said.matches("is closed").count() == 3, "{said}");
+            let said = world.inside(&[], &format!("{fetch} {urls}"));
+            assert!(said.contains("http://10.0.2.2:9000 is closed"), "the host's loopback, by slirp's address: {said}");
+            let address = world.server("a");
+            assert!(world.fetch(&format!("http://{address}/")).contains("says"));
+            world.lab.fvm(["kill", "a"]).expect(0);
+            world.root("mount --bind /dev/null $(readlink -f /usr/bin/slirp4netns)");
+        } else {
+            eprintln!("skipped in part: there is no 'slirp4netns'");
+        }
+        let ran = world.lab.fvm(["run", "--rm", "--net", "own", "--", "true"]).expect(125);
+        assert!(ran.err.contains("passt") && ran.err.contains("--net none"), "{}", ran.err);
+        let none = world.lab.fvm(["run", "--rm", "--net", "none", "--", "true"]);
+        none.expect(0);
+    });
+}
+
+#[test]
+fn a_host_without_a_way_out_still_reaches_what_a_vm_publishes_needs_root_pasta() {
+    in_a_world("a_host_without_a_way_out_still_reaches_what_a_vm_publishes_needs_root_pasta", |world| {
+        world.root("ip link del up0");
+        let ran = world.lab.fvm(["run", "--rm", "--net", "own", "--", "true"]).expect(0);
+        assert!(ran.err.is_empty() || ran.err.contains("no way out"), "{}", ran.err);
+        let address = world.server("a");
+        assert!(world.fetch(&format!("http://{address}/")).contains("says"));
+    });
+}
+
+#[test]
+fn a_device_that_is_roots_only_is_said_with_what_to_do_needs_root_pasta() {
+    in_a_world("a_device_that_is_roots_only_is_said_with_what_to_do_needs_root_pasta", |world| {
+        world.root("chmod 600 /dev/net/tun");
+        let ran = world.lab.fvm(["run", "--rm", "--net", "own", "--", "true"]).expect(125);
+        assert!(ran.err.contains("chmod 666 /dev/net/tun"), "{}", ran.err);
+        assert!(world.lab.fvm(["doctor"]).out.contains("chmod 0666 /dev/net/tun"));
+    });
+}
