@@ -13,7 +13,7 @@ use crate::netlink::Netlink;
 use crate::nft::{Batch, End, Hook, Rule, Transport};
 use fvm_model::reach::{NEVER, Net, PRIVATE, Reach, To, What};
 use rustix::io::Errno;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -100,6 +100,17 @@ fn each(n: usize, to: &To, take: &mut impl FnMut(Rule)) {
     }
 }
 
+/// Whether the host has this address itself: then this process, in the host's network, can be at it.
+fn is_ours(address: &IpAddr) -> bool {
+    let can_be = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+    // Addresses of documents, which nobody has. Some hosts let programs be at any.
+    let anyone = match address {
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    can_be(*address) && !can_be(anyone)
+}
+
 /// The gate of a VM's name server, over the filters that [`install`] made.
 #[derive(Debug)]
 pub struct Sets {
@@ -108,7 +119,7 @@ pub struct Sets {
 }
 
 impl Sets {
-    /// Over the filters of the namespace in which `socket` was opened.
+    /// Over the filters of the namespace in which `socket` was opened. Whoever asks it is in the host's network.
     #[must_use]
     pub fn new(reach: Reach, socket: Netlink) -> Self {
         Self { reach, socket: Mutex::new(socket) }
@@ -130,6 +141,7 @@ impl Gate for Sets {
 
     fn admits(&self, address: &IpAddr) -> bool {
         crate::dns::exchange::is_elsewhere(address)
+            && !is_ours(address)
             && (self.reach.private || !PRIVATE.iter().any(|net| net.contains(address)))
     }
 
@@ -148,5 +160,16 @@ impl Gate for Sets {
             // A full set: the address stays closed, and what is open goes with its time.
             let _full = batch.commit(&mut socket);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_own_addresses_are_told_from_others() {
+        assert!(is_ours(&"127.0.0.1".parse().unwrap()) && is_ours(&"127.9.9.9".parse().unwrap()));
+        assert!(!is_ours(&"192.0.2.77".parse().unwrap()) && !is_ours(&"2001:db8::77".parse().unwrap()));
     }
 }

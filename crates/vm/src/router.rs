@@ -128,6 +128,9 @@ impl Routed {
                     std::io::ErrorKind::PermissionDenied => {
                         ": ports below net.ipv4.ip_unprivileged_port_start are root's; publish another, as 8080:80"
                     }
+                    std::io::ErrorKind::AddrInUse => {
+                        ": a program of the host's has this port at all addresses; publish another, as 8080:80"
+                    }
                     _ => "",
                 };
                 failed("publish a port", format!("{at}: {e}{hint}"))
@@ -282,15 +285,20 @@ struct Holder {
 
 impl Holder {
     fn start() -> Result<Self, Errno> {
-        let (end, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let ((end, go), (dropped, drops)) = (pipe()?, pipe()?);
         match process::fork()? {
-            Fork::Parent(pid) => Ok(Self { pid, go: Some(go) }),
+            Fork::Parent(pid) => {
+                let holder = Self { pid, go: Some(go) };
+                drop(drops);
+                // Not before it is done may anybody look.
+                if rustix::io::read(&dropped, &mut [0u8][..]) == Ok(1) { Ok(holder) } else { Err(Errno::PERM) }
+            }
             Fork::Child => {
+                process::close_all_but(&[end.as_raw_fd(), drops.as_raw_fd()]);
                 let none = CapabilitySet::empty();
-                let dropped =
-                    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none });
-                process::close_all_but(&[end.as_raw_fd()]);
-                if dropped.is_ok() {
+                let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+                if set_capabilities(None, sets).is_ok() && rustix::io::write(&drops, b"!").is_ok() {
                     let _ended = rustix::io::read(&end, &mut [0u8][..]);
                 }
                 process::exit_now(0)

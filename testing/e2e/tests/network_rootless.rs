@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   this test, once more, in its own network, mount and process namespaces: the "machine"
-//!     up0 10.77.0.1, fd77::1 ─── far, a namespace: 10.77.0.2 and .3, fd77::2 and ::3: web servers, a name server
+//!     up0 10.77.0.1, fd77::1; lo 10.88.0.1 ─── far, a namespace: 10.77.0.2 and .3, fd77::2 and ::3: web servers, a name server
 //! ```
 //!
 //! The machine's own network and firewall are never touched.
@@ -119,7 +119,7 @@ impl World {
              for f in hosts resolv.conf; do mount --bind {dir}/dev/$f $(readlink -f /etc/$f); done
              echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start
              ip link set lo up; ip link add up0 type veth peer name far netns {far}; ip link set up0 up
-             ip addr add 10.77.0.1/24 dev up0; ip addr add fd77::1/64 dev up0 nodad
+             ip addr add 10.77.0.1/24 dev up0; ip addr add fd77::1/64 dev up0 nodad; ip addr add 10.88.0.1/24 dev lo
              n() {{ nsenter --net=/proc/{far}/ns/net \"$@\"; }}
              n ip link set lo up; n ip link set far up
              for a in 2 3; do n ip addr add 10.77.0.$a/24 dev far; n ip addr add fd77::$a/64 dev far nodad; done
@@ -129,7 +129,7 @@ impl World {
         let places = ["10.77.0.2,53", "10.77.0.2,80", "10.77.0.2,81", "10.77.0.3,80", "fd77::2,80", "fd77::3,80"];
         let servers = [dir.clone() + "/servers.py", dir.clone() + "/names"];
         world.start(Command::new("nsenter").arg(net).arg("python3").args(&servers).args(places), Some("ready"));
-        let here = ["127.0.0.1,9000", "10.77.0.1,9000", "::1,9000"];
+        let here = ["127.0.0.1,9000", "10.77.0.1,9000", "::1,9000", "10.88.0.1,80"];
         world.start(Command::new("python3").args(&servers).args(here), Some("ready"));
         world
     }
@@ -291,8 +291,10 @@ fn an_allow_list_by_name_opens_that_name_and_follows_it_needs_root_pasta() {
         assert!(ask("http://10.77.0.3").contains("is closed"));
         assert!(ask("http://mirror.test").contains("says 10.77.0.3 80"));
         // And a name cannot lead to what is the host's own.
-        world.names("mirror.test A 127.0.0.1\nmirror.test A 169.254.169.254\nmirror.test AAAA ::1\n");
-        assert!(ask("http://mirror.test").contains("is closed"));
+        for own in ["10.88.0.1", "127.0.0.1", "169.254.169.254"] {
+            world.names(&format!("mirror.test A {own}\nmirror.test AAAA ::1\n"));
+            assert!(ask("http://mirror.test").contains("is closed"), "{own}");
+        }
 
         // A name that only the host's own file knows.
         let hosts =
