@@ -10,7 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fvm-sys", &[]),
     ("fvm-host", &["fvm-model", "fvm-sys"]),
     ("fvm-service", &["fvm-model"]),
-    ("fvm-net", &["fvm-model", "fvm-sys"]),
+    ("fvm-net", &["fvm-model"]),
     ("fvm-vm", &["fvm-model", "fvm-sys", "fvm-host", "fvm-service", "fvm-net"]),
     ("fvm-changes", &["fvm-model", "fvm-sys"]),
     ("fvm-review", &["fvm-model", "fvm-sys"]),
