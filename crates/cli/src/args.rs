@@ -115,9 +115,16 @@ pub struct PolicyArgs {
     /// What it may use: a profile ('fvm policy list') or a file [default: default]
     #[arg(long, short, value_name = "NAME|FILE")]
     pub policy: Option<String>,
-    /// Which network it sees: host, or none (only its own loopback) [default: as the policy says]
+    /// Which network it sees: own (an address of its own, filtered), host, or none (only its own loopback) [default:
+    /// as the policy says]
     #[arg(long, value_name = "NETWORK")]
     pub net: Option<fvm::model::Network>,
+    /// With its own network: reach only this, and what else is allowed (mirror.test:80, *.example.org, 10.0.0.0/8)
+    #[arg(long, value_name = "PLACE[:PORT]")]
+    pub allow: Vec<String>,
+    /// With its own network: this port of its address on the host leads to this port in it
+    #[arg(long, value_name = "HOST[:VM]")]
+    pub publish: Vec<String>,
     /// Hide these files ('~' is your home; '*' and '?' are wildcards; '!' before one shows it again)
     #[arg(long, value_name = "PATTERN")]
     pub hide: Vec<String>,

@@ -205,6 +205,14 @@ impl Fvm {
         Ok(lifecycle::processes(&self.home, record)?)
     }
 
+    /// Where the host reaches a running VM; nothing if it has no network of its own.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn address(&self, record: &VmRecord) -> Result<Option<std::net::IpAddr>, FvmError> {
+        Ok(fvm_vm::lifecycle::address(&self.home, record)?)
+    }
+
     /// The processes of a running VM.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //!   vm   ── VmId, VmName, VmRecord    what a VM is, on disk
 //!   state── VmState, VmEvent          how it lives: one total function
 //!   policy  Policy, Network           what it may use
+//!   domain, reach  NamePattern, Reach   what it may reach in the network
 //!   change  Change, ChangeSet         what it did to its view of the host
 //!   plan ── Plan, PlanOp              what a commit will do to the host
 //!   service ServiceStatus, ...         what runs in a VM as a daemon
@@ -15,20 +16,24 @@
 //! `--json` or stored on disk lives here and nowhere else.
 
 pub mod change;
+pub mod domain;
 pub mod exit;
 pub mod path;
 pub mod plan;
 pub mod policy;
+pub mod reach;
 pub mod service;
 pub mod state;
 pub mod time;
 pub mod vm;
 
 pub use change::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary};
+pub use domain::{Name, NamePattern};
 pub use path::{HostPath, VmPath};
 pub use plan::{LayerDir, Plan, PlanOp};
 
 pub use policy::{Network, Policy};
+pub use reach::{Publish, Reach};
 pub use state::{IllegalEvent, VmEvent, VmState};
 pub use time::Timestamp;
 pub use vm::{Layer, LayerKind, Mode, VmId, VmName, VmRecord};

@@ -39,6 +39,8 @@ pub struct Site {
     pub root: PathBuf,
     /// `layers/`.
     pub layers_dir: PathBuf,
+    /// By what the VM's loopback address on the host is found again.
+    pub name: String,
     /// How the VM is kept apart.
     pub mode: Mode,
     /// The VM's user namespace, for shifted layers.
@@ -60,10 +62,11 @@ pub struct Site {
 impl Site {
     /// A place to build in.
     #[must_use]
-    pub fn new(root: PathBuf, layers_dir: PathBuf, mode: Mode, volatile: bool) -> Self {
+    pub fn new(name: String, root: PathBuf, layers_dir: PathBuf, mode: Mode, volatile: bool) -> Self {
         Self {
             root,
             layers_dir,
+            name,
             mode,
             idmap: None,
             volatile,
@@ -164,6 +167,9 @@ impl Site {
             SetupOp::Mask { target, layer } => self.mask(target, layer.as_ref())?,
             SetupOp::Proc { guarded } => self.proc(*guarded)?,
             SetupOp::EnterNamespaces { .. } => return Err(Errno::INVAL.into()),
+            // Made beside the VM, by whoever starts init.
+            SetupOp::Router(_) => {}
+            SetupOp::NameServer { target, text } => self.name_server(target, text)?,
             SetupOp::MessageQueues => {
                 let queues = mount::new_mount(
                     "mqueue",
@@ -352,6 +358,24 @@ impl Site {
             Err(e) => return Err(e),
         }
         mount::clone_mount(dev.as_fd(), Path::new(NAME), false)
+    }
+
+    /// A file of the VM's own that names its name server, in the place of the host's.
+    fn name_server(&self, target: &VmPath, text: &str) -> Result<(), MountError> {
+        const NAME: &str = ".resolv.conf";
+        let relative = target.relative_to(&VmPath::root()).ok_or(Errno::INVAL)?;
+        let point = match mount::mount_point(self.tree()?, relative) {
+            Ok(point) => point,
+            // The VM made something else of it: then that is what it wants.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let dev = mount::mount_point(self.tree()?, Path::new("dev"))?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = fs::openat(&dev, NAME, flags, FileMode::from_raw_mode(0o644))?;
+        rustix::io::write(&file, text.as_bytes())?;
+        let copy = mount::clone_mount(dev.as_fd(), Path::new(NAME), false)?;
+        Ok(mount::attach(copy.as_fd(), point.as_fd())?)
     }
 
     /// What is at `target`, with all that is mounted below, on top of itself, read-only. The VM cannot have changed

@@ -13,6 +13,7 @@ use crate::home::Home;
 use crate::launch::Launched;
 use crate::proto::{self, Order, Reply, Request};
 use crate::refresh;
+use crate::router::Guard;
 use fvm_model::{VmId, VmName};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -116,6 +117,7 @@ fn answer(client: &OwnedFd, vm: &Launched) {
             keeper: rustix::process::getpid().as_raw_nonzero().get(),
             init: vm.init.as_raw_nonzero().get(),
         },
+        Request::Address => Reply::Address(vm.guard.as_ref().and_then(Guard::address).map(Into::into)),
         Request::Start(program) => {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             done(proto::write_message(&vm.orders, &Order::Start(program), &fds))

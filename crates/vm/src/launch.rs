@@ -22,6 +22,7 @@ use crate::executor::{Site, StepError};
 use crate::init;
 use crate::op::SetupOp;
 use crate::refresh::Held;
+use crate::router::{self, Guard, Routed};
 use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
@@ -46,6 +47,10 @@ pub struct Launched {
     pub bus: Option<OwnedFd>,
     /// The layers that stand over generated names.
     pub skeletons: Vec<Skeleton>,
+    /// What holds the VM's network, if it has one of its own.
+    pub guard: Option<Guard>,
+    /// What the VM does not have although it was planned, in words.
+    pub notices: Vec<String>,
 }
 
 /// A layer over the names of a host directory ([`crate::layers`]).
@@ -59,8 +64,10 @@ pub struct Skeleton {
 
 /// What builder and init tell the keeper while the VM is being built.
 #[derive(Debug, Serialize, Deserialize)]
-enum Progress {
+pub(crate) enum Progress {
     Init(i32),
+    Guard(i32),
+    Notice(String),
     Ready,
     Failed(StepError),
 }
@@ -105,18 +112,23 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     });
     let skeletons = skeletons.collect();
     let ends = Ends { orders: init_orders, report };
-    let started = match site.mode {
-        Mode::Shifted => start_shifted(site, &entry, ends),
-        Mode::Rootless => start_rootless(site, &entry, ends),
-        Mode::Identity => start_identity(site, &entry, ends),
+    let routed = blueprint.ops.iter().find_map(|op| if let SetupOp::Router(plan) = op { Some(plan) } else { None });
+    let routed = routed.map(|plan| Routed::prepare(plan, &site)).transpose()?;
+    let claim = routed.as_ref().map(Routed::claim).transpose()?;
+    let started = match (site.mode, routed) {
+        (Mode::Shifted, _) => start_shifted(site, &entry, ends),
+        (Mode::Rootless, None) => start_rootless(site, &entry, ends),
+        (Mode::Rootless, Some(routed)) => router::start(site, &entry, ends, routed),
+        (Mode::Identity, _) => start_identity(site, &entry, ends),
     };
     let child = started.map_err(|e| VmError::Setup {
         step: "make the namespaces".into(),
         why: format!("{e}; see 'fvm doctor' for what this kernel allows"),
     })?;
-    await_ready(child, &progress).and_then(|(init, bus)| {
+    await_ready(child, &progress).and_then(|Begun { init, guard, bus, notices }| {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
-        Ok(Launched { init, pidfd, orders, bus, skeletons })
+        let guard = guard.map(|pid| Guard::new(pid, claim));
+        Ok(Launched { init, pidfd, orders, bus, skeletons, guard, notices })
     })
 }
 
@@ -124,26 +136,26 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
 /// cgroup namespace that is not its own.
 const OWNED_BY_HOST: Namespaces = Namespaces::MOUNT.and(Namespaces::CGROUP);
 
-struct Maps {
-    uid: [u32; 3],
-    gid: [u32; 3],
+pub(crate) struct Maps {
+    pub uid: [u32; 3],
+    pub gid: [u32; 3],
 }
 
-struct Entry<'a> {
-    namespaces: Namespaces,
-    maps: Maps,
+pub(crate) struct Entry<'a> {
+    pub namespaces: Namespaces,
+    pub maps: Maps,
     before: &'a [SetupOp],
     after: &'a [SetupOp],
 }
 
 /// The ends of the sockets that the VM's side uses.
-struct Ends {
-    orders: OwnedFd,
-    report: OwnedFd,
+pub(crate) struct Ends {
+    pub orders: OwnedFd,
+    pub report: OwnedFd,
 }
 
 impl Ends {
-    fn tell(&self, progress: &Progress) {
+    pub fn tell(&self, progress: &Progress) {
         self.tell_with(progress, &[]);
     }
 
@@ -153,7 +165,7 @@ impl Ends {
         let _gone = socket::send(&self.report, &bytes, fds);
     }
 
-    fn give_up(&self, error: StepError) -> ! {
+    pub fn give_up(&self, error: StepError) -> ! {
         self.tell(&Progress::Failed(error));
         process::exit_now(1)
     }
@@ -251,15 +263,26 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             hide_command();
             enter_limits(&mut site, &ends);
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
-            rustix::process::umask(FileMode::empty());
-            for op in entry.before {
-                if let Err(error) = site.execute(op) {
-                    ends.give_up(error);
-                }
-            }
-            finish(&mut site, entry, &ends)
+            build_rootless(&mut site, entry, &ends, None)
         }
     }
+}
+
+/// Init of an ordinary user's VM builds it itself, in its namespaces. `network`: readable when that is there.
+pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&OwnedFd>) -> ! {
+    rustix::process::umask(FileMode::empty());
+    for op in entry.before {
+        if let Err(error) = site.execute(op) {
+            ends.give_up(error);
+        }
+    }
+    if let Some(network) = network
+        && rustix::io::read(network, &mut [0u8][..]) != Ok(1)
+    {
+        // Whoever makes it failed, and has said so.
+        process::exit_now(1)
+    }
+    finish(site, entry, ends)
 }
 
 /// Init builds as the host's root, in a new process namespace, and enters the user namespace at the end, so that
@@ -351,7 +374,7 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
 }
 
 /// Before the namespaces: the VM then sees its own group as the root of all.
-fn enter_limits(site: &mut Site, ends: &Ends) {
+pub(crate) fn enter_limits(site: &mut Site, ends: &Ends) {
     if let Err(e) = site.enter_limits() {
         ends.give_up(StepError { step: "enter the VM's control groups".into(), why: e.to_string() });
     }
@@ -359,18 +382,18 @@ fn enter_limits(site: &mut Site, ends: &Ends) {
 
 /// While the host's `/proc` is still there, and before the change of credentials after which a process may not write its own
 /// memory.
-fn hide_command() {
+pub(crate) fn hide_command() {
     // Where the program itself may not be read, neither may be what it shows.
     let _not_dumpable = crate::title::set("fvm: init");
 }
 
-fn die_with_parent() {
+pub(crate) fn die_with_parent() {
     let _cannot_fail = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
 }
 
 /// Writes the id maps of a process that waits in a new user namespace. `alone`: without privilege the kernel asks
 /// that `setgroups` be given up first.
-fn write_maps(pid: Pid, maps: &Maps, alone: bool) -> Result<(), Errno> {
+pub(crate) fn write_maps(pid: Pid, maps: &Maps, alone: bool) -> Result<(), Errno> {
     let write = |name: &str, text: &str| -> Result<(), Errno> {
         let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
         let file = fs::open(path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())?;
@@ -384,10 +407,17 @@ fn write_maps(pid: Pid, maps: &Maps, alone: bool) -> Result<(), Errno> {
     write("gid_map", &line(maps.gid))
 }
 
+/// What was started.
+struct Begun {
+    init: Pid,
+    guard: Option<Pid>,
+    bus: Option<OwnedFd>,
+    notices: Vec<String>,
+}
+
 /// Waits until init is ready; on failure ends and collects whatever was started.
-fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<(Pid, Option<OwnedFd>), VmError> {
-    let mut init = None;
-    let mut bus = None;
+fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Begun, VmError> {
+    let (mut init, mut guard, mut bus, mut notices) = (None, None, None, Vec::new());
     let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
     let failure = loop {
         let message = socket::receive(progress.as_fd(), &mut buffer).map(|(len, mut fds)| {
@@ -396,6 +426,8 @@ fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<(Pid, Option<Ow
         });
         match message {
             Ok(Ok(Progress::Init(pid))) => init = Pid::from_raw(pid),
+            Ok(Ok(Progress::Guard(pid))) => guard = Pid::from_raw(pid),
+            Ok(Ok(Progress::Notice(text))) => notices.push(text),
             Ok(Ok(Progress::Ready)) => break None,
             Ok(Ok(Progress::Failed(error))) => break Some(error),
             Ok(Err(_)) | Err(_) => {
@@ -407,11 +439,11 @@ fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<(Pid, Option<Ow
         collect(builder);
     }
     match (failure, init) {
-        (None, Some(init)) => Ok((init, bus)),
+        (None, Some(init)) => Ok(Begun { init, guard, bus, notices }),
         (failure, init) => {
-            if let Some(init) = init {
-                let _already_gone = rustix::process::kill_process(init, Signal::KILL);
-                collect(init);
+            for pid in init.into_iter().chain(guard) {
+                let _already_gone = rustix::process::kill_process(pid, Signal::KILL);
+                collect(pid);
             }
             let error =
                 failure.unwrap_or(StepError { step: "wait for init".into(), why: "it has no process id".into() });
@@ -420,6 +452,6 @@ fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<(Pid, Option<Ow
     }
 }
 
-fn collect(pid: Pid) {
+pub(crate) fn collect(pid: Pid) {
     let _not_ours = process::wait_blocking(pid.as_raw_nonzero().get(), false);
 }

@@ -10,6 +10,7 @@
 //!   relay       files as streams, byte by byte
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
+//!   router      rootless: the namespace between a VM and the host's network, and who holds it
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -36,6 +37,7 @@ pub mod proto;
 pub mod ps;
 pub mod refresh;
 mod relay;
+pub mod router;
 pub mod service;
 mod session;
 mod title;

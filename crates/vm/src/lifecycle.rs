@@ -23,7 +23,7 @@ use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
-use fvm_model::{HostPath, Mode, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
+use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
 use fvm_sys::process::{self, Fork};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
@@ -202,6 +202,12 @@ pub fn boot(
     call: &Call,
 ) -> Result<Running, VmError> {
     record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
+    if record.policy.network == Network::Own && record.mode != Mode::Rootless {
+        return Err(VmError::Setup {
+            step: "give the VM a network of its own".into(),
+            why: "that is built for ordinary users only; use '--net none' or '--net host' as root".into(),
+        });
+    }
     let blueprint = plan(home, facts, &record);
     if blueprint.layers != record.layers {
         record.layers.clone_from(&blueprint.layers);
@@ -214,6 +220,7 @@ pub fn boot(
         Mode::Shifted | Mode::Identity => Groups::make(&record.id, &record.policy)?,
     };
     let mut site = Site::new(
+        record.id.to_string(),
         home.vm_dir(&record.id).join("root"),
         record.layers_dir.as_path().into(),
         record.mode,
@@ -230,7 +237,7 @@ pub fn boot(
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take()) {
         relay.connect(&bus)?;
     }
-    let notices = blueprint.notices.into_iter().chain(absent).collect();
+    let notices = blueprint.notices.into_iter().chain(std::mem::take(&mut vm.notices)).chain(absent).collect();
     Ok(Running { record, notices, vm, control, lock, relay, groups, home: home.clone() })
 }
 
@@ -502,7 +509,20 @@ pub fn is_running(home: &Home, record: &VmRecord) -> Result<bool, VmError> {
 pub fn processes(home: &Home, record: &VmRecord) -> Result<(i32, i32), VmError> {
     match keeper::ask(home, &record.id, &record.name, &Request::Info, &[])? {
         Reply::Info { keeper, init } => Ok((keeper, init)),
-        Reply::Done | Reply::Refused(_) => {
+        Reply::Done | Reply::Address(_) | Reply::Refused(_) => {
+            Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
+        }
+    }
+}
+
+/// Where the host reaches a running VM; nothing if it has no network of its own.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer.
+pub fn address(home: &Home, record: &VmRecord) -> Result<Option<std::net::IpAddr>, VmError> {
+    match keeper::ask(home, &record.id, &record.name, &Request::Address, &[])? {
+        Reply::Address(address) => Ok(address),
+        Reply::Done | Reply::Info { .. } | Reply::Refused(_) => {
             Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
         }
     }

@@ -131,6 +131,15 @@ pub enum SetupOp {
         /// The same for groups.
         gid_map: [u32; 3],
     },
+    /// A network of its own behind a router namespace, which holds the rules.
+    Router(crate::router::Plan),
+    /// A file that names the VM's name server.
+    NameServer {
+        /// Where programs look.
+        target: VmPath,
+        /// What it says.
+        text: String,
+    },
     /// The VM's tree becomes `/`; the host's is gone.
     PivotRoot,
     /// POSIX message queues of its own.
@@ -205,6 +214,8 @@ impl fmt::Display for SetupOp {
                 let net = if *network { " net" } else { "" };
                 write!(f, "enter namespaces: user mount pid ipc uts cgroup{net} (uids {uid_map:?}, gids {gid_map:?})")
             }
+            Self::Router(plan) => plan.fmt(f),
+            Self::NameServer { target, .. } => write!(f, "name its name server in {target}"),
             Self::PivotRoot => f.write_str("make it the root; let go of the host's"),
             Self::MessageQueues => f.write_str("own message queues at /dev/mqueue"),
             Self::Loopback => f.write_str("set the loopback interface up"),

@@ -85,6 +85,8 @@ pub enum Overlays {
 pub enum Request {
     /// Who runs here?
     Info,
+    /// Where does the host reach it?
+    Address,
     /// Start a program; descriptors as in [`Order::Start`].
     Start(Program),
     /// Stop the VM.
@@ -110,6 +112,8 @@ pub enum Reply {
         /// The VM's init, as the host numbers it.
         init: i32,
     },
+    /// To `Address`; nothing without a network of its own.
+    Address(Option<std::net::IpAddr>),
     /// Done.
     Done,
     /// Not done.

@@ -280,6 +280,8 @@ impl crate::args::PolicyArgs {
         };
         let flags = Flags {
             network: self.net,
+            allow: self.allow.clone(),
+            publish: self.publish.clone(),
             hide: self.hide.clone(),
             read_only: self.read_only.clone(),
             share: self.share.iter().map(path).collect::<Result<_, Failure>>()?,
@@ -312,15 +314,11 @@ impl crate::args::PolicyArgs {
 
     /// Whether any option was given.
     pub fn is_given(&self) -> bool {
-        let Self { policy, net, hide, read_only, share, device, socket, dbus, hostname, allow_partial, .. } = self;
+        let Self { policy, net, allow, publish, hide, read_only, share, device, socket, dbus, hostname, .. } = self;
+        let any_place = !(allow.is_empty() && publish.is_empty());
         let any_list = !(hide.is_empty() && read_only.is_empty() && device.is_empty() && dbus.is_empty());
         let any_path = !(share.is_empty() && socket.is_empty());
-        policy.is_some()
-            || net.is_some()
-            || any_list
-            || any_path
-            || hostname.is_some()
-            || *allow_partial
-            || self.limits().next().is_some()
+        let any_value = policy.is_some() || net.is_some() || hostname.is_some() || self.limits().next().is_some();
+        any_value || any_place || any_list || any_path || self.allow_partial
     }
 }

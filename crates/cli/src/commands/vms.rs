@@ -160,6 +160,8 @@ pub fn inspect(fvm: &Fvm, out: &Output, name: &str) -> Done {
         keeper_pid: Option<i32>,
         #[serde(skip_serializing_if = "Option::is_none")]
         init_pid: Option<i32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        address: Option<std::net::IpAddr>,
     }
     let record = fvm.find(name)?;
     let now = fvm.state(&record)?;
@@ -167,7 +169,9 @@ pub fn inspect(fvm: &Fvm, out: &Output, name: &str) -> Done {
         Ok((keeper, init)) => (Some(keeper), Some(init)),
         Err(_) => (None, None),
     };
-    out.document(&Inspected { record: &record, now, directory: fvm.home().vm_dir(&record.id), keeper_pid, init_pid })?;
+    let address = fvm.address(&record).ok().flatten();
+    let directory = fvm.home().vm_dir(&record.id);
+    out.document(&Inspected { record: &record, now, directory, keeper_pid, init_pid, address })?;
     Ok(exit::DONE)
 }
 

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Where `newuidmap` lies; `PATH` is not asked.
+/// Where `newuidmap` and `pasta` lie; `PATH` is not asked.
 const BIN_DIRS: [&str; 3] = ["/usr/bin", "/bin", "/usr/local/bin"];
 
 /// All of them.
@@ -22,12 +22,12 @@ pub(super) fn features(run: &Path, root: bool) -> Vec<Feature> {
         device("/dev/fuse", "later: lazy images", "sudo modprobe fuse (a container: --device /dev/fuse)"),
         device(
             "/dev/net/tun",
-            "later: rootless networks of their own",
+            "rootless: a network of its own (--net own)",
             "sudo modprobe tun (a container: --device /dev/net/tun)",
         ),
     ];
     if !root {
-        features.extend([id_ranges(rustix::process::geteuid().as_raw()), new_id_map()]);
+        features.extend([uplink(), id_ranges(rustix::process::geteuid().as_raw()), new_id_map()]);
     }
     features
 }
@@ -80,6 +80,17 @@ fn id_ranges(uid: u32) -> Feature {
         Ok((users, groups)) if !users.is_empty() && !groups.is_empty() => feature,
         Ok(_) => feature.missing("none in /etc/subuid and /etc/subgid").advise(advice),
         Err(e) => feature.missing(e.to_string()).advise("sudo chmod 0644 /etc/subuid /etc/subgid"),
+    }
+}
+
+/// The program through which an ordinary user's VM reaches the outside.
+fn uplink() -> Feature {
+    let feature = Feature::enforced("pasta", "rootless: a network of its own (--net own)");
+    let there = |name: &&str| BIN_DIRS.iter().any(|dir| Path::new(dir).join(name).exists());
+    match ["pasta", "slirp4netns"].into_iter().find(there) {
+        Some("pasta") => feature,
+        Some(other) => feature.partly(format!("{other} is used instead")).advise("sudo apt-get install passt"),
+        None => feature.missing("no pasta, nor slirp4netns").advise("sudo apt-get install passt (Fedora: passt)"),
     }
 }
 

@@ -23,7 +23,7 @@ pub use pattern::Pattern;
 pub use resolve::{Flags, Source, resolve};
 pub use text::{Place, PolicyError};
 
-use crate::HostPath;
+use crate::{HostPath, Publish, Reach};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -36,6 +36,10 @@ pub struct Policy {
     pub name: PolicyName,
     /// Which network it sees.
     pub network: Network,
+    /// What it may reach, with a network of its own.
+    pub reach: Reach,
+    /// Which of its ports the host reaches.
+    pub publish: Vec<Publish>,
     /// Which files it sees, and how.
     pub files: Files,
     /// Device nodes of the host, or directories of them, that it may use.
@@ -82,6 +86,7 @@ pub const FEATURES: &[&str] = &[
     "/dev/ptmx",
     "/dev/fuse",
     "/dev/net/tun",
+    "pasta",
     "subordinate ids",
     "newuidmap",
 ];
@@ -105,6 +110,8 @@ pub enum Network {
     Host,
     /// Only its own loopback.
     None,
+    /// Its own, with an address of its own; the outside is reached through a router that filters.
+    Own,
 }
 
 impl fmt::Display for Network {
@@ -112,6 +119,7 @@ impl fmt::Display for Network {
         f.write_str(match self {
             Self::Host => "host",
             Self::None => "none",
+            Self::Own => "own",
         })
     }
 }
@@ -123,8 +131,8 @@ impl FromStr for Network {
         match s {
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
-            "own" => Err("a network address of its own is not built yet; use 'host' or 'none'".into()),
-            other => Err(format!("'{other}' is not a network; use 'host' or 'none'")),
+            "own" => Ok(Self::Own),
+            other => Err(format!("'{other}' is not a network; use 'own', 'host' or 'none'")),
         }
     }
 }
@@ -253,7 +261,7 @@ impl Policy {
     /// bus with a relay.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        self.network == Network::None
+        self.network != Network::Host
             && self.sockets.is_empty()
             && self.files.share.is_empty()
             && self.dbus.pass.is_empty()

@@ -32,6 +32,10 @@ pub struct Source {
 pub struct Flags {
     /// `--net`.
     pub network: Option<Network>,
+    /// `--allow`.
+    pub allow: Vec<String>,
+    /// `--publish`.
+    pub publish: Vec<String>,
     /// `--hide`.
     pub hide: Vec<String>,
     /// `--read-only`.
@@ -107,6 +111,11 @@ impl At<'_> {
 /// Lists in the making.
 #[derive(Default)]
 struct Lists {
+    /// Whether anybody says what is allowed: else everything is.
+    allows: bool,
+    allow: List,
+    deny: List,
+    publish: List,
     hide: List,
     read_only: List,
     share: List,
@@ -177,6 +186,13 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
         *to = from.unwrap_or(*to);
     }
     set(&mut policy.network, text.network.mode);
+    set(&mut policy.reach.private, text.network.private);
+    if let Some(allow) = &text.network.allow {
+        lists.allows = true;
+        lists.allow.add(at, allow)?;
+    }
+    lists.deny.add(at, &text.network.deny)?;
+    lists.publish.add(at, &text.network.publish)?;
     set(&mut policy.dbus.session, text.dbus.session);
     set(&mut policy.dbus.system, text.dbus.system);
     let (kernel, said) = (&mut policy.kernel, &text.kernel);
@@ -236,7 +252,10 @@ fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(
             place: None,
         })?;
     }
+    lists.allows |= !flags.allow.is_empty();
     for (list, entries) in [
+        (&mut lists.allow, &flags.allow),
+        (&mut lists.publish, &flags.publish),
         (&mut lists.hide, &flags.hide),
         (&mut lists.read_only, &flags.read_only),
         (&mut lists.share, &flags.share),
@@ -276,6 +295,10 @@ fn hostname(name: &str) -> Result<Option<String>, String> {
 }
 
 fn finish(mut policy: Policy, lists: &Lists) -> Result<Policy, PolicyError> {
+    policy.reach.deny = lists.deny.each(str::parse)?;
+    let allow = lists.allow.each(str::parse)?;
+    policy.reach.allow = lists.allows.then_some(allow);
+    policy.publish = lists.publish.each(str::parse)?;
     let pattern = |text: &str| text.parse::<Pattern>();
     policy.files.hide = lists.hide.each(pattern)?;
     policy.files.read_only = lists.read_only.each(pattern)?;

@@ -34,6 +34,8 @@ impl Policy {
             Bus::None => "none",
             Bus::Private => "private",
         };
+        let allow = self.reach.allow.as_ref();
+        let allow = allow.map(|allow| list(&mut allow.iter().map(ToString::to_string)));
         let (files, kernel, environment) = (&self.files, &self.kernel, &self.environment);
         let limits: String = self
             .limits
@@ -43,13 +45,17 @@ impl Policy {
             .collect();
         let limits = if limits.is_empty() { limits } else { format!("\n[limits]\n{limits}") };
         format!(
-            "hostname = {}\nrequires = {}\n\n[network]\nmode = {}\n\n\
+            "hostname = {}\nrequires = {}\n\n[network]\nmode = {}\n{}deny = {}\nprivate = {}\npublish = {}\n\n\
              [files]\nhide = {}\nread_only = {}\nshare = {}\n\n[devices]\npass = {}\n\n[sockets]\npass = {}\n\n\
              [dbus]\nsession = {}\nsystem = {}\npass = {}\n\n[environment]\npass = {}\nhide = {}\n\n\
              [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n{limits}",
             quoted(self.hostname.as_deref().unwrap_or("host")),
             list(&mut self.requires.iter().cloned()),
             quoted(&self.network.to_string()),
+            allow.map_or_else(String::new, |allow| format!("allow = {allow}\n")),
+            list(&mut self.reach.deny.iter().map(ToString::to_string)),
+            self.reach.private,
+            list(&mut self.publish.iter().map(ToString::to_string)),
             list(&mut files.hide.iter().map(ToString::to_string)),
             list(&mut files.read_only.iter().map(ToString::to_string)),
             paths(&files.share),

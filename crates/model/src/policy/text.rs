@@ -134,6 +134,10 @@ pub(super) struct Text {
 pub(super) struct NetworkText {
     #[serde(deserialize_with = "network")]
     pub mode: Option<Network>,
+    pub allow: Option<Vec<Spanned<String>>>,
+    pub deny: Vec<Spanned<String>>,
+    pub private: Option<bool>,
+    pub publish: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

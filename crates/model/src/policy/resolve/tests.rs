@@ -105,7 +105,9 @@ fn each_error_has_its_place_and_says_what_to_do() {
     );
     let cases = [
         ("zzzzzz = 1", "1:1: unknown key 'zzzzzz': it is one of extends,"),
-        ("[network]\nmode = 'hots'", "2:8: 'hots' is not a network; use 'host' or 'none'"),
+        ("[network]\nmode = 'hots'", "2:8: 'hots' is not a network; use 'own', 'host' or 'none'"),
+        ("[network]\nallow = ['a..b:80']", "2:10: 'a..b' is not a host name"),
+        ("[network]\npublish = ['0:80']", "2:12: '0:80' is not a port, nor two as HOST:VM"),
         ("[dbus]\nsession = 'privat'", "unknown value 'privat': did you mean 'private'?"),
         ("extends = 'untrustd'", "1:11: there is no policy 'untrustd': did you mean 'untrusted'?"),
         ("[files]\nhide = ['a/b']", "2:9: 'a/b' is neither absolute nor below '~/'"),

@@ -1,0 +1,185 @@
+//! Netlink messages: how the kernel is asked for interfaces, addresses, routes and filters.
+//!
+//! ```text
+//!   length kind flags number port │ header of the kind │ attribute: length kind bytes, padded │ ...
+//! ```
+//!
+//! Invariant: a [`Netlink`] acts in the network namespace in which it was opened, whoever holds it.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::netlink::NETFILTER;
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+
+/// A message asks for something.
+pub(crate) const REQUEST: u16 = 1;
+/// It is acknowledged.
+pub(crate) const ACK: u16 = 4;
+/// What it names must not be there yet.
+pub(crate) const EXCLUSIVE: u16 = 0x200;
+/// What it names is made.
+pub(crate) const CREATE: u16 = 0x400;
+/// It stands behind the others.
+pub(crate) const APPEND: u16 = 0x800;
+const NESTED: u16 = 0x8000;
+const ERROR: u16 = 2;
+const HEADER_BYTES: usize = 16;
+const ANSWER_MAX_BYTES: usize = 16 << 10;
+
+/// A socket to the kernel.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    number: u32,
+}
+
+impl From<OwnedFd> for Netlink {
+    fn from(socket: OwnedFd) -> Self {
+        // Far from the numbers that whoever opened it used.
+        Self { socket, number: 1 << 20 }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Netlink {
+    /// For interfaces, addresses and routes of this thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn route() -> Result<Self, Errno> {
+        Self::open(None)
+    }
+
+    /// For its filters.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn filter() -> Result<Self, Errno> {
+        Self::open(Some(NETFILTER))
+    }
+
+    fn open(protocol: Option<Protocol>) -> Result<Self, Errno> {
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        Ok(Self { socket, number: 0 })
+    }
+
+    /// Sends messages as one; all of them succeed, or the first error is returned.
+    pub(crate) fn ask(&mut self, messages: &[Message]) -> Result<(), Errno> {
+        let first = self.number.wrapping_add(1);
+        let mut bytes = Vec::new();
+        // The acknowledgement that comes last: of the last message that asks for one.
+        let mut last = None;
+        for message in messages {
+            self.number = self.number.wrapping_add(1);
+            bytes.extend(message.bytes(self.number));
+            if message.flags & ACK != 0 {
+                last = Some(self.number);
+            }
+        }
+        send(&self.socket, &bytes, SendFlags::empty())?;
+        let Some(last) = last else { return Ok(()) };
+        let mut buffer = vec![0u8; ANSWER_MAX_BYTES];
+        loop {
+            let n = match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
+                Ok((n, _)) => n,
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e),
+            };
+            let mut rest = &buffer[..n];
+            while rest.len() >= HEADER_BYTES + 4 {
+                let word = |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
+                let (length, number) = (word(0) as usize, word(8));
+                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+                if kind == ERROR && (first..=self.number).contains(&number) {
+                    match word(HEADER_BYTES).cast_signed() {
+                        0 if number == last => return Ok(()),
+                        0 => {}
+                        e => return Err(Errno::from_raw_os_error(-e)),
+                    }
+                }
+                rest = rest.get(length.max(HEADER_BYTES).next_multiple_of(4)..).unwrap_or(&[]);
+            }
+        }
+    }
+}
+
+/// One message.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub kind: u16,
+    pub flags: u16,
+    pub header: Vec<u8>,
+    pub attributes: Attributes,
+}
+
+impl Message {
+    fn bytes(&self, number: u32) -> Vec<u8> {
+        let length = HEADER_BYTES + self.header.len() + self.attributes.0.len();
+        let mut out = Vec::with_capacity(length);
+        out.extend(u32::try_from(length).unwrap_or(0).to_ne_bytes());
+        out.extend(self.kind.to_ne_bytes());
+        out.extend((self.flags | REQUEST).to_ne_bytes());
+        out.extend(number.to_ne_bytes());
+        out.extend([0; 4]);
+        out.extend(&self.header);
+        out.extend(&self.attributes.0);
+        out
+    }
+}
+
+/// Attributes, one after the other.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attributes(Vec<u8>);
+
+impl Attributes {
+    /// With bytes.
+    pub fn with(mut self, kind: u16, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        let length = u16::try_from(4 + value.len()).unwrap_or(4);
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(&value[..usize::from(length) - 4]);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// With text, and the zero byte that the kernel wants behind it.
+    pub fn with_text(self, kind: u16, text: &str) -> Self {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        self.with(kind, bytes)
+    }
+
+    /// With a number in network order, as filters have them.
+    pub fn with_be(self, kind: u16, value: u32) -> Self {
+        self.with(kind, value.to_be_bytes())
+    }
+
+    /// With attributes within.
+    pub fn with_nested(self, kind: u16, inner: Self) -> Self {
+        self.with(kind | NESTED, inner.0)
+    }
+
+    /// Some bytes, then these: as the peer of a pair of interfaces is described.
+    pub fn behind(self, mut header: Vec<u8>) -> Vec<u8> {
+        header.extend(self.0);
+        header
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_padded_and_their_length_is_not() {
+        let inner = Attributes::default().with_text(1, "lo");
+        let outer = Attributes::default().with(3, [7]).with_nested(4, inner);
+        assert_eq!(outer.0, [5, 0, 3, 0, 7, 0, 0, 0, 12, 0, 4, 0x80, 7, 0, 1, 0, b'l', b'o', 0, 0]);
+    }
+}

@@ -1,0 +1,263 @@
+//! A table of packet filters, as nftables takes it over netlink: all of it at once, or nothing.
+//!
+//! ```text
+//!   Batch: table ─ sets ─ chains ─ rules              Rule: a row of expressions, the last decides
+//! ```
+//!
+//! Invariant: nothing is removed or changed that is not in the table of that name.
+
+use crate::netlink::{ACK, APPEND, Attributes, CREATE, Message, Netlink};
+use rustix::io::Errno;
+use std::net::IpAddr;
+use std::time::Duration;
+
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const NFTABLES: u16 = 10;
+const NEW_TABLE: u16 = 0;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+const NEW_SET: u16 = 9;
+const NEW_ELEMENT: u16 = 12;
+const DELETE_ELEMENT: u16 = 14;
+/// Both families in one table.
+const INET: u8 = 1;
+const REGISTER: u32 = 1;
+const LIST_ELEMENT: u16 = 1;
+
+/// Where a chain hangs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Hook {
+    /// Packets to this machine.
+    Input = 1,
+    /// Packets through it.
+    Forward = 2,
+    /// Packets that leave it, whose source is rewritten.
+    Source = 4,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Accept,
+    Drop,
+    /// And the sender is told.
+    Reject,
+    /// It leaves with this machine's address.
+    Masquerade,
+}
+
+/// A transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Icmp = 1,
+    Tcp = 6,
+    Udp = 17,
+    Icmp6 = 58,
+}
+
+/// A rule: all tests must hold.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rule(Vec<Attributes>);
+
+fn expression(name: &str, data: Attributes) -> Attributes {
+    Attributes::default().with_text(1, name).with_nested(2, data)
+}
+
+fn value(bytes: &[u8]) -> Attributes {
+    Attributes::default().with(1, bytes)
+}
+
+impl Rule {
+    fn also(mut self, name: &str, data: Attributes) -> Self {
+        self.0.push(expression(name, data));
+        self
+    }
+
+    fn meta(self, key: u32) -> Self {
+        self.also("meta", Attributes::default().with_be(1, REGISTER).with_be(2, key))
+    }
+
+    fn compare(self, same: bool, bytes: &[u8]) -> Self {
+        let data = Attributes::default().with_be(1, REGISTER).with_be(2, u32::from(!same));
+        self.also("cmp", data.with_nested(3, value(bytes)))
+    }
+
+    fn interface(self, key: u32, is: bool, name: &str) -> Self {
+        let mut padded = [0u8; 16];
+        for (to, from) in padded.iter_mut().zip(name.bytes().take(15)) {
+            *to = from;
+        }
+        self.meta(key).compare(is, &padded)
+    }
+
+    /// It came over the interface, or over any other.
+    pub fn from(self, is: bool, name: &str) -> Self {
+        self.interface(6, is, name)
+    }
+
+    /// It leaves over the interface, or over any other.
+    pub fn to(self, is: bool, name: &str) -> Self {
+        self.interface(7, is, name)
+    }
+
+    /// It belongs to a connection that was allowed.
+    pub fn known(self) -> Self {
+        let mask = 0b110u32.to_ne_bytes();
+        let bits = Attributes::default().with_be(1, REGISTER).with_be(2, REGISTER).with_be(3, 4);
+        self.also("ct", Attributes::default().with_be(1, REGISTER).with_be(2, 0))
+            .also("bitwise", bits.with_nested(4, value(&mask)).with_nested(5, value(&[0; 4])))
+            .compare(false, &[0; 4])
+    }
+
+    /// Its transport.
+    pub fn over(self, transport: Transport) -> Self {
+        self.meta(16).compare(true, &[transport as u8])
+    }
+
+    /// Its destination port.
+    pub fn port(self, port: u16) -> Self {
+        self.payload(2, 2, 2).compare(true, &port.to_be_bytes())
+    }
+
+    fn payload(self, base: u32, offset: u32, length: u32) -> Self {
+        let data = Attributes::default().with_be(1, REGISTER).with_be(2, base);
+        self.also("payload", data.with_be(3, offset).with_be(4, length))
+    }
+
+    fn destination(self, v4: bool) -> Self {
+        // NFPROTO_IPV4, NFPROTO_IPV6.
+        let rule = self.meta(15).compare(true, &[if v4 { 2 } else { 10 }]);
+        if v4 { rule.payload(1, 16, 4) } else { rule.payload(1, 24, 16) }
+    }
+
+    /// Its destination lies in a network.
+    pub fn into_net(self, ip: IpAddr, prefix: u8) -> Self {
+        let (bytes, rule) = match ip {
+            IpAddr::V4(v4) => (v4.octets().to_vec(), self.destination(true)),
+            IpAddr::V6(v6) => (v6.octets().to_vec(), self.destination(false)),
+        };
+        let mask: Vec<u8> = (0..bytes.len()).map(|n| ones(usize::from(prefix).saturating_sub(n * 8))).collect();
+        let masked: Vec<u8> = bytes.iter().zip(&mask).map(|(b, m)| b & m).collect();
+        let length = u32::try_from(bytes.len()).unwrap_or(4);
+        let bits = Attributes::default().with_be(1, REGISTER).with_be(2, REGISTER).with_be(3, length);
+        rule.also("bitwise", bits.with_nested(4, value(&mask)).with_nested(5, value(&vec![0; bytes.len()])))
+            .compare(true, &masked)
+    }
+
+    /// Its destination is in a set.
+    pub fn into_set(self, set: &str, v4: bool) -> Self {
+        self.destination(v4).also("lookup", Attributes::default().with_text(1, set).with_be(2, REGISTER))
+    }
+
+    /// What becomes of it.
+    pub fn then(self, end: End) -> Self {
+        let verdict = |code: u32| {
+            let verdict = Attributes::default().with_be(1, code);
+            Attributes::default().with_be(1, 0).with_nested(2, Attributes::default().with_nested(2, verdict))
+        };
+        match end {
+            End::Drop => self.also("immediate", verdict(0)),
+            End::Accept => self.also("immediate", verdict(1)),
+            // "Administratively prohibited", in either family.
+            End::Reject => self.also("reject", Attributes::default().with_be(1, 2).with(2, [3])),
+            End::Masquerade => self.also("masq", Attributes::default()),
+        }
+    }
+}
+
+/// The first `bits` of a byte.
+fn ones(bits: usize) -> u8 {
+    if bits >= 8 { 0xFF } else { !(0xFFu8 >> bits) }
+}
+
+/// Changes to one table, carried out together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    table: String,
+    messages: Vec<Message>,
+}
+
+impl Batch {
+    /// Changes to `table`.
+    pub fn of(table: &str) -> Self {
+        Self { table: table.into(), messages: Vec::new() }
+    }
+
+    fn add(&mut self, kind: u16, flags: u16, attributes: Attributes) {
+        let header = vec![INET, 0, 0, 0];
+        self.messages.push(Message { kind: NFTABLES << 8 | kind, flags: flags | ACK, header, attributes });
+    }
+
+    fn named(&self) -> Attributes {
+        Attributes::default().with_text(1, &self.table)
+    }
+
+    /// Makes the table.
+    pub fn table(&mut self) {
+        self.add(NEW_TABLE, CREATE, self.named());
+    }
+
+    /// Makes a chain at a hook. What no rule decides is dropped, or, where addresses are rewritten, accepted.
+    pub fn chain(&mut self, name: &str, hook: Hook) {
+        let (kind, priority, policy) = match hook {
+            Hook::Input | Hook::Forward => ("filter", 0u32, 0),
+            Hook::Source => ("nat", 100, 1),
+        };
+        let place = Attributes::default().with_be(1, hook as u32).with_be(2, priority);
+        let attributes = self.named().with_text(3, name).with_nested(4, place).with_be(5, policy);
+        self.add(NEW_CHAIN, CREATE, attributes.with_text(7, kind));
+    }
+
+    /// Adds a rule to a chain, behind the others.
+    pub fn rule(&mut self, chain: &str, rule: Rule) {
+        let list = rule.0.into_iter().fold(Attributes::default(), |all, one| all.with_nested(LIST_ELEMENT, one));
+        let attributes = self.named().with_text(2, chain).with_nested(4, list);
+        self.add(NEW_RULE, CREATE | APPEND, attributes);
+    }
+
+    /// Makes a set of addresses, each of which goes after its time, with room for `size`.
+    pub fn set(&mut self, name: &str, v4: bool, size: u32) {
+        const WITH_TIMEOUTS: u32 = 0x10;
+        let number = u32::try_from(self.messages.len()).unwrap_or(0);
+        let (kind, length) = if v4 { (7, 4) } else { (8, 16) };
+        let attributes = self.named().with_text(2, name).with_be(3, WITH_TIMEOUTS).with_be(4, kind);
+        let attributes = attributes.with_be(5, length).with_nested(9, Attributes::default().with_be(1, size));
+        self.add(NEW_SET, CREATE, attributes.with_be(10, number));
+    }
+
+    /// Puts an address into a set; one that is there already starts anew.
+    pub fn element(&mut self, set: &str, ip: IpAddr, hold: Duration) {
+        let bytes = match ip {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let key = Attributes::default().with_nested(1, value(&bytes));
+        let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        let timed = key.clone().with(4, hold_ms.to_be_bytes());
+        let list = |element: Attributes| {
+            let list = Attributes::default().with_nested(LIST_ELEMENT, element);
+            self.named().with_text(2, set).with_nested(3, list)
+        };
+        // Older kernels do not renew what is there: so put it in, take it out, and put it in.
+        let (first, out, again) = (list(timed.clone()), list(key), list(timed));
+        self.add(NEW_ELEMENT, CREATE, first);
+        self.add(DELETE_ELEMENT, 0, out);
+        self.add(NEW_ELEMENT, CREATE, again);
+    }
+
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// The kernel's first; nothing is changed then.
+    pub fn commit(self, socket: &mut Netlink) -> Result<(), Errno> {
+        let edge = |kind: u16| {
+            let [high, low] = NFTABLES.to_be_bytes();
+            Message { kind, flags: 0, header: vec![0, 0, high, low], attributes: Attributes::default() }
+        };
+        let mut all = vec![edge(BATCH_BEGIN)];
+        all.extend(self.messages);
+        all.push(edge(BATCH_END));
+        socket.ask(&all)
+    }
+}

@@ -1,0 +1,130 @@
+//! The namespace between an ordinary user's VM and the host: what root's VMs have in the host's own network.
+//!
+//! ```text
+//!   VM's network namespace           router namespace, the user's, not the VM's              host
+//!   eth0 198.18.0.2 ───────────── vm 198.18.0.1 ── filters, NAT ── tap ── pasta ─────────── sockets
+//!        fd66:766d::2                fd66:766d::1, name server
+//! ```
+//!
+//! The VM's user namespace is a child of the one that owns the router namespace, so the VM's root rules its own end and
+//! nothing of the other. All VMs have the same two addresses: each pair is in a world of its own.
+//!
+//! Invariant: the link is up only after the filters are in force.
+
+use crate::filter;
+use crate::link::Address;
+use crate::netlink::Netlink;
+use fvm_model::reach::Reach;
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+
+/// The interface towards the VM.
+const INSIDE: &str = "vm";
+/// Loopback's number.
+const LOOPBACK: u32 = 1;
+/// The VM's interface.
+const PEER: &str = "eth0";
+
+/// The router's address, where the VM's name server is.
+pub const ROUTER_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The VM's.
+pub const VM_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+/// The router's.
+pub const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0xfd66, 0x766d, 0, 0, 0, 0, 0, 1);
+/// The VM's.
+pub const VM_V6: Ipv6Addr = Ipv6Addr::new(0xfd66, 0x766d, 0, 0, 0, 0, 0, 2);
+
+fn pairs(v4: Ipv4Addr, v6: Ipv6Addr) -> [Address; 2] {
+    [Address { ip: v4.into(), prefix: 30 }, Address { ip: v6.into(), prefix: 64 }]
+}
+
+/// The number of an interface of this thread's namespace. Old tunnel modules put their own into every new one.
+fn index(name: &str) -> Result<u32, Errno> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    name_to_index(&socket, name)
+}
+
+/// A router that is ready for its uplink.
+#[derive(Debug)]
+pub struct Router {
+    /// For the VM's name server.
+    pub udp: Vec<UdpSocket>,
+    /// The same.
+    pub tcp: Vec<TcpListener>,
+    /// To its filters.
+    pub filter: Netlink,
+}
+
+/// A step that the kernel refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// Which.
+    pub step: &'static str,
+    /// Why.
+    pub errno: Errno,
+}
+
+/// Makes this thread's network namespace, a new one, the router of the VM whose is at `vm`.
+///
+/// # Errors
+/// The step that failed.
+pub fn build(reach: &Reach, vm: BorrowedFd<'_>) -> Result<Router, Refused> {
+    let at = |step| move |errno| Refused { step, errno };
+    let mut filter = Netlink::filter().map_err(at("open the packet filter (nf_tables)"))?;
+    filter::install(&mut filter, reach, INSIDE).map_err(at("set the packet filter (nf_tables) up"))?;
+    let mut link = Netlink::route().map_err(at("open the network"))?;
+    link.up(LOOPBACK).map_err(at("set the router's loopback up"))?;
+    link.pair(INSIDE, PEER, vm).map_err(at("make a pair of interfaces (veth)"))?;
+    let inside = index(INSIDE).map_err(at("find the router's interface"))?;
+    for address in pairs(ROUTER_V4, ROUTER_V6) {
+        let added = link.address(inside, address);
+        // A host without IPv6 has none for its VMs either.
+        if address.ip.is_ipv4() || !matches!(added, Err(Errno::OPNOTSUPP | Errno::ACCESS)) {
+            added.map_err(at("give the router its address"))?;
+        }
+    }
+    for (setting, needed) in [("ipv4/ip_forward", true), ("ipv6/conf/all/forwarding", false)] {
+        let written = std::fs::write(format!("/proc/sys/net/{setting}"), "1");
+        if needed && let Err(e) = written {
+            return Err(Refused {
+                step: "let the router forward",
+                errno: Errno::from_io_error(&e).unwrap_or(Errno::IO),
+            });
+        }
+    }
+    link.up(inside).map_err(at("set the router's interface up"))?;
+    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+    for ip in [IpAddr::V4(ROUTER_V4), IpAddr::V6(ROUTER_V6)] {
+        let at = SocketAddr::new(ip, filter::DNS_PORT);
+        if let (Ok(u), Ok(t)) = (UdpSocket::bind(at), TcpListener::bind(at)) {
+            udp.push(u);
+            tcp.push(t);
+        }
+    }
+    if udp.is_empty() {
+        return Err(Refused { step: "open the VM's name server", errno: Errno::ADDRNOTAVAIL });
+    }
+    Ok(Router { udp, tcp, filter })
+}
+
+/// The VM's end. This thread is in the VM's network namespace.
+///
+/// # Errors
+/// The step that failed.
+pub fn join() -> Result<(), Refused> {
+    let at = |step| move |errno| Refused { step, errno };
+    let mut link = Netlink::route().map_err(at("open the VM's network"))?;
+    let peer = index(PEER).map_err(at("find the VM's interface"))?;
+    for (address, gateway) in pairs(VM_V4, VM_V6).into_iter().zip([IpAddr::V4(ROUTER_V4), IpAddr::V6(ROUTER_V6)]) {
+        let added = link.address(peer, address).and_then(|()| link.up(peer)).and_then(|()| link.default_route(gateway));
+        if address.ip.is_ipv4() {
+            added.map_err(at("give the VM its address"))?;
+        }
+    }
+    // The VM's user may listen where a web server does: the ports are the VM's own.
+    let _old_kernel = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    Ok(())
+}
