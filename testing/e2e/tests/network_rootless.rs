@@ -67,26 +67,36 @@ def web(ip, port):
             self.send_response(200); self.end_headers(); self.wfile.write(f"{ip} {port}\n".encode())
         def log_message(self, *a): pass
     threading.Thread(target=V6((ip, port), Say).serve_forever).start()
+def answer(q, file, room):
+    at, labels = 12, []
+    while q[at]: labels.append(q[at+1:at+1+q[at]].decode()); at += q[at] + 1
+    kind = struct.unpack("!H", q[at+1:at+3])[0]
+    known = [l.split() for l in open(file)]
+    found = [(k, v) for n, k, v in known if n == ".".join(labels).lower()]
+    records = b""; count = 0
+    for k, v in found:
+        if k == "A" and kind == 1: d, t = socket.inet_aton(v), 1
+        elif k == "AAAA" and kind == 28: d, t = socket.inet_pton(socket.AF_INET6, v), 28
+        elif k == "CNAME": d, t = b"".join(bytes([len(l)]) + l.encode() for l in v.split(".")) + b"\0", 5
+        else: continue
+        records += b"\xc0\x0c" + struct.pack("!HHIH", t, 1, 1, len(d)) + d; count += 1
+    flags = 0x8180 | (0 if found else 3)
+    if len(records) > room: flags, records, count = flags | 0x200, b"", 0
+    return q[:2] + struct.pack("!HHHHH", flags, 1, count, 0, 0) + q[12:at+5] + records
 def names(ip, file):
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((ip, 53))
     while True:
         q, who = s.recvfrom(4096)
-        at, labels = 12, []
-        while q[at]: labels.append(q[at+1:at+1+q[at]].decode()); at += q[at] + 1
-        kind = struct.unpack("!H", q[at+1:at+3])[0]
-        known = [l.split() for l in open(file)]
-        found = [(k, v) for n, k, v in known if n == ".".join(labels).lower()]
-        records = b""; count = 0
-        for k, v in found:
-            if k == "A" and kind == 1: d, t = socket.inet_aton(v), 1
-            elif k == "AAAA" and kind == 28: d, t = socket.inet_pton(socket.AF_INET6, v), 28
-            else: continue
-            records += b"\xc0\x0c" + struct.pack("!HHIH", t, 1, 1, len(d)) + d; count += 1
-        code = 0 if found else 3
-        s.sendto(q[:2] + struct.pack("!HHHHH", 0x8180 | code, 1, count, 0, 0) + q[12:at+5] + records, who)
+        s.sendto(answer(q, file, 400), who)
+def names_over_tcp(ip, file):
+    s = socket.create_server((ip, 53))
+    while True:
+        c = s.accept()[0]; q = c.recv(4096)
+        a = answer(q[2:], file, 60000); c.sendall(struct.pack("!H", len(a)) + a); c.close()
 for word in sys.argv[2:]:
     ip, port = word.split(",")
-    if port == "53": threading.Thread(target=names, args=(ip, sys.argv[1])).start()
+    if port == "53":
+        for over in names, names_over_tcp: threading.Thread(target=over, args=(ip, sys.argv[1])).start()
     else: web(ip, int(port))
 print("ready", flush=True)
 "#;
@@ -300,6 +310,45 @@ fn an_allow_list_by_name_opens_that_name_and_follows_it_needs_root_pasta() {
         let hosts =
             world.inside(&["--allow", "only.hosts.test"], &format!("{fetch} http://only.hosts.test http://10.77.0.2"));
         assert!(hosts.contains("says 10.77.0.3 80") && hosts.contains("10.77.0.2 is closed"), "{hosts}");
+    });
+}
+
+#[test]
+fn a_long_answer_comes_over_tcp_and_opens_all_its_addresses_needs_root_pasta() {
+    in_a_world("a_long_answer_comes_over_tcp_and_opens_all_its_addresses_needs_root_pasta", |world| {
+        let many: String = (2..60).map(|n| format!("big.test A 10.77.1.{n}\n")).collect();
+        world.names(&format!("{many}big.test A 10.77.0.3\n"));
+        let fetch = format!("python3 {}", world.lab.path("fetch.py").display());
+        let script = format!("getent ahostsv4 big.test | grep -c STREAM; {fetch} http://10.77.0.3 http://10.77.0.2");
+        let said = world.inside(&["--allow", "big.test"], &script);
+        assert!(said.starts_with("59\n") && said.contains("0.3 says") && said.contains("0.2 is closed"), "{said}");
+    });
+}
+
+#[test]
+fn nothing_that_fvm_was_given_reaches_what_serves_the_network_needs_root_pasta() {
+    in_a_world("nothing_that_fvm_was_given_reaches_what_serves_the_network_needs_root_pasta", |world| {
+        let home = world.lab.home().display().to_string();
+        let fvm = fvm_kit::binary().display().to_string();
+        world.lab.sh(&format!(
+            "echo x > canary; exec 9< canary; SECRET=1 {fvm} --home {home} create v --net own --publish 80
+             SECRET=1 {fvm} --home {home} start v"
+        ));
+        let (keeper, init) = (world.lab.number("v", "keeper_pid").unwrap(), world.lab.number("v", "init_pid").unwrap());
+        let guards = world.root(&format!(
+            "for p in $(pgrep -u fvmtest); do case $p in {keeper}|{init}) continue; esac
+             readlink /proc/$p/exe; ls -l /proc/$p/fd
+             case $(readlink /proc/$p/exe) in */pas*) tr '\\0' ' ' < /proc/$p/environ;; esac; done"
+        ));
+        assert!(
+            guards.contains("/pas")
+                && !guards.contains("canary")
+                && !guards.contains("SECRET")
+                && !guards.contains(&home),
+            "{guards}"
+        );
+        let inside = world.lab.fvm(["explain", "v"]).expect(0).out;
+        assert!(inside.contains("own network behind a router") && inside.contains("port 80"), "{inside}");
     });
 }
 
