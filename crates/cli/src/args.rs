@@ -53,6 +53,10 @@ pub enum Command {
     Stop(Stop),
     /// End a VM at once
     Kill(Many),
+    /// Let none of a running VM's processes run, until it is resumed
+    Suspend(Many),
+    /// Let a suspended VM run on
+    Resume(Many),
     /// Make running VMs see what the host created, replaced or removed meanwhile
     Refresh(Many),
     /// Throw VMs away, with all they changed

@@ -104,8 +104,7 @@ impl Fvm {
     /// # Errors
     /// When its lock cannot be queried.
     pub fn state(&self, record: &VmRecord) -> Result<VmState, FvmError> {
-        let running = record.state == VmState::Stopped && lifecycle::is_running(&self.home, record)?;
-        Ok(if running { VmState::Running } else { record.state })
+        Ok(lifecycle::state(&self.home, record)?)
     }
 
     /// Makes a VM of the host as it is now.
@@ -195,6 +194,22 @@ impl Fvm {
     /// When it is not running, or not all of it could be refreshed.
     pub fn refresh(&self, record: &VmRecord) -> Result<(), FvmError> {
         Ok(lifecycle::refresh(&self.home, record)?)
+    }
+
+    /// Lets none of a running VM's processes run, until it is resumed or ended.
+    ///
+    /// # Errors
+    /// When it is not running, or could not be suspended.
+    pub fn suspend(&self, record: &VmRecord) -> Result<(), FvmError> {
+        Ok(lifecycle::suspend(&self.home, record)?)
+    }
+
+    /// Lets a suspended VM run on.
+    ///
+    /// # Errors
+    /// When it is not suspended.
+    pub fn resume(&self, record: &VmRecord) -> Result<(), FvmError> {
+        Ok(lifecycle::resume(&self.home, record)?)
     }
 
     /// The numbers of a running VM's keeper and init.

@@ -42,8 +42,10 @@ struct Setting {
 
 /// Which version a controller is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+pub(crate) enum Version {
+    /// A tree for each controller.
     One,
+    /// One tree.
     Two,
 }
 
@@ -172,7 +174,7 @@ impl Groups {
             let root = trees.root(setting.controller).ok_or_else(|| {
                 fail(format!("no control groups for '{}' are mounted; see 'fvm doctor'", setting.controller))
             })?;
-            let dir = root.join(PARENT).join(id.as_str());
+            let dir = place(root, id.as_str());
             if trees.version(setting.controller) == Version::Two {
                 enable(root, setting.controller).map_err(&fail)?;
             }
@@ -230,18 +232,43 @@ impl Drop for Groups {
     }
 }
 
+/// The tree in which processes are frozen. Version 2 does it better, even beside version 1: what is frozen can be killed.
+pub(crate) fn freezer() -> Option<(PathBuf, Version)> {
+    let trees = Trees::look();
+    let two = trees.two.clone().map(|dir| (dir, Version::Two));
+    two.or_else(|| trees.root("freezer").map(|dir| (dir.to_path_buf(), Version::One)))
+}
+
+/// The group of a VM in a tree.
+pub(crate) fn place(root: &Path, id: &str) -> PathBuf {
+    root.join(PARENT).join(id)
+}
+
+/// The VMs that have groups, of whatever state directory.
+#[must_use]
+pub fn all() -> Vec<VmId> {
+    let trees = Trees::look();
+    let names = trees.roots().into_iter().flat_map(|root| std::fs::read_dir(root.join(PARENT)).into_iter().flatten());
+    let mut ids: Vec<VmId> = names.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    ids.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    ids.dedup();
+    ids
+}
+
 /// Removes what a dead keeper left of a VM.
 pub fn sweep(id: &VmId) {
     for root in Trees::look().roots() {
-        let dir = root.join(PARENT).join(id.as_str());
+        let dir = place(root, id.as_str());
         if dir.exists() {
+            // Version 1 keeps killed processes as long as they are frozen.
+            let _not_a_freezer = std::fs::write(dir.join("freezer.state"), "THAWED");
             remove(&dir);
         }
     }
 }
 
 /// The last processes may still be on their way out.
-fn remove(dir: &Path) {
+pub(crate) fn remove(dir: &Path) {
     const TRIES: u32 = 50;
     for _ in 0..TRIES {
         match std::fs::remove_dir(dir) {

@@ -292,17 +292,15 @@ impl Home {
         let vms = self.state.join("vms");
         let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
         let mut swept = 0;
+        for id in crate::groups::all().into_iter().filter(|id| self.vm_dir(id).exists()) {
+            if let Some(_lock) = self.try_lock(&id)? {
+                crate::groups::sweep(&id);
+            }
+        }
         for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
             let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
             let rubbish = match self.load(&id) {
-                Ok(record) => {
-                    if record.policy.wants_groups()
-                        && let Some(_lock) = self.try_lock(&id)?
-                    {
-                        crate::groups::sweep(&id);
-                    }
-                    record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting)
-                }
+                Ok(record) => record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting),
                 // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
                 Err(_) => self.never_was(&id),
             };

@@ -12,6 +12,7 @@
 
 use crate::bus::Bus;
 use crate::links;
+use crate::pause;
 use crate::proto::{self, Order, Program, Status, Word};
 use crate::refresh::Held;
 use crate::service;
@@ -48,6 +49,7 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> R
     let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
     let mut services = service::Door::default();
+    let mut stopped = std::collections::BTreeSet::new();
     let mut deadline: Option<Instant> = None;
     // While it is set, the VM's services are being stopped in order; everything else waits for them.
     let mut services_until: Option<Instant> = None;
@@ -94,11 +96,24 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> R
                 }
                 Ok(Some((Order::Service(request), fds))) => services.pass(&request, &fds),
                 Ok(Some((Order::Refresh, fds))) => fds.iter().take(1).for_each(|answer| overlays.refresh(answer)),
+                Ok(Some((Order::Pause, fds))) => {
+                    stopped = pause::stop_all();
+                    say_done(&fds);
+                }
+                Ok(Some((Order::Continue, fds))) => {
+                    pause::continue_all(&std::mem::take(&mut stopped));
+                    say_done(&fds);
+                }
                 Ok(None) => return Ok(()),
                 Err(_) => return Err(Errno::BADMSG),
             }
         }
     }
+}
+
+fn say_done(fds: &[OwnedFd]) {
+    // Whoever waited and left does not need it.
+    let _left = fds.first().map(|fd| rustix::io::write(fd, b"!"));
 }
 
 /// Asks every process to end.

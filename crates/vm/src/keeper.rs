@@ -24,6 +24,7 @@ use rustix::net::{
 };
 use rustix::process::{PidfdFlags, Signal};
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Longer than the grace that init gives, before the keeper stops waiting for it.
@@ -112,10 +113,17 @@ fn answer(client: &OwnedFd, vm: &Launched) {
     );
     let Ok(Some((request, fds))) = proto::read_message::<Request>(client) else { return };
     let done = |result: Result<(), Errno>| result.map_or_else(|e| Reply::Refused(e.to_string()), |()| Reply::Done);
+    let mut pause = vm.pause.lock().unwrap_or_else(PoisonError::into_inner);
     let reply = match request {
+        Request::Start(_) | Request::Service(_) | Request::Refresh if pause.now => {
+            Reply::Refused("it is suspended: 'fvm resume' first".into())
+        }
+        Request::Suspend => pause.suspend(vm).map_or_else(Reply::Refused, |()| Reply::Done),
+        Request::Resume => pause.resume(vm).map_or_else(Reply::Refused, |()| Reply::Done),
         Request::Info => Reply::Info {
             keeper: rustix::process::getpid().as_raw_nonzero().get(),
             init: vm.init.as_raw_nonzero().get(),
+            suspended: pause.now,
         },
         Request::Address => Reply::Address(vm.guard.as_ref().and_then(Guard::address).map(Into::into)),
         Request::Start(program) => {
@@ -127,6 +135,9 @@ fn answer(client: &OwnedFd, vm: &Launched) {
             done(proto::write_message(&vm.orders, &Order::Service(request), &fds))
         }
         Request::Stop { grace_ms } => {
+            // Asked to end, its programs must run to do so.
+            let _it_ran = pause.resume(vm);
+            drop(pause);
             let asked = proto::write_message(&vm.orders, &Order::Stop { grace_ms }, &[]);
             if asked.is_err() || !ends_within(vm, grace_ms.saturating_add(STOP_MARGIN_MS)) {
                 done(end(vm))
@@ -134,7 +145,10 @@ fn answer(client: &OwnedFd, vm: &Launched) {
                 Reply::Done
             }
         }
-        Request::Kill => done(end(vm)),
+        Request::Kill => {
+            drop(pause);
+            done(end(vm))
+        }
         Request::Refresh => refresh::refresh(vm).map_or_else(Reply::Refused, |()| Reply::Done),
     };
     // A client that left does not need the answer.
@@ -159,6 +173,7 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(e) => return Err(e),
     }
+    vm.pause.lock().unwrap_or_else(PoisonError::into_inner).let_go();
     ends_within(vm, u64::from(u32::MAX));
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::init;
 use crate::op::SetupOp;
+use crate::pause::Paused;
 use crate::refresh::Held;
 use crate::router::{self, Guard, Routed};
 use fvm_model::{HostPath, Mode};
@@ -33,10 +34,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 /// A VM whose init waits for orders.
 #[derive(Debug)]
 pub struct Launched {
+    /// The VM's id.
+    pub id: String,
     /// Init's process id on the host.
     pub init: Pid,
     /// The same as a descriptor; readable when init has ended.
@@ -47,6 +51,8 @@ pub struct Launched {
     pub bus: Option<OwnedFd>,
     /// The layers that stand over generated names.
     pub skeletons: Vec<Skeleton>,
+    /// Whether it is suspended.
+    pub pause: Mutex<Paused>,
     /// What holds the VM's network, if it has one of its own.
     pub guard: Option<Guard>,
     /// What the VM does not have although it was planned, in words.
@@ -111,6 +117,7 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
         _ => None,
     });
     let skeletons = skeletons.collect();
+    let id = site.name.clone();
     let ends = Ends { orders: init_orders, report };
     let routed = blueprint.ops.iter().find_map(|op| if let SetupOp::Router(plan) = op { Some(plan) } else { None });
     let routed = routed.map(|plan| Routed::prepare(plan, &site)).transpose()?;
@@ -128,7 +135,7 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     await_ready(child, &progress).and_then(|Begun { init, guard, bus, notices }| {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
         let guard = guard.map(|pid| Guard::new(pid, claim));
-        Ok(Launched { init, pidfd, orders, bus, skeletons, guard, notices })
+        Ok(Launched { id, pause: Mutex::default(), init, pidfd, orders, bus, skeletons, guard, notices })
     })
 }
 

@@ -32,6 +32,7 @@ mod layers;
 pub mod lifecycle;
 pub mod links;
 pub mod op;
+mod pause;
 mod places;
 pub mod proto;
 pub mod ps;

@@ -486,20 +486,38 @@ fn await_unlocked(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     Err(VmError::Busy(record.name.clone()))
 }
 
-/// Whether a VM runs. One whose init has just ended counts as stopped, and is so when this returns.
+/// What a VM does now. One whose init has just ended counts as stopped, and is so when this returns.
 ///
 /// # Errors
 /// When its lock cannot be queried.
-pub fn is_running(home: &Home, record: &VmRecord) -> Result<bool, VmError> {
-    if !home.is_locked(&record.id)? {
-        return Ok(false);
+pub fn state(home: &Home, record: &VmRecord) -> Result<VmState, VmError> {
+    if record.state != VmState::Stopped || !home.is_locked(&record.id)? {
+        return Ok(record.state);
     }
-    match processes(home, record) {
-        Ok((_, init)) if crate::ps::is_alive(init) => Ok(true),
-        Ok(_) => await_unlocked(home, record).map(|()| false),
+    match keeper::ask(home, &record.id, &record.name, &Request::Info, &[]) {
+        Ok(Reply::Info { init, suspended, .. }) if crate::ps::is_alive(init) => {
+            Ok(if suspended { VmState::Suspended } else { VmState::Running })
+        }
+        Ok(_) => await_unlocked(home, record).map(|()| record.state),
         // Held by a command that is not a keeper: a commit, a deletion.
-        Err(_) => Ok(false),
+        Err(_) => Ok(record.state),
     }
+}
+
+/// Lets none of a running VM's processes run, until it is resumed or ended.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer or could not do it.
+pub fn suspend(home: &Home, record: &VmRecord) -> Result<(), VmError> {
+    keeper::ask(home, &record.id, &record.name, &Request::Suspend, &[]).map(drop)
+}
+
+/// Lets a suspended VM run on.
+///
+/// # Errors
+/// As [`suspend`].
+pub fn resume(home: &Home, record: &VmRecord) -> Result<(), VmError> {
+    keeper::ask(home, &record.id, &record.name, &Request::Resume, &[]).map(drop)
 }
 
 /// Keeper and init of a running VM, as the host numbers them.
@@ -508,7 +526,7 @@ pub fn is_running(home: &Home, record: &VmRecord) -> Result<bool, VmError> {
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn processes(home: &Home, record: &VmRecord) -> Result<(i32, i32), VmError> {
     match keeper::ask(home, &record.id, &record.name, &Request::Info, &[])? {
-        Reply::Info { keeper, init } => Ok((keeper, init)),
+        Reply::Info { keeper, init, .. } => Ok((keeper, init)),
         Reply::Done | Reply::Address(_) | Reply::Refused(_) => {
             Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
         }

@@ -62,6 +62,10 @@ pub enum Order {
     },
     /// Make the VM see what the host changed; with one descriptor, on which [`Overlays`] is the answer.
     Refresh,
+    /// Stop every process; with one descriptor, on which a byte says that it is done.
+    Pause,
+    /// Let those run on that [`Order::Pause`] stopped; the same.
+    Continue,
     /// For the VM's services, with two descriptors: the answer, and the log ([`crate::service`]).
     Service(ServiceRequest),
 }
@@ -98,6 +102,10 @@ pub enum Request {
     Kill,
     /// Make it see what the host changed.
     Refresh,
+    /// Let none of its processes run.
+    Suspend,
+    /// Let them run on.
+    Resume,
     /// For its services; descriptors as in [`Order::Service`].
     Service(ServiceRequest),
 }
@@ -111,6 +119,8 @@ pub enum Reply {
         keeper: i32,
         /// The VM's init, as the host numbers it.
         init: i32,
+        /// None of its processes runs.
+        suspended: bool,
     },
     /// To `Address`; nothing without a network of its own.
     Address(Option<std::net::IpAddr>),

@@ -168,3 +168,79 @@ fn root_and_user_a_limit_that_cannot_be_held_is_refused() {
     let ran = lab.fvm(["run", "--rm", "--policy", "./p.toml", "--", "true"]).expect(2);
     assert!(ran.err.contains("./p.toml:2:10") && ran.err.contains("'1Q' is no size"), "{}", ran.err);
 }
+
+/// Processor time of a process and all below it, in ticks.
+fn ticks(root: i32) -> u64 {
+    let mut sum = 0;
+    let mut queue = vec![root];
+    while let Some(pid) = queue.pop() {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        sum += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        queue.extend(children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
+    }
+    sum
+}
+
+#[test]
+fn root_and_user_a_suspended_vm_uses_no_processor_and_runs_on() {
+    let test = "root_and_user_a_suspended_vm_uses_no_processor_and_runs_on";
+    if !is_root(test) {
+        return;
+    }
+    for user in [User::Root, User::Ordinary] {
+        let lab = Lab::new(user);
+        let spin = "i=0; while :; do i=$((i+1)); done & sleep 1000 & kill -STOP $!; echo $! > stopped; wait";
+        lab.fvm(["run", "--detach", "--name", "s", "--net", "none", "--", "sh", "-c", spin]).expect(0);
+        let init = lab.number("s", "init_pid").unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while ticks(init) == 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        lab.fvm(["suspend", "s"]).expect(0);
+        let before = ticks(init);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(ticks(init), before, "{user:?}: it used the processor");
+        assert!(lab.fvm(["list"]).expect(0).out.contains("suspended"));
+        let refused = lab.fvm(["exec", "s", "true"]).expect(125);
+        assert!(refused.err.contains("is suspended") && refused.err.contains("fvm resume"), "{}", refused.err);
+        lab.fvm(["suspend", "s"]).expect(1);
+        lab.fvm(["resume", "s"]).expect(0);
+        let until = Instant::now() + Duration::from_secs(20);
+        while ticks(init) == before && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(ticks(init) > before, "{user:?}: it does not run on");
+        // What the VM had stopped itself stays stopped.
+        let state = lab.fvm(["exec", "s", "sh", "-c", "cut -d' ' -f3 /proc/$(cat stopped)/stat"]).expect(0).out;
+        assert_eq!(state, "T\n", "{user:?}");
+        lab.fvm(["resume", "s"]).expect(1);
+
+        // However a suspended VM ends, it ends.
+        let ids = [id(&lab, "s")];
+        for end in ["stop", "kill", "keeper"] {
+            lab.fvm(["suspend", "s"]).expect(0);
+            if end == "keeper" {
+                let keeper = rustix::process::Pid::from_raw(lab.number("s", "keeper_pid").unwrap()).unwrap();
+                rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+                let until = Instant::now() + Duration::from_secs(20);
+                while (Path::new(&format!("/proc/{}", lab.number("s", "init_pid").unwrap_or(0))).exists()
+                    || !groups(&ids).is_empty())
+                    && Instant::now() < until
+                {
+                    lab.fvm(["recover"]).expect(0);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            } else if end == "stop" {
+                lab.fvm(["stop", "-t", "1", "s"]).expect(0);
+            } else {
+                lab.fvm(["kill", "s"]).expect(0);
+            }
+            assert!(lab.fvm(["list"]).expect(0).out.contains("stopped"), "{user:?} {end}");
+            assert_eq!(groups(&ids), Vec::<PathBuf>::new(), "{user:?} {end}");
+            lab.fvm(["start", "s"]).expect(0);
+        }
+        lab.fvm(["kill", "s"]).expect(0);
+    }
+}

@@ -51,6 +51,8 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Start(args) => vms::start(&fvm, out, &args.name),
         Command::Stop(args) => vms::stop(&fvm, out, &args),
         Command::Kill(args) => vms::kill(&fvm, out, &args.names),
+        Command::Suspend(args) => vms::suspend(&fvm, out, &args.names),
+        Command::Resume(args) => vms::resume(&fvm, out, &args.names),
         Command::Refresh(args) => vms::refresh(&fvm, out, &args.names),
         Command::Delete(args) => vms::delete(&fvm, out, &args),
         Command::List => vms::list(&fvm, out),

@@ -127,7 +127,12 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
 }
 
 fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: bool, detach: bool) -> Done {
-    if fvm.state(&record)? == VmState::Running {
+    let state = fvm.state(&record)?;
+    if state == VmState::Suspended {
+        let next = format!("'fvm resume {}' first", record.name);
+        return Err(Failure::new(format!("'{}' is suspended", record.name), next));
+    }
+    if state == VmState::Running {
         if commit || detach {
             let text = format!("'{}' is running: --commit and --detach need it stopped", record.name);
             return Err(Failure::new(text, format!("'fvm stop {}' first, or leave them out", record.name)));

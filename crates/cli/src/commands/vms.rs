@@ -53,6 +53,22 @@ pub fn kill(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
     })
 }
 
+/// `fvm suspend`.
+pub fn suspend(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
+    each(fvm, out, names, |record| {
+        fvm.suspend(&record)?;
+        Ok(format!("suspended {0}; 'fvm resume {0}' lets it run on", record.name))
+    })
+}
+
+/// `fvm resume`.
+pub fn resume(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
+    each(fvm, out, names, |record| {
+        fvm.resume(&record)?;
+        Ok(format!("{} runs on", record.name))
+    })
+}
+
 /// `fvm refresh`.
 pub fn refresh(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
     each(fvm, out, names, |record| {
