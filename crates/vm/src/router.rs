@@ -123,7 +123,7 @@ impl Routed {
             .map_err(|e| failed("find a loopback address for the VM", format!("{e}; thousands are in use")))?;
         let bound = plan.publish.iter().map(|Publish { host, vm }| {
             let at = SocketAddr::from((claim.address, *host));
-            let listener = TcpListener::bind(at).map_err(|e| {
+            let listener = bind_once_free(at).map_err(|e| {
                 let hint = match e.kind() {
                     std::io::ErrorKind::PermissionDenied => {
                         ": ports below net.ipv4.ip_unprivileged_port_start are root's; publish another, as 8080:80"
@@ -145,6 +145,20 @@ impl Routed {
     pub fn claim(&self) -> Result<Claim, VmError> {
         self.claim.try_clone().map_err(|e| VmError::Sys("keep the VM's address", e))
     }
+}
+
+/// The guard of a VM that just ended may still hold the address for a moment.
+fn bind_once_free(at: SocketAddr) -> std::io::Result<TcpListener> {
+    const TRIES: u32 = 100;
+    for _ in 0..TRIES {
+        match TcpListener::bind(at) {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+    TcpListener::bind(at)
 }
 
 /// The process that holds a VM's network. Ended when dropped.
@@ -170,7 +184,9 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // It is our child and not collected yet, so the number is its own.
         let _already_gone = rustix::process::kill_process(self.pid, Signal::KILL);
-        collect(self.pid);
+        // The kernel takes the tap interface down slowly, which nobody needs to wait for: what is not over yet is
+        // collected when this process ends.
+        let _not_yet = process::wait_nonblocking(self.pid.as_raw_nonzero().get(), false);
     }
 }
 
