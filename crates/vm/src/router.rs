@@ -13,6 +13,8 @@
 //! and changes its credentials, ends with it however it ends; it dies with the keeper. No descriptor of the keeper
 //! reaches either but what they need. Published addresses are bound before anything starts.
 
+mod connect;
+
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::launch::{Ends, Entry, Maps, Progress, build_rootless, collect, die_with_parent, write_maps};
@@ -26,9 +28,8 @@ use fvm_net::netlink::Netlink;
 use fvm_net::publish::{self, Port};
 use fvm_net::router::{self, Refused, Router, VM_V4};
 use fvm_net::uplink::{self, Uplink};
-use fvm_sys::process::{self, Fork, Namespaces, Waited};
+use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::socket;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -37,15 +38,8 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities};
 use serde::Serialize;
 use std::fmt;
-use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-
-/// How long the uplink may take to be ready.
-const UPLINK_MAX_S: i64 = 10;
-/// What is kept of what it says.
-const SAID_MAX_BYTES: u64 = 2000;
 
 /// A router as it is planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -349,7 +343,7 @@ fn guard(builder: &OwnedFd, reach: Reach, uplink: &Uplink, ports: &[Port]) -> ! 
     let mut sockets: Vec<OwnedFd> = fds.collect();
     let tcp: Vec<TcpListener> = sockets.split_off(sockets.len() / 2).into_iter().map(Into::into).collect();
     let udp: Vec<UdpSocket> = sockets.into_iter().map(Into::into).collect();
-    let answer = match connect(uplink, &String::from_utf8_lossy(&path[..length])) {
+    let answer = match connect::connect(uplink, &String::from_utf8_lossy(&path[..length])) {
         Ok(()) => "+".to_owned(),
         Err(why) if why.contains("External interface not usable") => {
             format!("+the host has no way out, and the VM has none either: {}: {}", uplink.name(), why.trim())
@@ -377,59 +371,4 @@ fn guard(builder: &OwnedFd, reach: Reach, uplink: &Uplink, ports: &[Port]) -> ! 
             }
         }
     })
-}
-
-/// Starts the uplink, and waits until packets pass.
-fn connect(uplink: &Uplink, netns: &str) -> Result<(), String> {
-    let (ready, say) = rustix::pipe::pipe().map_err(|e| e.to_string())?;
-    let ends_itself = uplink.forks();
-    let mut command = Command::new(uplink.program());
-    command.args(uplink.arguments(netns, say.as_raw_fd())).env_clear().current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let close = |fd: &OwnedFd| rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
-    close(&ready).map_err(|e| e.to_string())?;
-    if ends_itself {
-        close(&say).map_err(|e| e.to_string())?;
-    }
-    let mut child = command.spawn().map_err(|e| format!("{}: {e}", uplink.program().display()))?;
-    drop(say);
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("it has no process id")?;
-    let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|e| e.to_string())?;
-    let mut polled = vec![PollFd::new(&ended, PollFlags::IN)];
-    if !ends_itself {
-        polled.push(PollFd::new(&ready, PollFlags::IN));
-    }
-    let wait = rustix::time::Timespec { tv_sec: UPLINK_MAX_S, tv_nsec: 0 };
-    let came = loop {
-        match poll(&mut polled, Some(&wait)) {
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.to_string()),
-            Ok(n) => break n > 0,
-        }
-    };
-    let has_ended = !polled[0].revents().is_empty();
-    drop(polled);
-    if !came {
-        let _already_gone = child.kill();
-        return Err(format!("it was not ready after {UPLINK_MAX_S} s"));
-    }
-    if !has_ended {
-        return Ok(());
-    }
-    match process::wait_blocking(pid.as_raw_nonzero().get(), false) {
-        Ok((_, Waited::Exited(0))) if ends_itself => Ok(()),
-        _ => Err(said(child)),
-    }
-}
-
-/// What a program that failed had to say.
-fn said(child: Child) -> String {
-    let mut text = Vec::new();
-    if let Some(stderr) = child.stderr {
-        let _partly = stderr.take(SAID_MAX_BYTES).read_to_end(&mut text);
-    }
-    let text = String::from_utf8_lossy(&text);
-    let lines = text.lines().filter(|line| !line.contains("syslog"));
-    let text = lines.collect::<Vec<_>>().join("; ");
-    if text.is_empty() { "it failed without a word".into() } else { text }
 }
