@@ -46,19 +46,24 @@ fn interface(index: u32, flags: u32, change: u32) -> Vec<u8> {
 }
 
 impl Netlink {
-    /// Makes a pair of interfaces: `name` here, `peer` in the network namespace `there`.
+    /// Makes a pair of interfaces: `name` here, `peer` in the network namespace `there`, for packets of `mtu` bytes.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn pair(&mut self, name: &str, peer: &str, there: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub fn pair(&mut self, name: &str, peer: &str, there: BorrowedFd<'_>, mtu: u32) -> Result<(), Errno> {
         const NAME: u16 = 3;
+        const MTU: u16 = 4;
         const LINK_INFO: u16 = 18;
         const NAMESPACE: u16 = 28;
-        let peer = Attributes::default().with_text(NAME, peer).with(NAMESPACE, there.as_raw_fd().to_ne_bytes());
+        let peer = Attributes::default()
+            .with_text(NAME, peer)
+            .with(MTU, mtu.to_ne_bytes())
+            .with(NAMESPACE, there.as_raw_fd().to_ne_bytes());
         let info = Attributes::default()
             .with(1, b"veth")
             .with_nested(2, Attributes::default().with(1, peer.behind(interface(0, 0, 0))));
-        let attributes = Attributes::default().with_text(NAME, name).with_nested(LINK_INFO, info);
+        let named = Attributes::default().with_text(NAME, name).with(MTU, mtu.to_ne_bytes());
+        let attributes = named.with_nested(LINK_INFO, info);
         let header = interface(0, 0, 0);
         self.ask(&[Message { kind: NEW_LINK, flags: ACK | CREATE | EXCLUSIVE, header, attributes }])
     }

@@ -25,6 +25,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 const INSIDE: &str = "vm";
 /// Loopback's number.
 const LOOPBACK: u32 = 1;
+/// As the uplink's own interface has it. The smaller the packets, the slower the uplink, which takes each in its hands.
+const MTU_BYTES: u32 = 65_520;
 /// The VM's interface.
 const PEER: &str = "eth0";
 
@@ -77,7 +79,7 @@ pub fn build(reach: &Reach, vm: BorrowedFd<'_>) -> Result<Router, Refused> {
     filter::install(&mut filter, reach, INSIDE).map_err(at("set the packet filter (nf_tables) up"))?;
     let mut link = Netlink::route().map_err(at("open the network"))?;
     link.up(LOOPBACK).map_err(at("set the router's loopback up"))?;
-    link.pair(INSIDE, PEER, vm).map_err(at("make a pair of interfaces (veth)"))?;
+    link.pair(INSIDE, PEER, vm, MTU_BYTES).map_err(at("make a pair of interfaces (veth)"))?;
     let inside = index(INSIDE).map_err(at("find the router's interface"))?;
     for address in pairs(ROUTER_V4, ROUTER_V6) {
         let added = link.address(inside, address);

@@ -13,6 +13,8 @@
 //! and changes its credentials, ends with it however it ends; it dies with the keeper. No descriptor of the keeper
 //! reaches either but what they need. Published addresses are bound before anything starts.
 
+mod connect;
+
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::launch::{
@@ -28,9 +30,8 @@ use fvm_net::netlink::Netlink;
 use fvm_net::publish::{self, Port};
 use fvm_net::router::{self, Refused, Router, VM_V4};
 use fvm_net::uplink::{self, Uplink};
-use fvm_sys::process::{self, Fork, Namespaces, Waited};
+use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::socket;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -39,15 +40,8 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, set_capabilities};
 use serde::Serialize;
 use std::fmt;
-use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-
-/// How long the uplink may take to be ready.
-const UPLINK_MAX_S: i64 = 10;
-/// What is kept of what it says.
-const SAID_MAX_BYTES: u64 = 2000;
 
 /// A router as it is planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -125,7 +119,7 @@ impl Routed {
             .map_err(|e| failed("find a loopback address for the VM", format!("{e}; thousands are in use")))?;
         let bound = plan.publish.iter().map(|Publish { host, vm }| {
             let at = SocketAddr::from((claim.address, *host));
-            let listener = TcpListener::bind(at).map_err(|e| {
+            let listener = bind_once_free(at).map_err(|e| {
                 let hint = match e.kind() {
                     std::io::ErrorKind::PermissionDenied => {
                         ": ports below net.ipv4.ip_unprivileged_port_start are root's; publish another, as 8080:80"
@@ -147,6 +141,20 @@ impl Routed {
     pub fn claim(&self) -> Result<Claim, VmError> {
         self.claim.try_clone().map_err(|e| VmError::Sys("keep the VM's address", e))
     }
+}
+
+/// The guard of a VM that just ended may still hold the address for a moment.
+fn bind_once_free(at: SocketAddr) -> std::io::Result<TcpListener> {
+    const TRIES: u32 = 100;
+    for _ in 0..TRIES {
+        match TcpListener::bind(at) {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+    TcpListener::bind(at)
 }
 
 /// The process that holds a VM's network. Ended when dropped.
@@ -172,7 +180,9 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // It is our child and not collected yet, so the number is its own.
         let _already_gone = rustix::process::kill_process(self.pid, Signal::KILL);
-        collect(self.pid);
+        // The kernel takes the tap interface down slowly, which nobody needs to wait for: what is not over yet is
+        // collected when this process ends.
+        let _not_yet = process::wait_nonblocking(self.pid.as_raw_nonzero().get(), false);
     }
 }
 
@@ -337,7 +347,7 @@ fn guard(builder: &OwnedFd, reach: Reach, uplink: &Uplink, ports: &[Port]) -> ! 
     let mut sockets: Vec<OwnedFd> = fds.collect();
     let tcp: Vec<TcpListener> = sockets.split_off(sockets.len() / 2).into_iter().map(Into::into).collect();
     let udp: Vec<UdpSocket> = sockets.into_iter().map(Into::into).collect();
-    let answer = match connect(uplink, &String::from_utf8_lossy(&path[..length])) {
+    let answer = match connect::connect(uplink, &String::from_utf8_lossy(&path[..length])) {
         Ok(()) => "+".to_owned(),
         Err(why) if why.contains("External interface not usable") => {
             format!("+the host has no way out, and the VM has none either: {}: {}", uplink.name(), why.trim())
@@ -365,59 +375,4 @@ fn guard(builder: &OwnedFd, reach: Reach, uplink: &Uplink, ports: &[Port]) -> ! 
             }
         }
     })
-}
-
-/// Starts the uplink, and waits until packets pass.
-fn connect(uplink: &Uplink, netns: &str) -> Result<(), String> {
-    let (ready, say) = rustix::pipe::pipe().map_err(|e| e.to_string())?;
-    let ends_itself = uplink.forks();
-    let mut command = Command::new(uplink.program());
-    command.args(uplink.arguments(netns, say.as_raw_fd())).env_clear().current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let close = |fd: &OwnedFd| rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
-    close(&ready).map_err(|e| e.to_string())?;
-    if ends_itself {
-        close(&say).map_err(|e| e.to_string())?;
-    }
-    let mut child = command.spawn().map_err(|e| format!("{}: {e}", uplink.program().display()))?;
-    drop(say);
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("it has no process id")?;
-    let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|e| e.to_string())?;
-    let mut polled = vec![PollFd::new(&ended, PollFlags::IN)];
-    if !ends_itself {
-        polled.push(PollFd::new(&ready, PollFlags::IN));
-    }
-    let wait = rustix::time::Timespec { tv_sec: UPLINK_MAX_S, tv_nsec: 0 };
-    let came = loop {
-        match poll(&mut polled, Some(&wait)) {
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.to_string()),
-            Ok(n) => break n > 0,
-        }
-    };
-    let has_ended = !polled[0].revents().is_empty();
-    drop(polled);
-    if !came {
-        let _already_gone = child.kill();
-        return Err(format!("it was not ready after {UPLINK_MAX_S} s"));
-    }
-    if !has_ended {
-        return Ok(());
-    }
-    match process::wait_blocking(pid.as_raw_nonzero().get(), false) {
-        Ok((_, Waited::Exited(0))) if ends_itself => Ok(()),
-        _ => Err(said(child)),
-    }
-}
-
-/// What a program that failed had to say.
-fn said(child: Child) -> String {
-    let mut text = Vec::new();
-    if let Some(stderr) = child.stderr {
-        let _partly = stderr.take(SAID_MAX_BYTES).read_to_end(&mut text);
-    }
-    let text = String::from_utf8_lossy(&text);
-    let lines = text.lines().filter(|line| !line.contains("syslog"));
-    let text = lines.collect::<Vec<_>>().join("; ");
-    if text.is_empty() { "it failed without a word".into() } else { text }
 }

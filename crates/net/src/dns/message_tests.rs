@@ -145,3 +145,40 @@ fn no_bytes_whatever_make_a_reader_fail_otherwise_than_by_saying_so() {
         }
     }
 }
+
+#[test]
+fn random_changes_of_messages_are_read_within_bounds() {
+    let query = Query::read(&query("www.test", A, true)).unwrap();
+    let mut whole = answer_to(&query, 7);
+    for n in 0..20 {
+        record(&mut whole, "www.test", CNAME, 60, "cdn.test".parse::<Name>().unwrap().wire());
+        record(&mut whole, "cdn.test", A, n, &[10, 0, 0, 1]);
+    }
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    for _ in 0..50_000 {
+        let mut changed = whole.clone();
+        for _ in 0..=random(6) {
+            let at = random(changed.len());
+            // Pointers are where readers go astray.
+            changed[at] = if random(2) == 0 {
+                0xC0 | u8::try_from(random(64)).unwrap()
+            } else {
+                u8::try_from(random(256)).unwrap()
+            };
+        }
+        changed.truncate(changed.len() - random(40));
+        if let Ok(answer) = read_answer(&changed, 7, &query) {
+            assert!(answer.names.len() <= 18 && answer.addresses.len() <= ADDRESSES_MAX);
+        }
+        changed[2] &= 0x7F;
+        if let Ok(read) = Query::read(&changed) {
+            assert_eq!(Query::read(&read.forwarded(1)).map(|again| again.name), Ok(read.name.clone()));
+        }
+    }
+}
