@@ -116,7 +116,7 @@ impl Freezer {
         let dir = groups::place(root, id);
         match std::fs::create_dir_all(dir.parent().unwrap_or(root)).and_then(|()| std::fs::create_dir(&dir)) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-                return Err(format!("cannot make the control group {}: {e}", dir.display()));
+                Err(format!("cannot make the control group {}: {e}", dir.display()))
             }
             _ => Ok(Self { dir, version }),
         }

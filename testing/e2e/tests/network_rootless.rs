@@ -14,9 +14,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Tells a process that was started again in namespaces of its own where its `/var/tmp` is.
-const INSIDE: &str = "FVM_TEST_WORLD";
-
 /// Runs `body` in a world of its own, if the machine has what that takes.
 fn in_a_world(test: &str, body: impl Fn(&World)) {
     if !is_root(test) {
@@ -29,10 +26,7 @@ fn in_a_world(test: &str, body: impl Fn(&World)) {
             return;
         }
     }
-    if let Some(own) = std::env::var_os(INSIDE) {
-        // Process ids are small in here, and names in /var/tmp are made of them.
-        let mounted = Command::new("mount").arg("--bind").arg(own).arg("/var/tmp").status().unwrap();
-        assert!(mounted.success());
+    if std::env::var_os(fvm_kit::SCRATCH).is_some() {
         let world = World::new();
         return body(&world);
     }
@@ -45,7 +39,7 @@ fn in_a_world(test: &str, body: impl Fn(&World)) {
     let own = Path::new("/var/tmp").join(format!("fvm-world-{}-{test}", std::process::id()));
     std::fs::create_dir(&own).unwrap();
     std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o1777)).unwrap();
-    let status = again.args(["--exact", test, "--nocapture"]).env(INSIDE, &own).status().unwrap();
+    let status = again.args(["--exact", test, "--nocapture"]).env(fvm_kit::SCRATCH, &own).status().unwrap();
     let _left = std::fs::remove_dir_all(&own);
     assert!(status.success(), "{test}: {status}");
 }
@@ -188,7 +182,14 @@ impl World {
         let args = ["run", "--detach", "--name", name, "--net", "own", "--publish", "80", "--", "python3", &servers];
         self.lab.fvm(args.into_iter().chain(["none", "0.0.0.0,80"])).expect(0);
         let json = self.lab.fvm(["inspect", name]).expect(0).out;
-        let address = json.split("\"address\": \"").nth(1).expect("an address").split('"').next().unwrap().to_owned();
+        let address = json
+            .split("\"address\": \"")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{json}{}", self.lab.fvm(["logs", name]).out))
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned();
         assert!(address.starts_with("127.1."), "{address}");
         address
     }

@@ -42,6 +42,14 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
+/// Names a directory for [`scratch`]: for tests in process namespaces of their own, where process ids are used again.
+pub const SCRATCH: &str = "FVM_TEST_SCRATCH";
+
+/// Where laboratories are.
+fn scratch() -> PathBuf {
+    std::env::var_os(SCRATCH).map_or_else(|| "/var/tmp".into(), PathBuf::from)
+}
+
 /// The `fvm` binary of this build, built when it is not there yet.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -58,11 +66,7 @@ pub fn binary() -> &'static Path {
         let built = profile.join("fvm");
         assert!(built.exists(), "{} is not there", built.display());
         // Where an ordinary user may execute it: the build directory may lie below a closed home.
-        let copy = Path::new("/var/tmp").join(format!(
-            "fvm-kit-{}-{}",
-            rustix::process::geteuid().as_raw(),
-            std::process::id()
-        ));
+        let copy = scratch().join(format!("fvm-kit-{}-{}", rustix::process::geteuid().as_raw(), std::process::id()));
         install(&built, &copy);
         copy
     })
@@ -118,7 +122,7 @@ impl Lab {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let ids = if user == User::Root { (0, 0) } else { ordinary_user() };
-        let dir = PathBuf::from(format!("/var/tmp/fvm-lab-{}-{n}", std::process::id()));
+        let dir = scratch().join(format!("fvm-lab-{}-{n}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         std::os::unix::fs::chown(&dir, Some(ids.0), Some(ids.1)).unwrap();
         Self { user, dir, ids }
