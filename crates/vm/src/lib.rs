@@ -10,6 +10,7 @@
 //!   relay       files as streams, byte by byte
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
+//!   limit       the time that a program gets
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -28,6 +29,7 @@ pub mod keeper;
 pub mod launch;
 mod layers;
 pub mod lifecycle;
+mod limit;
 pub mod links;
 pub mod op;
 mod places;
@@ -42,3 +44,4 @@ pub use error::VmError;
 pub use home::{Found, Home, VmLock};
 pub use lifecycle::{Call, NewVm, Running};
 pub use op::SetupOp;
+pub use proto::{Step, Timeout};
