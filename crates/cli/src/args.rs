@@ -61,6 +61,8 @@ pub enum Command {
     Refresh(Many),
     /// Throw VMs away, with all they changed
     Delete(Delete),
+    /// Give a stopped VM another name
+    Rename(Rename),
     /// List the VMs
     #[command(visible_alias = "ls")]
     List,
@@ -170,6 +172,67 @@ pub struct PolicyArgs {
     pub allow_partial: bool,
 }
 
+/// How a program runs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ProgramArgs {
+    /// As this user of the VM: a name or number in its /etc/passwd
+    #[arg(long, short, value_name = "USER")]
+    pub user: Option<String>,
+    /// In this directory of the VM [default: where you are, else '/']
+    #[arg(long, short, value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
+    /// With this variable, whatever the policy says; without '=VALUE': with yours
+    #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// End it after so long, such as 10s, 5m or 1h: SIGTERM, then SIGKILL; the exit status is 124
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Span>,
+    /// How long after SIGTERM comes SIGKILL
+    #[arg(long, value_name = "TIME", default_value = "10s", requires = "timeout")]
+    pub kill_after: Span,
+}
+
+/// A time span: `500ms`, `10s` or `10`, `1.5m`, `2h`, `1d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// In thousandths of a second.
+    pub ms: u64,
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("'{text}' is not a time: give a number and ms, s, m, h or d, such as 10s");
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let unit_ms = match unit {
+            "ms" => 1.0,
+            "" | "s" => 1e3,
+            "m" => 60e3,
+            "h" => 3600e3,
+            "d" => 86400e3,
+            _ => return Err(bad()),
+        };
+        let ms = number.parse::<f64>().map_err(|_| bad())? * unit_ms;
+        // A century is for ever.
+        if !(1.0..=3.2e12).contains(&ms) {
+            return Err(bad());
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range just checked")]
+        Ok(Self { ms: ms as u64 })
+    }
+}
+
+/// `fvm rename`.
+#[derive(Debug, Args)]
+pub struct Rename {
+    /// Name of the VM
+    pub name: String,
+    /// Its new name
+    pub new: String,
+}
+
 /// `fvm run`.
 #[derive(Debug, Args)]
 #[command(
@@ -195,6 +258,9 @@ pub struct Run {
     /// What the VM may use.
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// How CMD runs.
+    #[command(flatten)]
+    pub program: ProgramArgs,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<OsString>,
@@ -248,6 +314,9 @@ pub struct Many {
 pub struct Exec {
     /// Name of the VM
     pub name: String,
+    /// How CMD runs.
+    #[command(flatten)]
+    pub program: ProgramArgs,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<OsString>,

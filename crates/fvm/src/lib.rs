@@ -41,7 +41,7 @@ pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
 pub use fvm_vm::attach::Ended;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::service::log as service_log;
-pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, VmError, VmLock};
+pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, Step, Timeout, VmError, VmLock};
 pub use interrupts::Interrupts;
 pub use policies::{PolicyEntry, policies, policy, unenforced};
 
@@ -237,6 +237,15 @@ impl Fvm {
         Ok(fvm_vm::ps::processes(init))
     }
 
+    /// Gives a stopped VM another name.
+    ///
+    /// # Errors
+    /// When the name is taken, or the VM runs or is in use.
+    pub fn rename(&self, record: &VmRecord, name: &VmName) -> Result<VmRecord, FvmError> {
+        let lock = self.lock(record)?;
+        Ok(lifecycle::rename(&self.home, record, name, &lock)?)
+    }
+
     /// Takes a stopped VM away; the slow part goes on behind.
     ///
     /// # Errors
@@ -372,7 +381,12 @@ impl Fvm {
     /// When it runs or another command holds it.
     pub fn lock(&self, record: &VmRecord) -> Result<VmLock, FvmError> {
         match self.home.try_lock(&record.id)? {
-            Some(lock) => Ok(lock),
+            Some(lock) => {
+                let now = self.home.load(&record.id)?;
+                // Its last commit may have made it anew; all else must be as the caller knows it.
+                let same = VmRecord { forked: record.forked, ..now } == *record;
+                if same { Ok(lock) } else { Err(VmError::Changed(record.name.clone()).into()) }
+            }
             None => match lifecycle::processes(&self.home, record) {
                 Ok(_) => Err(FvmError::Running(record.name.clone())),
                 Err(_) => Err(VmError::Busy(record.name.clone()).into()),

@@ -13,6 +13,8 @@ pub const USAGE: u8 = 2;
 pub const CONFLICT: u8 = 3;
 /// No such VM.
 pub const NO_SUCH_VM: u8 = 4;
+/// `run`/`exec`: the program's time (`--timeout`) was over, as timeout(1) says it.
+pub const RUN_TIMED_OUT: u8 = 124;
 /// `run`/`exec`: fvm itself failed before the program could start.
 pub const RUN_FAILED: u8 = 125;
 /// `run`/`exec`: the program was found but cannot be executed.

@@ -9,7 +9,7 @@
 //! Invariants: the terminal is always given back as it was found, also when the program or its VM dies; bytes are
 //! never looked at.
 
-use crate::proto::{self, Status, WindowSize, Word};
+use crate::proto::{self, Status, Step, WindowSize, Word};
 use fvm_sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,8 +25,10 @@ pub enum Ended {
     Exited(i32),
     /// By a signal.
     Signaled(i32),
-    /// It was never executed: an error number.
-    NotExecuted(i32),
+    /// It was never executed: at which step, and an error number.
+    NotExecuted(Step, i32),
+    /// Its time was over.
+    TimedOut,
     /// The VM went away under it.
     Lost,
 }
@@ -121,7 +123,7 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
     let screen = if terminal_out { stdout() } else { stderr() };
     let mut master: Option<OwnedFd> = None;
     let mut reads_input = terminal_in && !streams.begins_in_background();
-    let mut not_executed = None;
+    let mut decided = None;
     loop {
         let mut polled = vec![PollFd::new(session, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         let stdin_fd = stdin();
@@ -165,7 +167,8 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
                         quiet(master.as_ref());
                     }
                 }
-                Some((Status::NotExecuted(errno), _)) => not_executed = Some(errno),
+                Some((Status::NotExecuted { step, errno }, _)) => decided = Some(Ended::NotExecuted(step, errno)),
+                Some((Status::TimedOut, _)) => decided = Some(Ended::TimedOut),
                 Some((Status::Stopped(signal), _))
                     if signal == Signal::TTIN.as_raw() || signal == Signal::TTOU.as_raw() =>
                 {
@@ -190,7 +193,7 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
                         Some((Status::Signaled(signal), _)) => Ended::Signaled(signal),
                         _ => Ended::Lost,
                     };
-                    return Ok(not_executed.map_or(ended, Ended::NotExecuted));
+                    return Ok(decided.unwrap_or(ended));
                 }
             }
         }

@@ -45,6 +45,9 @@ pub enum VmError {
     /// Another fvm command holds the VM.
     #[error("'{0}' is in use by another fvm command")]
     Busy(VmName),
+    /// Another fvm command changed it since it was looked up.
+    #[error("'{0}' was changed by another fvm command just now; try again")]
+    Changed(VmName),
     /// It must run for this.
     #[error("'{0}' is not running")]
     NotRunning(VmName),

@@ -354,9 +354,9 @@ impl Home {
             None => Self::made_up_name(id),
             Some(name) => match self.find(name.as_str()) {
                 Err(VmError::NoSuchVm(_)) => Ok(name.clone()),
-                Ok(_) => Err(VmError::NameTaken(name.clone())),
-                // A prefix of some id: not that VM's name.
-                Err(VmError::Ambiguous(..)) => Ok(name.clone()),
+                Ok(record) if record.name == *name => Err(VmError::NameTaken(name.clone())),
+                // The beginning of some id: not that VM's name.
+                Ok(_) | Err(VmError::Ambiguous(..)) => Ok(name.clone()),
                 Err(e) => Err(e),
             },
         }

@@ -11,6 +11,7 @@
 //! when the orders end, so does it, and the kernel ends the VM's other processes with it.
 
 use crate::bus::Bus;
+use crate::limit::Limit;
 use crate::links;
 use crate::pause;
 use crate::proto::{self, Order, Program, Status, Word};
@@ -32,6 +33,8 @@ struct Watched {
     report: Option<OwnedFd>,
     /// The client has hung up.
     alone: bool,
+    /// Kept by the monitor where it has one.
+    limit: Limit,
 }
 
 /// Serves until the keeper goes or says stop. `links`: hard links need care here ([`crate::links`]).
@@ -54,7 +57,8 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> R
     // While it is set, the VM's services are being stopped in order; everything else waits for them.
     let mut services_until: Option<Instant> = None;
     loop {
-        let until = [deadline, services_until].into_iter().flatten().min();
+        let limits = watched.iter().filter_map(|w| w.limit.due());
+        let until = [deadline, services_until].into_iter().flatten().chain(limits).min();
         let ready = wait_for_work(orders, &signals, links.as_ref(), &watched, &buses, until)?;
         let Ready { order: order_ready, signal: signal_ready, sessions: session_ready, .. } = ready;
         if let (true, Some(listener)) = (ready.link, &links) {
@@ -74,6 +78,11 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> R
         }
         if deadline.is_some_and(|d| Instant::now() >= d) {
             return Ok(());
+        }
+        for entry in &mut watched {
+            if entry.limit.act(entry.pid) {
+                let _hung_up = proto::write_packet(&entry.session, &Status::TimedOut, &[]);
+            }
         }
         for (index, entry) in watched.iter_mut().enumerate() {
             if session_ready.get(index).copied().unwrap_or(false) {
@@ -180,8 +189,8 @@ fn reap(watched: &mut Vec<Watched>, services: &mut service::Door, buses: &mut [B
                     Waited::Exited(code) => Status::Exited(code),
                     Waited::Signaled(signal) | Waited::Stopped(signal) => Status::Signaled(signal),
                 };
-                if let Some(errno) = entry.report.as_ref().and_then(session::not_executed) {
-                    let _hung_up = proto::write_packet(&entry.session, &Status::NotExecuted(errno), &[]);
+                if let Some((step, errno)) = entry.report.as_ref().and_then(session::not_executed) {
+                    let _hung_up = proto::write_packet(&entry.session, &Status::NotExecuted { step, errno }, &[]);
                 }
                 let _hung_up = proto::write_packet(&entry.session, &status, &[]);
             }
@@ -216,9 +225,13 @@ fn start(program: &Program, mut fds: Vec<OwnedFd>) -> Option<Watched> {
     let mut passed = fds.into_iter();
     let streams = program.passed.map(|is| if is { passed.next() } else { None });
     match session::start(program, &session, streams) {
-        Ok(child) => Some(Watched { pid: child.pid, session, report: child.report, alone: false }),
+        Ok(child) => {
+            let limit = Limit::of(program.timeout.filter(|_| child.report.is_some()));
+            Some(Watched { pid: child.pid, session, report: child.report, alone: false, limit })
+        }
         Err(e) => {
-            let _hung_up = proto::write_packet(session.as_fd(), &Status::NotExecuted(e.raw_os_error()), &[]);
+            let failed = Status::NotExecuted { step: proto::Step::Execute, errno: e.raw_os_error() };
+            let _hung_up = proto::write_packet(session.as_fd(), &failed, &[]);
             None
         }
     }

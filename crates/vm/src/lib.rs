@@ -11,6 +11,7 @@
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //!   router      rootless: the namespace between a VM and the host's network, and who holds it
+//!   limit       the time that a program gets
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod keeper;
 pub mod launch;
 mod layers;
 pub mod lifecycle;
+mod limit;
 pub mod links;
 pub mod op;
 mod pause;
@@ -47,3 +49,4 @@ pub use error::VmError;
 pub use home::{Found, Home, VmLock};
 pub use lifecycle::{Call, NewVm, Running};
 pub use op::SetupOp;
+pub use proto::{Step, Timeout};

@@ -18,7 +18,7 @@ use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control};
 use crate::launch::{self, Launched};
 use crate::layers;
-use crate::proto::{self, Order, Program, Reply, Request};
+use crate::proto::{self, Order, Program, Reply, Request, Timeout};
 use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
@@ -59,6 +59,14 @@ pub struct Call {
     pub cwd: OsString,
     /// File mode creation mask.
     pub umask: u32,
+    /// It must not start anywhere else than in `cwd`.
+    pub cwd_required: bool,
+    /// As whom: a name or number of the VM's.
+    pub user: Option<String>,
+    /// Variables that it gets whatever the policy says of `env`.
+    pub own_env: Vec<(OsString, OsString)>,
+    /// How long it may run.
+    pub timeout: Option<Timeout>,
 }
 
 impl Call {
@@ -96,6 +104,10 @@ impl Call {
             background: streams.begins_in_background(),
             passed: streams.passed(),
             umask: self.umask,
+            cwd_required: self.cwd_required,
+            user: self.user.clone(),
+            own_env: self.own_env.iter().cloned().map(|(key, value)| (Bytes(key), Bytes(value))).collect(),
+            timeout: self.timeout,
         }
     }
 }
@@ -112,6 +124,18 @@ pub fn create(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<(VmRecord, 
     let lock = home.create_dir(&record.id)?;
     home.save(&record, !new.ephemeral)?;
     Ok((record, lock))
+}
+
+/// Gives a stopped VM another name.
+///
+/// # Errors
+/// When that name is taken, or the VM is in use.
+pub fn rename(home: &Home, record: &VmRecord, name: &VmName, _lock: &VmLock) -> Result<VmRecord, VmError> {
+    let _names = home.lock_names()?;
+    let name = home.free_name(Some(name), &record.id)?;
+    let renamed = VmRecord { name, ..record.clone() };
+    home.save(&renamed, !record.ephemeral)?;
+    Ok(renamed)
 }
 
 /// The record of a VM as [`create`] would make it now; nothing is written.
@@ -310,7 +334,7 @@ impl Running {
             // The first packet says that the program runs: the end is the second, or the end of the socket.
             while let Some(session) = session {
                 match proto::read_packet::<proto::Status>(session) {
-                    Some((proto::Status::Started { .. } | proto::Status::Stopped(_), _)) => {
+                    Some((proto::Status::Started { .. } | proto::Status::Stopped(_) | proto::Status::TimedOut, _)) => {
                         if keeper::serve(&self.control, &self.vm, Some(session)).unwrap_or(true) {
                             break;
                         }

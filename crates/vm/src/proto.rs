@@ -39,6 +39,39 @@ pub struct Program {
     pub passed: [bool; 3],
     /// File mode creation mask.
     pub umask: u32,
+    /// It fails to start when its working directory is not there.
+    #[serde(default)]
+    pub cwd_required: bool,
+    /// As whom, by the VM's own `/etc/passwd`: a name or a number. With it `HOME`, `USER`, `LOGNAME` and `SHELL` are that
+    /// user's.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// On top of `env`, and of what `user` sets.
+    #[serde(default)]
+    pub own_env: Vec<(Bytes, Bytes)>,
+    /// How long it may run.
+    #[serde(default)]
+    pub timeout: Option<Timeout>,
+}
+
+/// How long a program may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeout {
+    /// Then it is asked to end (SIGTERM).
+    pub after_ms: u64,
+    /// So much later it is ended (SIGKILL).
+    pub grace_ms: u64,
+}
+
+/// What kept a program from being executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Its execution itself, or something before it that cannot be told apart.
+    Execute,
+    /// Becoming its user.
+    User,
+    /// Entering its working directory.
+    Directory,
 }
 
 /// Columns and rows.
@@ -138,8 +171,15 @@ pub enum Status {
         /// Its process id inside.
         pid: i32,
     },
-    /// The program could not be executed: an error number.
-    NotExecuted(i32),
+    /// The program could not be executed.
+    NotExecuted {
+        /// At which step.
+        step: Step,
+        /// An error number.
+        errno: i32,
+    },
+    /// Its time is over: it has been asked to end.
+    TimedOut,
     /// It ended with a code.
     Exited(i32),
     /// It was ended by a signal.

@@ -13,7 +13,9 @@
 //! Invariants: the program gets descriptors 0, 1, 2 and no other; default signals; an unblocked mask; nothing in the VM is
 //! ever a process whose executable is the host's fvm ([`fvm_sys::exec`]).
 
-use crate::proto::{self, Program, Status, WindowSize, Word};
+use crate::limit::Limit;
+use crate::proto::{self, Program, Status, Step, WindowSize, Word};
+use crate::service::users;
 use fvm_model::path::Bytes;
 use fvm_sys::process::{self, Fork, Waited};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -41,13 +43,22 @@ pub struct Child {
 
 /// Why a child that has ended did not execute its program, if it did not.
 #[must_use]
-pub fn not_executed(report: &OwnedFd) -> Option<i32> {
-    let mut errno = [0u8; 4];
+pub fn not_executed(report: &OwnedFd) -> Option<(Step, i32)> {
+    let mut said_bytes = [0u8; 5];
     let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
     // Somebody in the VM may hold the other end of it: never wait.
     let mut polled = [PollFd::new(report, PollFlags::IN)];
     let said = poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN);
-    (said && rustix::io::read(report, &mut errno[..]) == Ok(errno.len())).then_some(i32::from_le_bytes(errno))
+    if !said || rustix::io::read(report, &mut said_bytes[..]) != Ok(said_bytes.len()) {
+        return None;
+    }
+    let [a, b, c, d, step] = said_bytes;
+    let step = match step {
+        1 => Step::User,
+        2 => Step::Directory,
+        _ => Step::Execute,
+    };
+    Some((step, i32::from_le_bytes([a, b, c, d])))
 }
 
 /// Starts `program`; returns the process that init has to watch.
@@ -128,14 +139,23 @@ fn monitor(
     drop(report);
     let raw = pid.as_raw_nonzero().get();
     let mut client_here = true;
+    let mut limit = Limit::of(program.timeout);
     loop {
         let mut polled = vec![PollFd::new(&signals, PollFlags::IN)];
         if client_here {
             polled.push(PollFd::new(session, PollFlags::IN));
         }
-        match poll(&mut polled, None) {
+        let left = limit.due().map(|due| due.saturating_duration_since(std::time::Instant::now()));
+        let left = left.map(|left| rustix::time::Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        });
+        match poll(&mut polled, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(e),
+        }
+        if limit.act(raw) {
+            let _hung_up = proto::write_packet(session, &Status::TimedOut, &[]);
         }
         let spoken = polled.get(1).is_some_and(|p| !p.revents().is_empty());
         while process::next_signal(&signals)?.is_some() {}
@@ -148,8 +168,8 @@ fn monitor(
                     continue;
                 }
             };
-            if let Some(errno) = not_executed(&result) {
-                let _hung_up = proto::write_packet(session, &Status::NotExecuted(errno), &[]);
+            if let Some((step, errno)) = not_executed(&result) {
+                let _hung_up = proto::write_packet(session, &Status::NotExecuted { step, errno }, &[]);
             }
             let _hung_up = proto::write_packet(session, &status, &[]);
             return Ok(());
@@ -177,8 +197,14 @@ fn resume(terminal: &OwnedFd, pid: rustix::process::Pid) {
 
 /// The child: becomes the program, or reports why not and ends.
 fn execute(program: &Program, report: &OwnedFd, streams: &[Option<OwnedFd>; 3], terminal: Option<&OwnedFd>) -> ! {
-    let error = become_program(program, report, streams, terminal);
-    let _hung_up = rustix::io::write(report, &error.raw_os_error().to_le_bytes());
+    let (step, error) = become_program(program, report, streams, terminal);
+    let [a, b, c, d] = error.raw_os_error().to_le_bytes();
+    let step = match step {
+        Step::Execute => 0,
+        Step::User => 1,
+        Step::Directory => 2,
+    };
+    let _hung_up = rustix::io::write(report, &[a, b, c, d, step]);
     process::exit_now(EXEC_FAILED)
 }
 
@@ -187,33 +213,75 @@ fn become_program(
     report: &OwnedFd,
     streams: &[Option<OwnedFd>; 3],
     terminal: Option<&OwnedFd>,
-) -> Errno {
+) -> (Step, Errno) {
+    let failed = |error| (Step::Execute, error);
     for (target, stream) in (0..).zip(streams) {
         let Some(source) = stream.as_ref().or(terminal) else { continue };
         if let Err(e) = process::install_stdio(source.as_raw_fd(), target) {
-            return e;
+            return failed(e);
         }
     }
     process::close_all_but(&[report.as_raw_fd()]);
     rustix::process::umask(Mode::from_raw_mode(program.umask));
-    if rustix::process::chdir(program.cwd.0.as_os_str()).is_err()
-        && let Err(e) = rustix::process::chdir("/")
-    {
-        return e;
+    let mut env = program.env.clone();
+    if let Some(reference) = &program.user {
+        match become_user(reference) {
+            Ok(own) => set_all(&mut env, own),
+            Err(e) => return (Step::User, e),
+        }
+    }
+    set_all(&mut env, program.own_env.clone());
+    match rustix::process::chdir(program.cwd.0.as_os_str()) {
+        Ok(()) => {}
+        Err(e) if program.cwd_required => return (Step::Directory, e),
+        Err(_) => {
+            if let Err(e) = rustix::process::chdir("/") {
+                return failed(e);
+            }
+        }
     }
     process::default_signals();
-    let Some(name) = program.argv.first() else { return Errno::INVAL };
-    let path = match find(&name.0, &program.env) {
+    let Some(name) = program.argv.first() else { return failed(Errno::INVAL) };
+    let path = match find(&name.0, &env) {
         Ok(path) => path,
-        Err(e) => return e,
+        Err(e) => return failed(e),
     };
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
     let argv = program.argv.iter().map(|a| text(a.0.as_bytes())).collect::<Result<Vec<_>, _>>();
     let variable = |(k, v): &(Bytes, Bytes)| text(&[k.0.as_bytes(), b"=", v.0.as_bytes()].concat());
-    let env = program.env.iter().map(variable).collect::<Result<Vec<_>, _>>();
+    let env = env.iter().map(variable).collect::<Result<Vec<_>, _>>();
     match (text(path.as_bytes()), argv, env) {
-        (Ok(path), Ok(argv), Ok(env)) => fvm_sys::exec::execute(&path, &argv, &env, report.as_fd()),
-        _ => Errno::INVAL,
+        (Ok(path), Ok(argv), Ok(env)) => failed(fvm_sys::exec::execute(&path, &argv, &env, report.as_fd())),
+        _ => failed(Errno::INVAL),
+    }
+}
+
+/// Becomes a user of the VM; what its environment says of it. `ENOENT`: there is none.
+fn become_user(reference: &str) -> Result<Vec<(Bytes, Bytes)>, Errno> {
+    let number =
+        || reference.parse().ok().map(|uid| users::User { uid, gid: uid, home: "/".into(), ..Default::default() });
+    let user = users::user(reference).or_else(number).ok_or(Errno::NOENT)?;
+    if rustix::process::geteuid().as_raw() != user.uid {
+        let mut groups = users::groups_of(&user.name);
+        groups.push(user.gid);
+        // What it writes to is its own, as after a login.
+        for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+            if rustix::termios::isatty(stream) {
+                let _stays = rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(user.uid)), None);
+            }
+        }
+        fvm_sys::ids::become_user(user.uid, user.gid, &groups)?;
+    }
+    let text = |name: &str, value: String| (Bytes(name.into()), Bytes(value.into()));
+    let shell = if user.shell.is_empty() { "/bin/sh".to_owned() } else { user.shell };
+    Ok(vec![text("HOME", user.home), text("USER", user.name.clone()), text("LOGNAME", user.name), text("SHELL", shell)])
+}
+
+/// Sets variables, replacing those of the same name.
+fn set_all(env: &mut Vec<(Bytes, Bytes)>, own: Vec<(Bytes, Bytes)>) {
+    for (name, value) in own {
+        env.retain(|(other, _)| other.0 != name.0);
+        env.push((name, value));
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
+//!   life     rename                          VMs among each other
 //!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
 //!   history  history, show, undo ...      commits after the fact
@@ -13,6 +14,7 @@
 mod changes;
 mod history;
 mod host;
+mod life;
 mod policy;
 mod run;
 mod service;
@@ -54,6 +56,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Suspend(args) => vms::suspend(&fvm, out, &args.names),
         Command::Resume(args) => vms::resume(&fvm, out, &args.names),
         Command::Refresh(args) => vms::refresh(&fvm, out, &args.names),
+        Command::Rename(args) => life::rename(&fvm, out, &args),
         Command::Delete(args) => vms::delete(&fvm, out, &args),
         Command::List => vms::list(&fvm, out),
         Command::Inspect(args) => vms::inspect(&fvm, out, &args.name),

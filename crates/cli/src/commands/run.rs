@@ -11,15 +11,16 @@
 //! Invariants: the program's three streams and its exit code pass untouched; everything fvm says goes to stderr.
 
 use super::changes;
-use crate::args::{Exec, Run, Shell};
+use crate::args::{Exec, ProgramArgs, Run, Shell};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 use crate::{Done, dirs};
 use fvm::model::policy::Flags;
 use fvm::model::{ChangeSet, Policy, VmRecord, VmState, exit};
-use fvm::{Call, Ended, Fvm, NewVm, VmError, VmLock};
-use std::ffi::OsString;
+use fvm::{Call, Ended, Fvm, NewVm, Step, Timeout, VmError, VmLock};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What to do with a new VM when its program has ended.
@@ -33,7 +34,7 @@ enum Afterwards {
 
 /// `fvm run`.
 pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
-    let call = call(args.command.clone());
+    let call = call_as(args.command.clone(), &args.program)?;
     let existing = match &args.name {
         None => None,
         Some(name) => match fvm.find(name) {
@@ -93,7 +94,7 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
 /// `fvm exec`.
 pub fn exec(fvm: &Fvm, out: &Output, args: &Exec) -> Done {
     let record = fvm.find(&args.name)?;
-    let call = call(args.command.clone());
+    let call = call_as(args.command.clone(), &args.program)?;
     let ended = fvm.exec(&record, &call)?;
     Ok(exit_code(out, &ended, &call))
 }
@@ -119,6 +120,7 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
                 commit: false,
                 detach: false,
                 policy: args.policy.clone(),
+                program: ProgramArgs::default(),
                 command,
             };
             run(fvm, out, &args)
@@ -244,7 +246,34 @@ pub fn call(argv: Vec<OsString>) -> Call {
         env: std::env::vars_os().collect(),
         cwd: std::env::current_dir().map_or_else(|_| "/".into(), Into::into),
         umask: umask.bits(),
+        ..Call::default()
     }
+}
+
+/// The same, with what the command line says of it.
+fn call_as(argv: Vec<OsString>, args: &ProgramArgs) -> Result<Call, Failure> {
+    let mut call = call(argv);
+    if let Some(dir) = &args.workdir {
+        let path = fvm::vm_path(Path::new(&call.cwd), dir);
+        let path = path.map_err(|e| Failure::usage(e.to_string(), "give a directory of the VM"))?;
+        call.cwd = path.as_path().into();
+        call.cwd_required = true;
+    }
+    for given in &args.env {
+        let bytes = given.as_bytes();
+        let (name, value) = match bytes.iter().position(|b| *b == b'=') {
+            Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned())),
+            None => (bytes, std::env::var_os(given)),
+        };
+        if name.is_empty() {
+            return Err(Failure::usage("a variable without a name", "for example: --env LANG=C"));
+        }
+        // One that you do not have, the program has not either.
+        call.own_env.extend(value.map(|value| (OsStr::from_bytes(name).to_owned(), value)));
+    }
+    call.user.clone_from(&args.user);
+    call.timeout = args.timeout.map(|after| Timeout { after_ms: after.ms, grace_ms: args.kill_after.ms });
+    Ok(call)
 }
 
 /// The exit code of a program, saying why where the code alone does not.
@@ -253,7 +282,31 @@ fn exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
     match *ended {
         Ended::Exited(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
         Ended::Signaled(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-        Ended::NotExecuted(errno) => {
+        Ended::TimedOut => {
+            let after = std::time::Duration::from_millis(call.timeout.map_or(0, |t| t.after_ms));
+            out.say(&format!("'{name}' was ended after {after:?}"));
+            exit::RUN_TIMED_OUT
+        }
+        Ended::NotExecuted(Step::User, errno) => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            let user = fvm::model::path::printable(call.user.as_deref().unwrap_or_default().as_bytes());
+            let text = if error.kind() == std::io::ErrorKind::NotFound {
+                format!("there is no user '{user}' in the VM")
+            } else {
+                format!("cannot become '{user}' in the VM: {error}")
+            };
+            out.failure(&Failure::new(text, "only VMs of root have more than one user"));
+            exit::RUN_FAILED
+        }
+        Ended::NotExecuted(Step::Directory, errno) => {
+            let (dir, error) = (Path::new(&call.cwd).display(), std::io::Error::from_raw_os_error(errno));
+            out.failure(&Failure::new(
+                format!("cannot work in '{dir}' in the VM: {error}"),
+                "choose another --workdir",
+            ));
+            exit::RUN_FAILED
+        }
+        Ended::NotExecuted(Step::Execute, errno) => {
             let error = std::io::Error::from_raw_os_error(errno);
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             let hint =

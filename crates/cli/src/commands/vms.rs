@@ -114,7 +114,7 @@ fn each(fvm: &Fvm, out: &Output, names: &[String], mut act: impl FnMut(VmRecord)
 
 /// One VM in `fvm list --json`.
 #[derive(Debug, Serialize)]
-struct Row<'a> {
+pub struct Row<'a> {
     name: &'a VmName,
     id: &'a str,
     state: VmState,
@@ -124,7 +124,8 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(record: &'a VmRecord, state: VmState) -> Self {
+    /// Of this record.
+    pub fn of(record: &'a VmRecord, state: VmState) -> Self {
         Self {
             name: &record.name,
             id: record.id.as_str(),

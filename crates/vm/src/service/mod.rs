@@ -27,7 +27,7 @@ pub mod log;
 mod manager;
 mod monitor;
 mod tree;
-mod users;
+pub(crate) mod users;
 
 use crate::error::VmError;
 use crate::home::Home;

@@ -1,0 +1,128 @@
+//! The rest of a VM's life: names, users, time limits, copies, files in and out.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
+
+use fvm_kit::{Lab, User, is_root};
+use std::time::{Duration, Instant};
+
+/// Runs `body` as root and as an ordinary user.
+fn as_both(test: &str, body: impl Fn(&Lab)) {
+    if is_root(test) {
+        for user in [User::Root, User::Ordinary] {
+            body(&Lab::new(user));
+        }
+    }
+}
+
+#[test]
+fn root_and_user_a_renamed_vm_keeps_everything_but_its_name() {
+    as_both("root_and_user_a_renamed_vm_keeps_everything_but_its_name", |lab| {
+        lab.fvm(["run", "--keep", "--name", "a", "--", "sh", "-c", "echo x > f"]).expect(0);
+        lab.fvm(["create", "taken"]).expect(0);
+        assert!(lab.fvm(["rename", "a", "taken"]).expect(1).err.contains("already is a VM 'taken'"));
+        lab.fvm(["rename", "a", "not/a/name"]).expect(2);
+        lab.fvm(["rename", "nobody", "b"]).expect(4);
+        let json = lab.fvm(["--json", "rename", "a", "b"]).expect(0).out;
+        assert!(json.contains("\"name\": \"b\""), "{json}");
+        lab.fvm(["inspect", "a"]).expect(4);
+        assert_eq!(lab.fvm(["run", "--name", "b", "--", "sh", "-c", "cat f; echo $FVM"]).expect(0).out, "x\nb\n");
+        lab.fvm(["start", "b"]).expect(0);
+        assert!(lab.fvm(["rename", "b", "c"]).expect(1).err.contains("fvm stop b"));
+        lab.fvm(["kill", "b"]).expect(0);
+        lab.fvm(["kill", "b"]).expect(1);
+        lab.fvm(["rename", "b", "c"]).expect(0);
+        assert!(lab.fvm(["status", "c"]).expect(0).out.contains("/f"));
+    });
+}
+
+#[test]
+fn root_and_user_kill_ends_at_once_what_stop_would_wait_for() {
+    as_both("root_and_user_kill_ends_at_once_what_stop_would_wait_for", |lab| {
+        let stubborn = "trap '' TERM HUP INT; echo up; while :; do sleep 0.1; done";
+        lab.fvm(["run", "--detach", "--name", "k", "--", "sh", "-c", stubborn]).expect(0);
+        let began = Instant::now();
+        while lab.fvm(["logs", "k"]).out != "up\n" {
+            assert!(began.elapsed() < Duration::from_secs(10));
+        }
+        let began = Instant::now();
+        lab.fvm(["kill", "k"]).expect(0);
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(lab.fvm(["list"]).out.contains("stopped"));
+    });
+}
+
+#[test]
+fn root_and_user_a_program_gets_user_directory_and_variables_as_asked() {
+    as_both("root_and_user_a_program_gets_user_directory_and_variables_as_asked", |lab| {
+        lab.sh("mkdir 'a dir'");
+        lab.fvm(["create", "v"]).expect(0);
+        lab.fvm(["start", "v"]).expect(0);
+        // Options go before the name.
+        let out = |args: &[&str]| {
+            let options = args.chunks(2).take_while(|pair| pair[0].starts_with("--")).count() * 2;
+            let (options, command) = args.split_at(options);
+            lab.fvm(["exec"].iter().chain(options).chain(&["v"]).chain(command)).expect(0).out
+        };
+        let dir = lab.dir().to_str().unwrap();
+        assert_eq!(out(&["pwd"]), format!("{dir}\n"));
+        assert_eq!(out(&["--workdir", "a dir", "pwd"]), format!("{dir}/a dir\n"));
+        let told = lab.fvm(["exec", "--workdir", "/no/such", "v", "true"]).expect(125);
+        assert!(told.err.contains("'/no/such'") && told.err.contains("hint"), "{}", told.err);
+        assert_eq!(out(&["--env", "X=1=2", "--env", "LC_ALL=C", "sh", "-c", "echo $X $LC_ALL"]), "1=2 C\n");
+        assert_eq!(out(&["--env", "HOME", "sh", "-c", "echo $HOME"]), format!("{dir}\n"));
+        lab.fvm(["exec", "--env", "=x", "v", "true"]).expect(2);
+        let told = lab.fvm(["exec", "--user", "no-such-user", "v", "true"]).expect(125);
+        assert!(told.err.contains("no user 'no-such-user'"), "{}", told.err);
+        let me = lab.sh("id -un");
+        let script = "id -un; echo $USER $LOGNAME";
+        let seen = out(&["--user", me.trim(), "sh", "-c", script]);
+        assert_eq!(seen, format!("{0}\n{0} {0}\n", me.trim()));
+        let other =
+            lab.fvm(["exec", "--user", "nobody", "--env", "HOME=/x", "v", "sh", "-c", "id -un; echo $HOME; id -G"]);
+        if me.trim() == "root" {
+            assert!(other.expect(0).out.starts_with("nobody\n/x\n"));
+        } else {
+            assert!(other.expect(125).err.contains("cannot become 'nobody'"));
+        }
+        assert_eq!(
+            lab.fvm(["run", "--rm", "--workdir", "/", "--env", "A=b", "--", "sh", "-c", "pwd; echo $A"]).out,
+            "/\nb\n"
+        );
+    });
+}
+
+#[test]
+fn root_and_user_a_program_that_takes_too_long_is_ended_with_124() {
+    as_both("root_and_user_a_program_that_takes_too_long_is_ended_with_124", |lab| {
+        lab.fvm(["run", "--rm", "--timeout", "1x", "--", "true"]).expect(2);
+        lab.fvm(["run", "--rm", "--timeout", "60s", "--", "sh", "-c", "exit 3"]).expect(3);
+        let began = Instant::now();
+        let told = lab.fvm(["run", "--rm", "--timeout", "300ms", "--", "sleep", "600"]).expect(124);
+        assert!(told.err.contains("'sleep' was ended after 300ms"), "{}", told.err);
+        let polite = lab.fvm([
+            "run",
+            "--rm",
+            "--timeout",
+            "0.3",
+            "--",
+            "sh",
+            "-c",
+            "trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done",
+        ]);
+        assert_eq!(polite.expect(124).out, "bye\n", "it is asked first");
+        lab.fvm(["create", "v"]).expect(0);
+        lab.fvm(["start", "v"]).expect(0);
+        let stubborn = "trap '' TERM; sleep 600 & while :; do sleep 0.05; done";
+        lab.fvm(["exec", "--timeout", "200ms", "--kill-after", "200ms", "v", "sh", "-c", stubborn]).expect(124);
+        assert!(!lab.fvm(["ps", "v"]).out.contains("sleep 600"), "its group went with it");
+        assert_eq!(lab.fvm(["exec", "v", "echo", "still here"]).expect(0).out, "still here\n");
+        lab.fvm(["run", "--detach", "--timeout", "300ms", "--name", "d", "--", "sh", "-c", "echo up; sleep 600"])
+            .expect(0);
+        let ended = || lab.number("d", "init_pid").is_none();
+        let waiting = Instant::now();
+        while !ended() {
+            assert!(waiting.elapsed() < Duration::from_secs(10), "nobody ends it");
+        }
+        assert_eq!(lab.fvm(["logs", "d"]).out, "up\n");
+        assert!(began.elapsed() < Duration::from_secs(60));
+    });
+}
