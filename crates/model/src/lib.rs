@@ -33,7 +33,7 @@ pub use path::{HostPath, VmPath};
 pub use plan::{LayerDir, Plan, PlanOp};
 
 pub use policy::{Network, Policy};
-pub use reach::{Publish, Reach};
+pub use reach::{Publish, Range, Reach};
 pub use state::{IllegalEvent, VmEvent, VmState};
 pub use time::Timestamp;
 pub use vm::{Layer, LayerKind, Mode, VmId, VmName, VmRecord};

@@ -31,6 +31,58 @@ impl Default for Reach {
     }
 }
 
+/// 65536 private addresses, of which each VM of root's gets one: `10.207.0.0/16`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range(Ipv4Addr);
+
+impl Range {
+    /// Its first address.
+    #[must_use]
+    pub fn first(self) -> Ipv4Addr {
+        self.0
+    }
+}
+
+impl Default for Range {
+    fn default() -> Self {
+        Self(Ipv4Addr::new(10, 207, 0, 0))
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/16", self.0)
+    }
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let first = text.strip_suffix("/16").and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+        let first = first.filter(|ip| ip.octets()[2..] == [0, 0]);
+        let first =
+            first.ok_or_else(|| format!("'{text}' is not a range for VMs; give 65536 addresses, as 10.207.0.0/16"))?;
+        if first.is_private() || Net::v4(100, 64, 0, 0, 10).contains(&first.into()) {
+            Ok(Self(first))
+        } else {
+            Err(format!("'{text}' is not private: VMs may have addresses of 10/8, 172.16/12, 192.168/16 and 100.64/10"))
+        }
+    }
+}
+
+impl Serialize for Range {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Range {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// A place in the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct To {

@@ -30,11 +30,23 @@ fn named(reach: &Reach) -> impl Iterator<Item = (usize, &To)> {
     all.filter(|(_, to)| matches!(to.what, What::Name(_)))
 }
 
-/// Puts the rules in force. `inside`: the interface towards the VM.
+/// The interfaces of a router.
+#[derive(Debug, Clone, Copy)]
+pub struct Sides<'a> {
+    /// Towards the VM.
+    pub inside: &'a str,
+    /// The VM's addresses: it speaks for no other.
+    pub vm: [IpAddr; 2],
+    /// Towards the host, which reaches the VM over it; its packets keep their addresses.
+    pub host: Option<&'a str>,
+}
+
+/// Puts the rules in force.
 ///
 /// # Errors
 /// The kernel's.
-pub fn install(socket: &mut Netlink, reach: &Reach, inside: &str) -> Result<(), Errno> {
+pub fn install(socket: &mut Netlink, reach: &Reach, sides: Sides<'_>) -> Result<(), Errno> {
+    let Sides { inside, vm, host } = sides;
     let mut batch = Batch::of(TABLE);
     batch.table();
     for (n, _) in named(reach) {
@@ -54,7 +66,13 @@ pub fn install(socket: &mut Netlink, reach: &Reach, inside: &str) -> Result<(), 
     batch.rule("input", from_vm().then(End::Reject));
 
     batch.chain("forward", Hook::Forward);
+    for address in vm {
+        batch.rule("forward", from_vm().not_from_address(address).then(End::Drop));
+    }
     batch.rule("forward", Rule::default().known().then(End::Accept));
+    if let Some(host) = host {
+        batch.rule("forward", Rule::default().from(true, host).to(true, inside).then(End::Accept));
+    }
     batch.rule("forward", Rule::default().from(false, inside).then(End::Drop));
     let mut decide = |rule: Rule, end: End| batch.rule("forward", rule.then(end));
     let into = |net: &Net| Rule::default().into_net(net.ip, net.prefix);
@@ -76,7 +94,9 @@ pub fn install(socket: &mut Netlink, reach: &Reach, inside: &str) -> Result<(), 
     decide(Rule::default(), End::Reject);
 
     batch.chain("source", Hook::Source);
-    batch.rule("source", Rule::default().to(false, inside).to(false, "lo").then(End::Masquerade));
+    let own = [inside, "lo"].into_iter().chain(host);
+    let elsewhere = own.fold(Rule::default(), |rule, name| rule.to(false, name));
+    batch.rule("source", elsewhere.then(End::Masquerade));
     batch.commit(socket)
 }
 

@@ -15,6 +15,7 @@
 pub mod claim;
 pub mod dns;
 pub mod filter;
+pub mod host;
 mod link;
 pub mod netlink;
 mod nft;

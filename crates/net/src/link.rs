@@ -8,8 +8,17 @@ use rustix::io::Errno;
 use std::net::IpAddr;
 
 const NEW_LINK: u16 = 16;
+const REMOVE_LINK: u16 = 17;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
+/// The attribute that names an interface.
+const NAME: u16 = 3;
+/// The attribute of a route that names its next machine.
+const GATEWAY: u16 = 5;
+/// A route's scope: other machines.
+const EVERYWHERE: u8 = 0;
+/// A route's scope: neighbours.
+const AT_LINK: u8 = 253;
 const UP: u32 = 1;
 const INET: u8 = 2;
 const INET6: u8 = 10;
@@ -51,7 +60,6 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub fn pair(&mut self, name: &str, peer: &str, there: BorrowedFd<'_>, mtu: u32) -> Result<(), Errno> {
-        const NAME: u16 = 3;
         const MTU: u16 = 4;
         const LINK_INFO: u16 = 18;
         const NAMESPACE: u16 = 28;
@@ -93,9 +101,45 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub fn default_route(&mut self, gateway: IpAddr) -> Result<(), Errno> {
-        // Main table, made by an administrator, everywhere, to a machine.
-        let header = vec![family(gateway), 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
-        let attributes = Attributes::default().with(5, bytes(gateway));
+        self.new_route(gateway, 0, EVERYWHERE, 0, Attributes::default().with(GATEWAY, bytes(gateway)))
+    }
+
+    /// What goes to `to`, or all that has no route of its own, leaves by the interface `over`: to the neighbour `via`,
+    /// whose address need not be in any of our networks, else to `to` itself, a neighbour.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn add_route(&mut self, to: Option<IpAddr>, via: Option<IpAddr>, over: u32) -> Result<(), Errno> {
+        const DESTINATION: u16 = 1;
+        const INTERFACE: u16 = 4;
+        const IS_NEIGHBOUR: u32 = 4;
+        let Some(some) = to.or(via) else { return Err(Errno::INVAL) };
+        let mut attributes = Attributes::default().with(INTERFACE, over.to_ne_bytes());
+        let mut bits = 0;
+        if let Some(to) = to {
+            let to = bytes(to);
+            bits = if to.len() == 4 { 32 } else { 128 };
+            attributes = attributes.with(DESTINATION, to);
+        }
+        match via {
+            Some(via) => self.new_route(some, bits, EVERYWHERE, IS_NEIGHBOUR, attributes.with(GATEWAY, bytes(via))),
+            None => self.new_route(some, bits, if some.is_ipv4() { AT_LINK } else { EVERYWHERE }, 0, attributes),
+        }
+    }
+
+    fn new_route(&mut self, ip: IpAddr, bits: u8, scope: u8, flags: u32, attributes: Attributes) -> Result<(), Errno> {
+        // Main table, made by an administrator, to a machine.
+        let mut header = vec![family(ip), bits, 0, 0, 254, 4, scope, 1];
+        header.extend(flags.to_ne_bytes());
         self.ask(&[Message { kind: NEW_ROUTE, flags: ACK | CREATE | APPEND, header, attributes }])
+    }
+
+    /// Removes an interface, and the other one of its pair.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&mut self, name: &str) -> Result<(), Errno> {
+        let attributes = Attributes::default().with_text(NAME, name);
+        self.ask(&[Message { kind: REMOVE_LINK, flags: ACK, header: interface(0, 0, 0), attributes }])
     }
 }

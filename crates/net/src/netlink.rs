@@ -108,6 +108,65 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    /// All things of a kind, each as the kernel describes it: without the head of the message.
+    pub(crate) fn list(&mut self, kind: u16, header: Vec<u8>) -> Result<Vec<Vec<u8>>, Errno> {
+        const ALL: u16 = 0x300;
+        const DONE: u16 = 3;
+        self.number = self.number.wrapping_add(1);
+        let number = self.number;
+        let message = Message { kind, flags: ALL, header, attributes: Attributes::default() };
+        send(&self.socket, &message.bytes(number), SendFlags::empty())?;
+        let mut found = Vec::new();
+        let mut buffer = vec![0u8; ANSWER_MAX_BYTES * 2];
+        loop {
+            let n = match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
+                Ok((n, _)) => n,
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e),
+            };
+            let mut rest = &buffer[..n];
+            while rest.len() >= HEADER_BYTES {
+                let word = |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
+                let length = (word(0) as usize).clamp(HEADER_BYTES, rest.len());
+                let said = &rest[HEADER_BYTES..length];
+                if word(8) == number {
+                    match (u16::from_ne_bytes([rest[4], rest[5]]), said) {
+                        (DONE, _) => return Ok(found),
+                        (ERROR, [a, b, c, d, ..]) => match i32::from_ne_bytes([*a, *b, *c, *d]) {
+                            0 => return Ok(found),
+                            e => return Err(Errno::from_raw_os_error(-e)),
+                        },
+                        _ => found.push(said.to_vec()),
+                    }
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+            }
+        }
+    }
+}
+
+/// Reading attributes.
+pub(crate) mod parse {
+    /// The value of the first attribute of a kind.
+    pub fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+        while let [a, b, c, d, ..] = attributes {
+            let length = usize::from(u16::from_ne_bytes([*a, *b]));
+            let value = attributes.get(4..length)?;
+            if u16::from_ne_bytes([*c, *d]) & 0x3fff == kind {
+                return Some(value);
+            }
+            attributes = attributes.get(length.next_multiple_of(4)..)?;
+        }
+        None
+    }
+
+    /// The same, a number in network order.
+    pub fn be(attributes: &[u8], kind: u16) -> Option<u32> {
+        find(attributes, kind)?.try_into().ok().map(u32::from_be_bytes)
+    }
+}
+
 /// One message.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
@@ -180,6 +239,8 @@ mod tests {
     fn attributes_are_padded_and_their_length_is_not() {
         let inner = Attributes::default().with_text(1, "lo");
         let outer = Attributes::default().with(3, [7]).with_nested(4, inner);
+        assert_eq!(parse::find(&outer.0, 4).and_then(|inner| parse::find(inner, 1)), Some(&b"lo\0"[..]));
+        assert_eq!(parse::find(&outer.0[..outer.0.len() - 1], 4), None);
         assert_eq!(outer.0, [5, 0, 3, 0, 7, 0, 0, 0, 12, 0, 4, 0x80, 7, 0, 1, 0, b'l', b'o', 0, 0]);
     }
 }

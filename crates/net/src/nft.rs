@@ -6,7 +6,7 @@
 //!
 //! Invariant: nothing is removed or changed that is not in the table of that name.
 
-use crate::netlink::{ACK, APPEND, Attributes, CREATE, Message, Netlink};
+use crate::netlink::{ACK, APPEND, Attributes, CREATE, EXCLUSIVE, Message, Netlink, parse};
 use rustix::io::Errno;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,6 +23,8 @@ const DELETE_ELEMENT: u16 = 14;
 /// Both families in one table.
 const INET: u8 = 1;
 const REGISTER: u32 = 1;
+/// What becomes of a packet that no rule of a chain decides.
+const ACCEPTED: u32 = 1;
 const LIST_ELEMENT: u16 = 1;
 
 /// Where a chain hangs.
@@ -91,6 +93,16 @@ impl Rule {
         self.meta(key).compare(is, &padded)
     }
 
+    /// It came over an interface whose name begins so.
+    pub fn came_by_like(self, prefix: &str) -> Self {
+        self.meta(6).compare(true, prefix.as_bytes())
+    }
+
+    /// It leaves over an interface whose name begins so.
+    pub fn leaves_by_like(self, prefix: &str) -> Self {
+        self.meta(7).compare(true, prefix.as_bytes())
+    }
+
     /// It came over the interface, or over any other.
     pub fn from(self, is: bool, name: &str) -> Self {
         self.interface(6, is, name)
@@ -125,10 +137,22 @@ impl Rule {
         self.also("payload", data.with_be(3, offset).with_be(4, length))
     }
 
-    fn destination(self, v4: bool) -> Self {
+    fn family(self, v4: bool) -> Self {
         // NFPROTO_IPV4, NFPROTO_IPV6.
-        let rule = self.meta(15).compare(true, &[if v4 { 2 } else { 10 }]);
+        self.meta(15).compare(true, &[if v4 { 2 } else { 10 }])
+    }
+
+    fn destination(self, v4: bool) -> Self {
+        let rule = self.family(v4);
         if v4 { rule.payload(1, 16, 4) } else { rule.payload(1, 24, 16) }
+    }
+
+    /// It says that it is from another address than this, of the same family.
+    pub fn not_from_address(self, ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => self.family(true).payload(1, 12, 4).compare(false, &v4.octets()),
+            IpAddr::V6(v6) => self.family(false).payload(1, 8, 16).compare(false, &v6.octets()),
+        }
     }
 
     /// Its destination lies in a network.
@@ -193,16 +217,25 @@ impl Batch {
         Attributes::default().with_text(1, &self.table)
     }
 
-    /// Makes the table.
+    /// Makes the table, which must not be there.
     pub fn table(&mut self) {
-        self.add(NEW_TABLE, CREATE, self.named());
+        self.add(NEW_TABLE, CREATE | EXCLUSIVE, self.named());
     }
 
-    /// Makes a chain at a hook. What no rule decides is dropped, or, where addresses are rewritten, accepted.
+    /// Makes a chain at a hook. What no rule decides is dropped.
     pub fn chain(&mut self, name: &str, hook: Hook) {
+        self.chain_or(name, hook, 0);
+    }
+
+    /// Makes a chain at a hook. What no rule decides is left to others.
+    pub fn open_chain(&mut self, name: &str, hook: Hook) {
+        self.chain_or(name, hook, ACCEPTED);
+    }
+
+    fn chain_or(&mut self, name: &str, hook: Hook, policy: u32) {
         let (kind, priority, policy) = match hook {
-            Hook::Input | Hook::Forward => ("filter", 0u32, 0),
-            Hook::Source => ("nat", 100, 1),
+            Hook::Input | Hook::Forward => ("filter", 0u32, policy),
+            Hook::Source => ("nat", 100, ACCEPTED),
         };
         let place = Attributes::default().with_be(1, hook as u32).with_be(2, priority);
         let attributes = self.named().with_text(3, name).with_nested(4, place).with_be(5, policy);
@@ -260,4 +293,31 @@ impl Batch {
         all.push(edge(BATCH_END));
         socket.ask(&all)
     }
+}
+
+/// Which tables of this network filter what is forwarded, so that a packet that one of them drops is lost whatever others
+/// say of it. Chains that hold no rule and let everything pass do not count.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn filters_of_forwarding(socket: &mut Netlink) -> Result<Vec<String>, Errno> {
+    const GET_CHAIN: u16 = 4;
+    const TABLE: u16 = 1;
+    const HOOK: u16 = 4;
+    const POLICY: u16 = 5;
+    const RULES: u16 = 6;
+    let chains = socket.list(NFTABLES << 8 | GET_CHAIN, vec![0; 4])?;
+    let mut tables = Vec::new();
+    for chain in &chains {
+        // Behind the four bytes that say of which family it is.
+        let Some(attributes) = chain.get(4..) else { continue };
+        let number = |kind| parse::be(attributes, kind);
+        let Some(hook) = parse::find(attributes, HOOK).and_then(|hook| parse::be(hook, 1)) else { continue };
+        let lets_pass = number(POLICY) == Some(ACCEPTED) && number(RULES).unwrap_or(0) == 0;
+        if hook == Hook::Forward as u32 && !lets_pass {
+            let name = parse::find(attributes, TABLE).unwrap_or_default();
+            tables.push(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned());
+        }
+    }
+    Ok(tables)
 }

@@ -90,6 +90,10 @@ impl Pen<'_> {
         let ids = &brief.facts.ids;
         let own_network = brief.policy.network != Network::Host;
         let enter = |uid_map, gid_map| SetupOp::EnterNamespaces { network: own_network, uid_map, gid_map };
+        if let Some(plan) = crate::router::Plan::of(brief.policy) {
+            ops.insert(0, SetupOp::Router(plan));
+            ops.extend(crate::router::name_server());
+        }
         match brief.mode {
             Mode::Shifted => ops.extend([
                 enter([0, SHIFT, SHIFT], [0, SHIFT, SHIFT]),
@@ -100,10 +104,6 @@ impl Pen<'_> {
             Mode::Identity => ops.extend([SetupOp::Proc { guarded: true }, enter([0, 0, u32::MAX], [0, 0, u32::MAX])]),
             // The namespaces come first: without them an ordinary user can mount nothing.
             Mode::Rootless => {
-                if let Some(plan) = crate::router::Plan::of(brief.policy) {
-                    ops.insert(0, SetupOp::Router(plan));
-                    ops.extend(crate::router::name_server());
-                }
                 ops.insert(0, enter([ids.euid, ids.euid, 1], [ids.egid, ids.egid, 1]));
                 ops.extend([SetupOp::Proc { guarded: false }, SetupOp::MessageQueues]);
             }

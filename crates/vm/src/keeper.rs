@@ -125,7 +125,7 @@ fn answer(client: &OwnedFd, vm: &Launched) {
             init: vm.init.as_raw_nonzero().get(),
             suspended: pause.now,
         },
-        Request::Address => Reply::Address(vm.guard.as_ref().and_then(Guard::address).map(Into::into)),
+        Request::Address => Reply::Address(vm.guard.as_ref().and_then(Guard::address)),
         Request::Start(program) => {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             done(proto::write_message(&vm.orders, &Order::Start(program), &fds))

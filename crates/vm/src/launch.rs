@@ -23,7 +23,7 @@ use crate::init;
 use crate::op::SetupOp;
 use crate::pause::Paused;
 use crate::refresh::Held;
-use crate::router::{self, Guard, Routed};
+use crate::router::{self, Guard, Helper, Routed};
 use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
@@ -121,20 +121,37 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     let ends = Ends { orders: init_orders, report };
     let routed = blueprint.ops.iter().find_map(|op| if let SetupOp::Router(plan) = op { Some(plan) } else { None });
     let routed = routed.map(|plan| Routed::prepare(plan, &site)).transpose()?;
-    let claim = routed.as_ref().map(Routed::claim).transpose()?;
-    let started = match (site.mode, routed) {
-        (Mode::Shifted, _) => start_shifted(site, &entry, ends),
-        (Mode::Rootless, None) => start_rootless(site, &entry, ends),
-        (Mode::Rootless, Some(routed)) => router::start(site, &entry, ends, routed),
-        (Mode::Identity, _) => start_identity(site, &entry, ends),
-    };
-    let child = started.map_err(|e| VmError::Setup {
+    let place = routed.as_ref().map(Routed::place).transpose()?;
+    let no_namespaces = |e: Errno| VmError::Setup {
         step: "make the namespaces".into(),
         why: format!("{e}; see 'fvm doctor' for what this kernel allows"),
-    })?;
-    await_ready(child, &progress).and_then(|Begun { init, guard, bus, notices }| {
+    };
+    let mut helper = None;
+    let started = match (site.mode, routed) {
+        (Mode::Rootless, None) => start_rootless(site, &entry, ends),
+        (Mode::Rootless, Some(routed)) => router::start(site, &entry, ends, routed),
+        (mode, routed) => {
+            helper = routed.map(|routed| Helper::start(&ends, routed)).transpose().map_err(no_namespaces)?;
+            let start = if mode == Mode::Shifted { start_shifted } else { start_identity };
+            start(site, &entry, ends, helper.as_ref())
+        }
+    };
+    let children = helper.map(|helper| helper.pid);
+    let (child, failed) = match started {
+        Ok(child) => (child, None),
+        Err(e) => (None, Some(no_namespaces(e))),
+    };
+    let begun = match failed {
+        None => await_ready(child.into_iter().chain(children), &progress),
+        Some(error) => {
+            // Without init it ends.
+            children.into_iter().for_each(collect);
+            Err(error)
+        }
+    };
+    begun.and_then(|Begun { init, guard, bus, notices }| {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
-        let guard = guard.map(|pid| Guard::new(pid, claim));
+        let guard = guard.map(|pid| Guard::new(pid, place));
         Ok(Launched { id, pause: Mutex::default(), init, pidfd, orders, bus, skeletons, guard, notices })
     })
 }
@@ -178,15 +195,21 @@ impl Ends {
     }
 }
 
-fn start_shifted(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
+fn start_shifted(
+    mut site: Site,
+    entry: &Entry<'_>,
+    ends: Ends,
+    network: Option<&Helper>,
+) -> Result<Option<Pid>, Errno> {
     match process::fork()? {
         Fork::Parent(builder) => Ok(Some(builder)),
         Fork::Child => {
             die_with_parent();
-            hide_command();
+            hide_command("fvm: init");
             enter_limits(&mut site, &ends);
-            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
-            if let Err(error) = build_shifted(&mut site, entry, &ends) {
+            let kept = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.map_or(-1, Helper::as_raw_fd)];
+            process::close_all_but(&kept);
+            if let Err(error) = build_shifted(&mut site, entry, &ends, network) {
                 ends.give_up(error);
             }
             process::exit_now(0)
@@ -194,7 +217,7 @@ fn start_shifted(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option
     }
 }
 
-fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), StepError> {
+fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>) -> Result<(), StepError> {
     let step = |step: &str| {
         let step = step.to_owned();
         move |e: Errno| StepError { step, why: format!("{e}; see 'fvm doctor' for what this kernel allows") }
@@ -208,12 +231,13 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), 
         Fork::Parent(init) => init,
         Fork::Child => {
             drop(went);
+            begin(network, ends);
             // The end without a message: the builder failed, and has said so.
             let mut byte = [0u8];
             let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
             drop(go);
             let Some(tree) = fds.pop() else { process::exit_now(1) };
-            enter_shifted(site, &tree, entry, ends)
+            enter_shifted(site, &tree, entry, ends, network)
         }
     };
     drop(go);
@@ -234,7 +258,7 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> Result<(), 
     site.assembled().and_then(|tree| socket::send(&went, b"!", &[tree])).map_err(step("start init"))
 }
 
-fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends) -> ! {
+fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>) -> ! {
     let enter = |site: &mut Site| -> Result<(), Errno> {
         rustix::process::fchdir(tree)?;
         process::unshare(Namespaces::MOUNT)?;
@@ -244,7 +268,21 @@ fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends
     if let Err(e) = enter(site) {
         ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
     }
+    await_network(network);
     finish(site, entry, ends)
+}
+
+/// Tells who makes the network of a root VM where it is to be.
+fn begin(network: Option<&Helper>, ends: &Ends) {
+    if let Some(Err(e)) = network.map(Helper::begin) {
+        ends.give_up(StepError { step: "reach who makes the VM's network".into(), why: e.to_string() });
+    }
+}
+
+fn await_network(network: Option<&Helper>) {
+    if network.is_some_and(|helper| !helper.is_done()) {
+        process::exit_now(1)
+    }
 }
 
 fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
@@ -267,7 +305,7 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             if rustix::io::read(&go, &mut byte[..]) != Ok(1) {
                 process::exit_now(1);
             }
-            hide_command();
+            hide_command("fvm: init");
             enter_limits(&mut site, &ends);
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
             build_rootless(&mut site, entry, &ends, None)
@@ -294,7 +332,12 @@ pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, ne
 
 /// Init builds as the host's root, in a new process namespace, and enters the user namespace at the end, so that
 /// every mount, `/proc` with its guards too, is locked. The keeper writes the maps.
-fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
+fn start_identity(
+    mut site: Site,
+    entry: &Entry<'_>,
+    ends: Ends,
+    network: Option<&Helper>,
+) -> Result<Option<Pid>, Errno> {
     let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (entered, has_entered) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     match process::clone_into(Namespaces::PID, false)? {
@@ -315,10 +358,11 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
         }
         Fork::Child => {
             drop((went, entered));
-            hide_command();
+            hide_command("fvm: init");
             enter_limits(&mut site, &ends);
-            let keep = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), go.as_raw_fd(), has_entered.as_raw_fd()];
-            process::close_all_but(&keep);
+            let own = [&ends.orders, &ends.report, &go, &has_entered].map(AsRawFd::as_raw_fd);
+            let kept: Vec<_> = own.into_iter().chain(network.map(Helper::as_raw_fd)).collect();
+            process::close_all_but(&kept);
             rustix::process::umask(FileMode::empty());
             let built = process::unshare(OWNED_BY_HOST)
                 .map_err(|e| StepError { step: "make a mount namespace".into(), why: e.to_string() })
@@ -347,6 +391,8 @@ fn start_identity(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
                 ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
             }
             drop((go, has_entered));
+            begin(network, &ends);
+            await_network(network);
             finish(&mut site, entry, &ends)
         }
     }
@@ -389,9 +435,9 @@ pub(crate) fn enter_limits(site: &mut Site, ends: &Ends) {
 
 /// While the host's `/proc` is still there, and before the change of credentials after which a process may not write its own
 /// memory.
-pub(crate) fn hide_command() {
+pub(crate) fn hide_command(title: &str) {
     // Where the program itself may not be read, neither may be what it shows.
-    let _not_dumpable = crate::title::set("fvm: init");
+    let _not_dumpable = crate::title::set(title);
 }
 
 pub(crate) fn die_with_parent() {
@@ -423,7 +469,7 @@ struct Begun {
 }
 
 /// Waits until init is ready; on failure ends and collects whatever was started.
-fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Begun, VmError> {
+fn await_ready(children: impl Iterator<Item = Pid>, progress: &OwnedFd) -> Result<Begun, VmError> {
     let (mut init, mut guard, mut bus, mut notices) = (None, None, None, Vec::new());
     let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
     let failure = loop {
@@ -442,9 +488,14 @@ fn await_ready(child: Option<Pid>, progress: &OwnedFd) -> Result<Begun, VmError>
             }
         }
     };
-    if let Some(builder) = child {
-        collect(builder);
+    let children: Vec<Pid> = children.collect();
+    if failure.is_some() {
+        // Any of them may wait for another that failed.
+        for child in &children {
+            let _already_gone = rustix::process::kill_process(*child, Signal::KILL);
+        }
     }
+    children.into_iter().for_each(collect);
     match (failure, init) {
         (None, Some(init)) => Ok(Begun { init, guard, bus, notices }),
         (failure, init) => {

@@ -23,7 +23,7 @@ use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
-use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
+use fvm_model::{HostPath, Mode, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
 use fvm_sys::process::{self, Fork};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
@@ -226,12 +226,6 @@ pub fn boot(
     call: &Call,
 ) -> Result<Running, VmError> {
     record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
-    if record.policy.network == Network::Own && record.mode != Mode::Rootless {
-        return Err(VmError::Setup {
-            step: "give the VM a network of its own".into(),
-            why: "that is built for ordinary users only; use '--net none' or '--net host' as root".into(),
-        });
-    }
     let blueprint = plan(home, facts, &record);
     if blueprint.layers != record.layers {
         record.layers.clone_from(&blueprint.layers);

@@ -23,7 +23,7 @@ pub use pattern::Pattern;
 pub use resolve::{Flags, Source, resolve};
 pub use text::{Place, PolicyError};
 
-use crate::{HostPath, Publish, Reach};
+use crate::{HostPath, Publish, Range, Reach};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -38,6 +38,8 @@ pub struct Policy {
     pub network: Network,
     /// What it may reach, with a network of its own.
     pub reach: Reach,
+    /// From which it has its own address on this host, as a VM of root's.
+    pub range: Range,
     /// Which of its ports the host reaches.
     pub publish: Vec<Publish>,
     /// Which files it sees, and how.

@@ -187,6 +187,9 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
     }
     set(&mut policy.network, text.network.mode);
     set(&mut policy.reach.private, text.network.private);
+    if let Some(range) = &text.network.range {
+        policy.range = range.get_ref().parse().map_err(|message| PolicyError { message, place: at.place(range) })?;
+    }
     if let Some(allow) = &text.network.allow {
         lists.allows = true;
         lists.allow.add(at, allow)?;

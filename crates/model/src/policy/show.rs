@@ -45,7 +45,7 @@ impl Policy {
             .collect();
         let limits = if limits.is_empty() { limits } else { format!("\n[limits]\n{limits}") };
         format!(
-            "hostname = {}\nrequires = {}\n\n[network]\nmode = {}\n{}deny = {}\nprivate = {}\npublish = {}\n\n\
+            "hostname = {}\nrequires = {}\n\n[network]\nmode = {}\n{}deny = {}\nprivate = {}\nrange = {}\npublish = {}\n\n\
              [files]\nhide = {}\nread_only = {}\nshare = {}\n\n[devices]\npass = {}\n\n[sockets]\npass = {}\n\n\
              [dbus]\nsession = {}\nsystem = {}\npass = {}\n\n[environment]\npass = {}\nhide = {}\n\n\
              [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n{limits}",
@@ -55,6 +55,7 @@ impl Policy {
             allow.map_or_else(String::new, |allow| format!("allow = {allow}\n")),
             list(&mut self.reach.deny.iter().map(ToString::to_string)),
             self.reach.private,
+            quoted(&self.range.to_string()),
             list(&mut self.publish.iter().map(ToString::to_string)),
             list(&mut files.hide.iter().map(ToString::to_string)),
             list(&mut files.read_only.iter().map(ToString::to_string)),

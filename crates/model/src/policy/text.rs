@@ -137,6 +137,7 @@ pub(super) struct NetworkText {
     pub allow: Option<Vec<Spanned<String>>>,
     pub deny: Vec<Spanned<String>>,
     pub private: Option<bool>,
+    pub range: Option<Spanned<String>>,
     pub publish: Vec<Spanned<String>>,
 }
 
