@@ -68,6 +68,8 @@ pub enum Command {
     List,
     /// Show everything about a VM
     Inspect(Named),
+    /// Print where the host reaches a running VM
+    Ip(Named),
     /// List the processes of a running VM
     Ps(Named),
     /// Show what a detached program printed

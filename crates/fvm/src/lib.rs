@@ -39,6 +39,7 @@ pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
 pub use fvm_vm::attach::Ended;
+pub use fvm_vm::proto::Info;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::service::log as service_log;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, Step, Timeout, VmError, VmLock};
@@ -104,7 +105,7 @@ impl Fvm {
     /// # Errors
     /// When its lock cannot be queried.
     pub fn state(&self, record: &VmRecord) -> Result<VmState, FvmError> {
-        Ok(lifecycle::state(&self.home, record)?)
+        Ok(lifecycle::look(&self.home, record)?.0)
     }
 
     /// Makes a VM of the host as it is now.
@@ -212,20 +213,20 @@ impl Fvm {
         Ok(lifecycle::resume(&self.home, record)?)
     }
 
-    /// The numbers of a running VM's keeper and init.
+    /// A running VM's processes on the host, and its address.
     ///
     /// # Errors
     /// When it is not running.
-    pub fn keeper_and_init(&self, record: &VmRecord) -> Result<(i32, i32), FvmError> {
-        Ok(lifecycle::processes(&self.home, record)?)
+    pub fn info(&self, record: &VmRecord) -> Result<Info, FvmError> {
+        Ok(lifecycle::info(&self.home, record)?)
     }
 
-    /// Where the host reaches a running VM; nothing if it has no network of its own.
+    /// What a VM does now, and, if it runs, what [`Fvm::info`] says.
     ///
     /// # Errors
-    /// When it is not running.
-    pub fn address(&self, record: &VmRecord) -> Result<Option<std::net::IpAddr>, FvmError> {
-        Ok(fvm_vm::lifecycle::address(&self.home, record)?)
+    /// When its lock cannot be queried.
+    pub fn look(&self, record: &VmRecord) -> Result<(VmState, Option<Info>), FvmError> {
+        Ok(lifecycle::look(&self.home, record)?)
     }
 
     /// The processes of a running VM.
@@ -233,8 +234,7 @@ impl Fvm {
     /// # Errors
     /// When it is not running.
     pub fn processes(&self, record: &VmRecord) -> Result<Vec<Process>, FvmError> {
-        let (_, init) = self.keeper_and_init(record)?;
-        Ok(fvm_vm::ps::processes(init))
+        Ok(fvm_vm::ps::processes(self.info(record)?.init))
     }
 
     /// Gives a stopped VM another name.
@@ -387,7 +387,7 @@ impl Fvm {
                 let same = VmRecord { forked: record.forked, ..now } == *record;
                 if same { Ok(lock) } else { Err(VmError::Changed(record.name.clone()).into()) }
             }
-            None => match lifecycle::processes(&self.home, record) {
+            None => match lifecycle::info(&self.home, record) {
                 Ok(_) => Err(FvmError::Running(record.name.clone())),
                 Err(_) => Err(VmError::Busy(record.name.clone()).into()),
             },

@@ -11,7 +11,7 @@
 use crate::error::VmError;
 use crate::home::Home;
 use crate::launch::Launched;
-use crate::proto::{self, Order, Reply, Request};
+use crate::proto::{self, Info, Order, Reply, Request};
 use crate::refresh;
 use crate::router::Guard;
 use fvm_model::{VmId, VmName};
@@ -120,12 +120,12 @@ fn answer(client: &OwnedFd, vm: &Launched) {
         }
         Request::Suspend => pause.suspend(vm).map_or_else(Reply::Refused, |()| Reply::Done),
         Request::Resume => pause.resume(vm).map_or_else(Reply::Refused, |()| Reply::Done),
-        Request::Info => Reply::Info {
+        Request::Info => Reply::Info(Info {
             keeper: rustix::process::getpid().as_raw_nonzero().get(),
             init: vm.init.as_raw_nonzero().get(),
             suspended: pause.now,
-        },
-        Request::Address => Reply::Address(vm.guard.as_ref().and_then(Guard::address)),
+            address: vm.guard.as_ref().and_then(Guard::address),
+        }),
         Request::Start(program) => {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             done(proto::write_message(&vm.orders, &Order::Start(program), &fds))

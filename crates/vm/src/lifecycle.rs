@@ -18,7 +18,7 @@ use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control};
 use crate::launch::{self, Launched};
 use crate::layers;
-use crate::proto::{self, Order, Program, Reply, Request, Timeout};
+use crate::proto::{self, Info, Order, Program, Reply, Request, Timeout};
 use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
@@ -504,21 +504,22 @@ fn await_unlocked(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     Err(VmError::Busy(record.name.clone()))
 }
 
-/// What a VM does now. One whose init has just ended counts as stopped, and is so when this returns.
+/// What a VM does now, and what its keeper says of it when it runs. One whose init has just ended counts as stopped, and
+/// is so when this returns.
 ///
 /// # Errors
 /// When its lock cannot be queried.
-pub fn state(home: &Home, record: &VmRecord) -> Result<VmState, VmError> {
+pub fn look(home: &Home, record: &VmRecord) -> Result<(VmState, Option<Info>), VmError> {
     if record.state != VmState::Stopped || !home.is_locked(&record.id)? {
-        return Ok(record.state);
+        return Ok((record.state, None));
     }
-    match keeper::ask(home, &record.id, &record.name, &Request::Info, &[]) {
-        Ok(Reply::Info { init, suspended, .. }) if crate::ps::is_alive(init) => {
-            Ok(if suspended { VmState::Suspended } else { VmState::Running })
+    match info(home, record) {
+        Ok(info) if crate::ps::is_alive(info.init) => {
+            Ok((if info.suspended { VmState::Suspended } else { VmState::Running }, Some(info)))
         }
-        Ok(_) => await_unlocked(home, record).map(|()| record.state),
+        Ok(_) => await_unlocked(home, record).map(|()| (record.state, None)),
         // Held by a command that is not a keeper: a commit, a deletion.
-        Err(_) => Ok(record.state),
+        Err(_) => Ok((record.state, None)),
     }
 }
 
@@ -538,27 +539,14 @@ pub fn resume(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     keeper::ask(home, &record.id, &record.name, &Request::Resume, &[]).map(drop)
 }
 
-/// Keeper and init of a running VM, as the host numbers them.
+/// What the keeper of a running VM says of it.
 ///
 /// # Errors
 /// [`VmError::NotRunning`], or when its keeper does not answer.
-pub fn processes(home: &Home, record: &VmRecord) -> Result<(i32, i32), VmError> {
+pub fn info(home: &Home, record: &VmRecord) -> Result<Info, VmError> {
     match keeper::ask(home, &record.id, &record.name, &Request::Info, &[])? {
-        Reply::Info { keeper, init, .. } => Ok((keeper, init)),
-        Reply::Done | Reply::Address(_) | Reply::Refused(_) => {
-            Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
-        }
-    }
-}
-
-/// Where the host reaches a running VM; nothing if it has no network of its own.
-///
-/// # Errors
-/// [`VmError::NotRunning`], or when its keeper does not answer.
-pub fn address(home: &Home, record: &VmRecord) -> Result<Option<std::net::IpAddr>, VmError> {
-    match keeper::ask(home, &record.id, &record.name, &Request::Address, &[])? {
-        Reply::Address(address) => Ok(address),
-        Reply::Done | Reply::Info { .. } | Reply::Refused(_) => {
+        Reply::Info(info) => Ok(info),
+        Reply::Done | Reply::Refused(_) => {
             Err(VmError::Keeper { name: record.name.clone(), why: "it answered something else".into() })
         }
     }

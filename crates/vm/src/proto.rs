@@ -122,8 +122,6 @@ pub enum Overlays {
 pub enum Request {
     /// Who runs here?
     Info,
-    /// Where does the host reach it?
-    Address,
     /// Start a program; descriptors as in [`Order::Start`].
     Start(Program),
     /// Stop the VM.
@@ -143,20 +141,26 @@ pub enum Request {
     Service(ServiceRequest),
 }
 
+/// A running VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// The keeper's process id, as the host numbers it.
+    pub keeper: i32,
+    /// The same of the VM's init.
+    pub init: i32,
+    /// None of its processes runs.
+    #[serde(default)]
+    pub suspended: bool,
+    /// Where the host reaches it, if it has a network of its own.
+    #[serde(default)]
+    pub address: Option<std::net::IpAddr>,
+}
+
 /// What a keeper answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     /// To `Info`.
-    Info {
-        /// The keeper.
-        keeper: i32,
-        /// The VM's init, as the host numbers it.
-        init: i32,
-        /// None of its processes runs.
-        suspended: bool,
-    },
-    /// To `Address`; nothing without a network of its own.
-    Address(Option<std::net::IpAddr>),
+    Info(Info),
     /// Done.
     Done,
     /// Not done.

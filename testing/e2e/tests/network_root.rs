@@ -143,3 +143,9 @@ fn nothing_of_a_root_vms_network_is_left_when_its_keeper_is_killed_needs_root_pa
         until_empty(world, LEFT);
     });
 }
+
+#[test]
+fn a_root_vm_loads_packages_from_the_only_mirror_that_is_allowed_needs_root_pasta_apt() {
+    const NAME: &str = "a_root_vm_loads_packages_from_the_only_mirror_that_is_allowed_needs_root_pasta_apt";
+    in_a_world(NAME, |world| network_world::packages_come_from_the_only_mirror_that_is_allowed(world, NAME));
+}

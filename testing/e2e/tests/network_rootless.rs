@@ -236,3 +236,9 @@ fn a_device_that_is_roots_only_is_said_with_what_to_do_needs_root_pasta() {
         assert!(world.lab.fvm(["doctor"]).out.contains("chmod 0666 /dev/net/tun"));
     });
 }
+
+#[test]
+fn a_users_vm_loads_packages_from_the_only_mirror_that_is_allowed_needs_root_pasta_apt() {
+    const NAME: &str = "a_users_vm_loads_packages_from_the_only_mirror_that_is_allowed_needs_root_pasta_apt";
+    in_a_world(NAME, |world| network_world::packages_come_from_the_only_mirror_that_is_allowed(world, NAME));
+}

@@ -60,6 +60,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Delete(args) => vms::delete(&fvm, out, &args),
         Command::List => vms::list(&fvm, out),
         Command::Inspect(args) => vms::inspect(&fvm, out, &args.name),
+        Command::Ip(args) => vms::ip(&fvm, out, &args.name),
         Command::Ps(args) => vms::ps(&fvm, out, &args.name),
         Command::Logs(args) => vms::logs(&fvm, out, &args.name),
         Command::Explain(args) => vms::explain(&fvm, out, &args),

@@ -120,6 +120,8 @@ pub struct Row<'a> {
     state: VmState,
     mode: fvm::model::Mode,
     network: fvm::model::Network,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<std::net::IpAddr>,
     forked: Timestamp,
 }
 
@@ -132,6 +134,7 @@ impl<'a> Row<'a> {
             state,
             mode: record.mode,
             network: record.policy.network,
+            address: None,
             forked: record.forked,
         }
     }
@@ -144,16 +147,21 @@ pub fn list(fvm: &Fvm, out: &Output) -> Done {
     let mut code = exit::DONE;
     for entry in &found {
         match entry {
-            Found::Vm(record, _) => rows.push(Row::of(record, fvm.state(record)?)),
+            Found::Vm(record, _) => {
+                let (state, info) = fvm.look(record)?;
+                rows.push(Row { address: info.and_then(|info| info.address), ..Row::of(record, state) });
+            }
             Found::Broken(..) => code = exit::FAILED,
         }
     }
     if out.json() {
         out.document(&rows)?;
     } else {
-        let mut table = vec![["NAME".into(), "ID".into(), "STATE".into(), "NETWORK".into(), "FORKED".into()]];
+        let mut table = vec![["NAME", "ID", "STATE", "NETWORK", "ADDRESS", "FORKED"].map(String::from)];
         table.extend(rows.iter().map(|r| {
-            [r.name.to_string(), r.id.to_owned(), r.state.to_string(), r.network.to_string(), render::time(r.forked)]
+            let address = r.address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+            let (name, id, state) = (r.name.to_string(), r.id.to_owned(), r.state.to_string());
+            [name, id, state, r.network.to_string(), address, render::time(r.forked)]
         }));
         out.write(|w| render::table(w, &table))?;
     }
@@ -181,14 +189,26 @@ pub fn inspect(fvm: &Fvm, out: &Output, name: &str) -> Done {
         address: Option<std::net::IpAddr>,
     }
     let record = fvm.find(name)?;
-    let now = fvm.state(&record)?;
-    let (keeper_pid, init_pid) = match fvm.keeper_and_init(&record) {
-        Ok((keeper, init)) => (Some(keeper), Some(init)),
-        Err(_) => (None, None),
-    };
-    let address = fvm.address(&record).ok().flatten();
+    let (now, info) = fvm.look(&record)?;
     let directory = fvm.home().vm_dir(&record.id);
+    let (keeper_pid, init_pid) = (info.map(|info| info.keeper), info.map(|info| info.init));
+    let address = info.and_then(|info| info.address);
     out.document(&Inspected { record: &record, now, directory, keeper_pid, init_pid, address })?;
+    Ok(exit::DONE)
+}
+
+/// `fvm ip`.
+pub fn ip(fvm: &Fvm, out: &Output, name: &str) -> Done {
+    let record = fvm.find(name)?;
+    let Some(address) = fvm.info(&record)?.address else {
+        let text = format!("'{}' has no address: its network is '{}'", record.name, record.policy.network);
+        return Err(Failure::new(text, "only a VM that was made with '--net own' has one"));
+    };
+    if out.json() {
+        out.document(&address)?;
+    } else {
+        out.write(|w| writeln!(w, "{address}"))?;
+    }
     Ok(exit::DONE)
 }
 

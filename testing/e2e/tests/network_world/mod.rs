@@ -49,6 +49,8 @@ pub struct World {
     /// The user's.
     pub lab: Lab,
     running: Vec<Child>,
+    /// A process in the network of those who are far.
+    far: u32,
 }
 
 /// Web servers that say who they are and whom they see, and a name server that reads its names from a file.
@@ -111,10 +113,11 @@ impl World {
         std::fs::write(lab.path("fetch.py"), FETCH).unwrap();
         std::fs::write(lab.path("hosts"), "127.0.0.1 localhost\n10.77.0.3 only.hosts.test\n").unwrap();
         std::fs::write(lab.path("resolv.conf"), "nameserver 10.77.0.2\n").unwrap();
-        let mut world = Self { lab, running: Vec::new() };
+        let mut world = Self { lab, running: Vec::new(), far: 0 };
         world.names("mirror.test A 10.77.0.2\nmirror.test AAAA fd77::2\nother.test A 10.77.0.3\n");
         let far = world.start(Command::new("unshare").args(["--net", "sleep", "600"]), None);
         let dir = world.lab.dir().display().to_string();
+        world.far = far;
         // Until it is in its namespace.
         std::thread::sleep(Duration::from_millis(300));
         world.root(&format!(
@@ -222,4 +225,50 @@ impl Drop for World {
         }
         let _detached = Command::new("umount").arg("-l").arg(self.lab.path("dev")).status();
     }
+}
+
+/// A package mirror at 10.77.0.4 and .5, called mirror.test; a VM that may reach nothing else asks it for its packages.
+pub fn packages_come_from_the_only_mirror_that_is_allowed(world: &World, test: &str) {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        eprintln!("skipped: {test}: there is no 'apt-get'");
+        return;
+    }
+    let (dir, far) = (world.lab.dir().display().to_string(), world.far);
+    let one = "Package: only-here\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\nFilename: x\nSize: 1\n\
+               SHA256: 0000000000000000000000000000000000000000000000000000000000000000\n";
+    for (ip, package) in [("10.77.0.4", one.to_owned()), ("10.77.0.5", one.replace("only-here", "moved-here"))] {
+        world.lab.sh(&format!(
+            "mkdir -p {ip} && cd {ip} && printf '{}' > Packages
+             printf 'Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n %s %s Packages\n' \
+                $(sha256sum < Packages | cut -d' ' -f1) $(stat -c %s Packages) > Release",
+            package.replace('\n', "\\n")
+        ));
+        world.root(&format!(
+            "nsenter --net=/proc/{far}/ns/net sh -c 'ip addr add {ip}/24 dev far; cd {dir}/{ip}
+             exec python3 -m http.server 80 --bind {ip} >/dev/null 2>&1' & 
+             for n in 1 2 3 4 5 6 7 8 9 10; do sleep 0.3; python3 {dir}/fetch.py http://{ip} | grep -q says && exit 0; done; exit 1"
+        ));
+    }
+    world.names("mirror.test A 10.77.0.4\n");
+    world.lab.sh("echo 'deb [trusted=yes] http://mirror.test/ ./' > sources.list");
+    let options = format!(
+        "-o Dir::Etc::SourceList={dir}/sources.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State={dir}/state \
+         -o Dir::Cache={dir}/cache -o Dir::State::Status=/dev/null -o Dir::Log={dir} -o APT::Sandbox::User= -o Acquire::Languages=none"
+    );
+    world.lab.fvm(["create", "v", "--net", "own", "--allow", "mirror.test:80"]).expect(0);
+    world.lab.fvm(["start", "v"]).expect(0);
+    let inside = |script: &str| world.lab.fvm(["exec", "v", "--", "sh", "-ec", script]).expect(0).out;
+    let update = format!(
+        "cd {dir}; mkdir -p state/lists/partial cache/archives/partial; apt-get {options} update 2>&1; apt-cache {options} pkgnames"
+    );
+    let said = inside(&update);
+    assert!(said.lines().any(|l| l == "only-here") && !said.contains("Err:"), "{said}");
+    let closed = "http://10.77.0.2 http://10.77.0.3 http://other.test http://[fd77::2] http://[fd77::3] http://10.77.0.1:9000 \
+                  http://10.77.0.5 http://mirror.test:81 http://127.0.0.1:9000";
+    let fetch = |urls: &str| inside(&format!("python3 {dir}/fetch.py {urls}"));
+    assert_eq!(fetch(closed).matches("is closed").count(), 9);
+    // The name moves, and what is allowed with it.
+    world.names("mirror.test A 10.77.0.5\n");
+    let said = inside(&update);
+    assert!(said.lines().any(|l| l == "moved-here") && !said.contains("Err:"), "{said}");
 }
