@@ -120,7 +120,7 @@ impl Command {
 /// What a VM may use.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PolicyArgs {
-    /// What it may use: a profile ('fvm policy list') or a file [default: default]
+    /// What it may use: a profile ('fvm policy list') or a file [default: $FVM_POLICY, else default]
     #[arg(long, short, value_name = "NAME|FILE")]
     pub policy: Option<String>,
     /// Which network it sees: own (an address of its own, filtered), host, or none (only its own loopback) [default:

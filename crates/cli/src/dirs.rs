@@ -45,3 +45,8 @@ pub fn policy_dirs() -> Vec<PathBuf> {
 pub fn user_home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).filter(|p| p.is_absolute())
 }
+
+/// The policy of VMs for which none is given: `FVM_POLICY`.
+pub fn usual_policy() -> Option<String> {
+    std::env::var("FVM_POLICY").ok().filter(|name| !name.is_empty())
+}

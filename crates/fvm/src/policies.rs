@@ -10,7 +10,7 @@
 
 use crate::{Fvm, FvmError};
 use fvm_model::Policy;
-use fvm_model::policy::{Flags, PROFILES, PolicyError, Source, resolve};
+use fvm_model::policy::{Flags, OWN_NETWORK, PROFILES, PolicyError, Source, resolve};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -110,9 +110,24 @@ impl Fvm {
         if policy.requires.is_empty() {
             return Ok(());
         }
+        let lacks = |feature: &str, why: String| FvmError::Lacks {
+            feature: feature.to_owned(),
+            policy: policy.name.0.clone(),
+            why,
+        };
+        // What most ask for has an answer of its own: trying all takes longer than a start.
+        let is_own_network = |name: &String| name == OWN_NETWORK;
+        if policy.requires.iter().any(is_own_network)
+            && let Err((why, advice)) = fvm_host::own_network(fvm_sys::process::is_privileged())
+        {
+            return Err(lacks(OWN_NETWORK, format!("{why}: {advice}, or use '--net none' or '--net host'")));
+        }
+        if policy.requires.iter().all(is_own_network) {
+            return Ok(());
+        }
         let kernel = fvm_host::probe(self.home().state_dir(), self.home().run_dir());
         for wanted in &policy.requires {
-            let lacks = |why: String| FvmError::Lacks { feature: wanted.clone(), policy: policy.name.0.clone(), why };
+            let lacks = |why| lacks(wanted, why);
             let Some(feature) = kernel.features.iter().find(|f| f.name == wanted) else {
                 let who = if fvm_sys::process::is_privileged() { "root" } else { "an ordinary user" };
                 return Err(lacks(format!("it is not used for VMs of {who}")));

@@ -25,7 +25,7 @@ pub mod mounts;
 mod place;
 
 pub use ids::{SubIds, User};
-pub use kernel::{Feature, Kernel, Level, probe};
+pub use kernel::{Feature, Kernel, Level, own_network, probe};
 pub use mounts::{Mount, MountFlags, MountInfoError, Shown, VisibleMount, parse, visible};
 pub use place::{LayersPlace, choose_layers_dir, memory_layers_dir};
 

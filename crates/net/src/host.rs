@@ -66,6 +66,14 @@ impl Seat {
     }
 }
 
+/// Whether this process may give VMs addresses on this host, and filters to go with them. Nothing is changed.
+///
+/// # Errors
+/// The kernel's.
+pub fn possible() -> Result<(), Errno> {
+    nft::answers(&mut Netlink::filter()?)
+}
+
 /// Makes the host forward what comes from VMs, and returns who else filters that, and may drop it. The calling thread is in
 /// the host's network namespace.
 ///

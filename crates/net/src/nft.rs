@@ -295,6 +295,16 @@ impl Batch {
     }
 }
 
+/// Asks the kernel's packet filter whether it is there for this process, in this network.
+///
+/// # Errors
+/// The kernel's: `EPERM` without the right to, `EPROTONOSUPPORT`, `EINVAL` or `EOPNOTSUPP` where it is not built.
+pub(crate) fn answers(socket: &mut Netlink) -> Result<(), Errno> {
+    const GET_GENERATION: u16 = 16;
+    let (kind, header, attributes) = (NFTABLES << 8 | GET_GENERATION, vec![0; 4], Attributes::default());
+    socket.ask(&[Message { kind, flags: ACK, header, attributes }])
+}
+
 /// Which tables of this network filter what is forwarded, so that a packet that one of them drops is lost whatever others
 /// say of it. Chains that hold no rule and let everything pass do not count.
 ///

@@ -23,12 +23,13 @@ use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
-use fvm_model::{HostPath, Mode, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
+use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
 use fvm_sys::process::{self, Fork};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::stdio::{stderr, stdin, stdout};
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -196,7 +197,18 @@ pub fn mode_for(facts: &HostFacts) -> Mode {
 #[must_use]
 pub fn plan(home: &Home, facts: &HostFacts, record: &VmRecord) -> Blueprint {
     let masked = home.masked(record);
-    blueprint::draw(&Brief { facts, mode: record.mode, policy: &record.policy, known: &record.layers, masked: &masked })
+    let mut policy = Cow::Borrowed(&record.policy);
+    let mut without = None;
+    if policy.network == Network::Own
+        && let Err((why, advice)) = fvm_host::own_network(record.mode != Mode::Rootless)
+    {
+        policy.to_mut().network = Network::None;
+        without = Some(format!("the VM has no network: {why} ({advice}; or use '--net host')"));
+    }
+    let mut drawn =
+        blueprint::draw(&Brief { facts, mode: record.mode, policy: &policy, known: &record.layers, masked: &masked });
+    drawn.notices.extend(without);
+    drawn
 }
 
 /// A VM that this process keeps.
@@ -252,10 +264,14 @@ pub fn boot(
         None => (None, None),
     };
     let mut vm = launch::launch(site, &blueprint)?;
-    if let (Some(relay), Some(bus)) = (&relay, vm.bus.take()) {
-        relay.connect(&bus)?;
+    let mut notices = blueprint.notices;
+    notices.extend(std::mem::take(&mut vm.notices).into_iter().chain(absent));
+    if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
+        && !relay.connect(&bus)?
+    {
+        notices
+            .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    let notices = blueprint.notices.into_iter().chain(std::mem::take(&mut vm.notices)).chain(absent).collect();
     Ok(Running { record, notices, vm, control, lock, relay, groups, home: home.clone() })
 }
 

@@ -154,6 +154,8 @@ impl Lab {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", &self.dir)
             .env("LC_ALL", "C.UTF-8")
+            // Networks have tests of their own; all others are twice as fast without one for each VM.
+            .env("FVM_POLICY", "unconfined-network")
             .current_dir(&self.dir)
             .stdin(Stdio::null());
         if self.user == User::Ordinary {

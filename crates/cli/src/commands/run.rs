@@ -349,7 +349,9 @@ impl crate::args::PolicyArgs {
             limits: self.limits().map(|(name, value)| (name, value.clone())).collect(),
             hostname: self.hostname.clone(),
         };
-        let mut policy = fvm::policy(self.policy.as_deref(), &flags, &dirs::policy_dirs())?;
+        let usual = dirs::usual_policy();
+        let named = self.policy.as_deref().or(usual.as_deref());
+        let mut policy = fvm::policy(named, &flags, &dirs::policy_dirs())?;
         if self.allow_partial {
             // For good: it is asked again at every start.
             policy.requires.clear();

@@ -22,7 +22,7 @@ pub(super) fn features(run: &Path, root: bool) -> Vec<Feature> {
         device("/dev/fuse", "later: lazy images", "sudo modprobe fuse (a container: --device /dev/fuse)"),
         device(
             "/dev/net/tun",
-            "rootless: a network of its own (--net own)",
+            "ways out of own networks, where the host does not forward",
             "sudo modprobe tun (a container: --device /dev/net/tun)",
         ),
     ];

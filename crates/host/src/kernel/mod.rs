@@ -19,6 +19,7 @@ mod cgroups;
 mod isolation;
 mod layers;
 mod machine;
+mod network;
 mod trial;
 
 use fvm_sys::process;
@@ -67,6 +68,8 @@ impl Feature {
     }
 }
 
+pub use network::own_network;
+
 /// What this machine can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
@@ -91,6 +94,7 @@ pub fn probe(home: &Path, run: &Path) -> Kernel {
     features.extend(layers::features(home, run, root));
     features.push(isolation::seccomp(root));
     features.push(cgroups::feature(root));
+    features.push(network::feature(root));
     features.extend(machine::features(run, root));
     Kernel { features }
 }

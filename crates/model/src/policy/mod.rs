@@ -68,6 +68,10 @@ fn no_limits(limits: &Limits) -> bool {
     !limits.any()
 }
 
+/// The feature without which a VM has no network where its policy says `own`, and does not start if that was asked for by
+/// option, or a port is published.
+pub const OWN_NETWORK: &str = "own network";
+
 /// What `requires` can name: the features of `fvm doctor`, some of which are tried for root or for users only.
 pub const FEATURES: &[&str] = &[
     "user namespaces",
@@ -81,6 +85,7 @@ pub const FEATURES: &[&str] = &[
     "reflinks",
     "seccomp notification",
     "cgroups",
+    OWN_NETWORK,
     "openat2",
     "mount ids in statx",
     "pidfd",
@@ -108,11 +113,11 @@ impl Default for PolicyName {
 #[serde(rename_all = "lowercase")]
 pub enum Network {
     /// The host's own: addresses, ports and abstract sockets are shared with it.
-    #[default]
     Host,
     /// Only its own loopback.
     None,
     /// Its own, with an address of its own; the outside is reached through a router that filters.
+    #[default]
     Own,
 }
 

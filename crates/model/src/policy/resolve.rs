@@ -10,7 +10,7 @@
 use super::builtin::{self, PROFILES};
 use super::limits::{self, Limits};
 use super::text::{ENTRIES_MAX, Place, PolicyError, Text, parse, plain_path, suggestion};
-use super::{Bus, Desktop, FEATURES, Network, Pattern, Policy, PolicyName};
+use super::{Bus, Desktop, FEATURES, Network, OWN_NETWORK, Pattern, Policy, PolicyName};
 use crate::HostPath;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -113,6 +113,8 @@ impl At<'_> {
 struct Lists {
     /// Whether anybody says what is allowed: else everything is.
     allows: bool,
+    /// Whether the command line names a network.
+    asks_for_network: bool,
     allow: List,
     deny: List,
     publish: List,
@@ -245,6 +247,7 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
 
 fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(), PolicyError> {
     policy.network = flags.network.unwrap_or(policy.network);
+    lists.asks_for_network = flags.network.is_some();
     if let Some(name) = &flags.hostname {
         policy.hostname =
             hostname(name).map_err(|message| PolicyError { message: format!("--hostname: {message}"), place: None })?;
@@ -325,6 +328,10 @@ fn finish(mut policy: Policy, lists: &Lists) -> Result<Policy, PolicyError> {
     policy.environment.pass = lists.environment_pass.each(variable)?;
     policy.environment.hide = lists.environment_hide.each(variable)?;
     policy.requires = lists.requires.each(feature)?;
+    let needed = lists.asks_for_network || !policy.publish.is_empty();
+    if policy.network == Network::Own && needed && !policy.requires.iter().any(|f| f == OWN_NETWORK) {
+        policy.requires.push(OWN_NETWORK.into());
+    }
     contradictions(&policy, lists)?;
     Ok(policy)
 }

@@ -19,8 +19,10 @@ use fvm_model::VmName;
 use fvm_model::policy::Desktop;
 use fvm_sys::process::{self, Fork};
 use fvm_sys::socket;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal};
 use std::os::unix::net::UnixStream;
@@ -31,6 +33,8 @@ use zbus::connection::Builder;
 pub const HOST_BUS: &str = "DBUS_SESSION_BUS_ADDRESS";
 /// Longest time that the host may take for an answer.
 const HOST_MAX: Duration = Duration::from_secs(10);
+/// How long a VM's bus may take to know the relay.
+const BUS_MAX_S: i64 = 3;
 /// Longest complaint of a relay.
 const COMPLAINT_MAX_BYTES: usize = 1024;
 
@@ -81,13 +85,23 @@ impl Relay {
         }
     }
 
-    /// Gives it its connection to the VM's bus.
+    /// Gives it its connection to the VM's bus, and waits until it is there under its names, so that the VM's first program
+    /// finds it. `false`: it is not yet, after [`BUS_MAX_S`]; the bus is the VM's, which may be slow on purpose.
     ///
     /// # Errors
     /// When it has ended.
-    pub fn connect(&self, vm: &OwnedFd) -> Result<(), VmError> {
+    pub fn connect(&self, vm: &OwnedFd) -> Result<bool, VmError> {
         use rustix::fd::AsFd;
-        socket::send(&self.socket, b"!", &[vm.as_fd()]).map_err(|e| VmError::Sys("reach the relay", e))
+        let sys = |e| VmError::Sys("reach the relay", e);
+        socket::send(&self.socket, b"!", &[vm.as_fd()]).map_err(sys)?;
+        let wait = rustix::time::Timespec { tv_sec: BUS_MAX_S, tv_nsec: 0 };
+        let came = loop {
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&wait)) {
+                Err(Errno::INTR) => {}
+                other => break other.map_err(sys)?,
+            }
+        };
+        Ok(came > 0 && matches!(socket::receive(&self.socket, &mut [0u8]), Ok((1, _))))
     }
 }
 
@@ -120,10 +134,15 @@ fn serve(errand: &Errand<'_>, keeper: &OwnedFd) {
     let Ok((1, mut fds)) = socket::receive(keeper, &mut byte) else { return };
     let Some(vm) = fds.pop() else { return };
     // An error is the VM's own doing: it has no bus, or a strange one.
-    let _not_served = zbus::block_on(at_the_vms_bus(errand, host, vm.into()));
+    let _not_served = zbus::block_on(at_the_vms_bus(errand, host, vm.into(), || tell("!")));
 }
 
-async fn at_the_vms_bus(errand: &Errand<'_>, host: zbus::Connection, vm: UnixStream) -> zbus::Result<()> {
+async fn at_the_vms_bus(
+    errand: &Errand<'_>,
+    host: zbus::Connection,
+    vm: UnixStream,
+    served: impl Fn(),
+) -> zbus::Result<()> {
     let mut builder = Builder::unix_stream(vm).user_id(errand.inside);
     let label = label(errand.vm.as_str());
     for pass in errand.pass {
@@ -137,6 +156,7 @@ async fn at_the_vms_bus(errand: &Errand<'_>, host: zbus::Connection, vm: UnixStr
         };
     }
     let vm = builder.build().await?;
+    served();
     vm.closed().await;
     Ok(())
 }
