@@ -123,30 +123,37 @@ impl Freezer {
     }
 
     fn freeze(&self, init: i32) -> Result<(), String> {
-        self.gather(init)?;
-        self.set(true)?;
         let until = Instant::now() + LONGEST;
-        while !self.is_frozen() {
-            if Instant::now() > until {
-                self.set(false)?;
-                return Err(
-                    "the kernel did not freeze it: a process waits in the kernel, for a disk or a server".into()
-                );
+        // First: who moves in stands still at once, and makes no more processes.
+        self.set(true)?;
+        let frozen = self.gather(init, until).and_then(|()| {
+            while !self.is_frozen() {
+                if Instant::now() > until {
+                    let why = "the kernel did not freeze it: a process waits in the kernel, for a disk or a server";
+                    return Err(why.to_owned());
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            Ok(())
+        });
+        if frozen.is_err() {
+            self.set(false)?;
         }
-        Ok(())
+        frozen
     }
 
     /// Moves init and all that descends from it: until nobody is left outside. Who is born meanwhile is born inside, if
     /// the parent was moved already.
-    fn gather(&self, init: i32) -> Result<(), String> {
+    fn gather(&self, init: i32, until: Instant) -> Result<(), String> {
         let mut moved = BTreeSet::new();
         loop {
-            let all = ps::processes(init).into_iter().map(|p| p.pid).chain([init]);
+            let all = ps::descendants(init).into_iter().chain([init]);
             let left: Vec<i32> = all.filter(|pid| !moved.contains(pid)).collect();
             if left.is_empty() {
                 return Ok(());
+            }
+            if Instant::now() > until {
+                return Err("its processes make others faster than they can be held; '--pids' limits them".into());
             }
             for pid in left {
                 match std::fs::write(self.dir.join("cgroup.procs"), pid.to_string()) {

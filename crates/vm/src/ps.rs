@@ -9,6 +9,10 @@
 
 use serde::Serialize;
 use std::collections::HashMap;
+use std::io::Read as _;
+
+/// As much of a command line is shown.
+const COMMAND_MAX_BYTES: u64 = 4096;
 
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,22 +34,29 @@ pub struct Process {
 /// All processes below `init` (itself excluded), by inner number.
 #[must_use]
 pub fn processes(init: i32) -> Vec<Process> {
-    let mut by_parent: HashMap<i32, Vec<Process>> = HashMap::new();
+    let mut found: Vec<Process> = descendants(init).into_iter().filter_map(read).collect();
+    found.sort_by_key(|p| p.inner_pid);
+    found
+}
+
+/// The numbers of all processes below `init`. Nothing of theirs is read that they could make wait: their arguments lie in
+/// their memory.
+pub(crate) fn descendants(init: i32) -> Vec<i32> {
+    let mut by_parent: HashMap<i32, Vec<i32>> = HashMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         // A process that ended meanwhile is not one.
-        let Some(process) = read(pid) else { continue };
-        by_parent.entry(process.parent).or_default().push(process);
+        let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
+        let Some((_, _, parent)) = parse_stat(&stat) else { continue };
+        by_parent.entry(parent).or_default().push(pid);
     }
     let mut found = Vec::new();
     let mut queue = vec![init];
     while let Some(parent) = queue.pop() {
-        for child in by_parent.remove(&parent).unwrap_or_default() {
-            queue.push(child.pid);
-            found.push(child);
-        }
+        let children = by_parent.remove(&parent).unwrap_or_default();
+        queue.extend(&children);
+        found.extend(children);
     }
-    found.sort_by_key(|p| p.inner_pid);
     found
 }
 
@@ -61,7 +72,9 @@ fn read(pid: i32) -> Option<Process> {
     let (name, state, parent) = parse_stat(&stat)?;
     let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
     let (uid, inner_pid) = parse_status(&status)?;
-    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut arguments = Vec::new();
+    let file = std::fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    file.take(COMMAND_MAX_BYTES).read_to_end(&mut arguments).ok()?;
     let command = match arguments.as_slice() {
         [] => format!("[{name}]"),
         bytes => {

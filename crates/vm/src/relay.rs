@@ -167,17 +167,23 @@ fn write_all(copy: Copy, stop: &OwnedFd) {
     let Copy { from, to, limit_bytes } = copy;
     let mut buffer = vec![0u8; BLOCK_BYTES];
     let mut left_bytes = limit_bytes;
+    // What the pipe held when the program ended: what others write into it since is not the program's, and may never end.
+    let mut last_bytes = None;
     loop {
-        let has_ended = !wait(&from, PollFlags::IN, stop);
-        if has_ended && !is_ready(&from) {
+        if last_bytes.is_none() && !wait(&from, PollFlags::IN, stop) {
+            last_bytes = Some(usize::try_from(rustix::io::ioctl_fionread(&from).unwrap_or(0)).unwrap_or(0));
+        }
+        let wanted = last_bytes.unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
+        if wanted == 0 {
             return;
         }
-        let len = match rustix::io::read(&from, &mut buffer[..]) {
+        let len = match rustix::io::read(&from, &mut buffer[..wanted]) {
             Ok(0) => return,
             Ok(len) => len,
             Err(Errno::INTR | Errno::AGAIN) => continue,
             Err(_) => return,
         };
+        last_bytes = last_bytes.map(|last| last - len);
         let room = len.min(usize::try_from(left_bytes).unwrap_or(len));
         let has_become_full = room < len && left_bytes > 0;
         left_bytes -= room as u64;
@@ -211,12 +217,6 @@ fn wait(fd: &OwnedFd, flags: PollFlags, stop: &OwnedFd) -> bool {
     }
 }
 
-fn is_ready(fd: &OwnedFd) -> bool {
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut polled = [PollFd::new(fd, PollFlags::IN)];
-    poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN)
-}
-
 /// The bytes that a file of output may have, of a program that nobody watches.
 pub const LOG_MAX_BYTES: u64 = 64 << 20;
 
@@ -247,6 +247,25 @@ mod tests {
         running.finish();
         let text = std::fs::read_to_string(path("out")).unwrap();
         assert!(text.starts_with(&"y".repeat(1000)) && text.ends_with("1000 bytes is left out]\n"), "{}", text.len());
+    }
+
+    #[test]
+    fn what_goes_on_writing_does_not_hold_up_the_end() {
+        let output = tempfile::tempfile().unwrap();
+        let relays = Relays::of([output.as_fd(); 3], u64::MAX).unwrap();
+        let theirs = relays.theirs()[1].try_clone_to_owned().unwrap();
+        let running = relays.start().unwrap();
+        let (said, told) = std::sync::mpsc::channel();
+        for _ in 0..3 {
+            let (said, mut pipe) = (said.clone(), File::from(theirs.try_clone().unwrap()));
+            std::thread::spawn(move || {
+                while pipe.write_all(&[b'y'; 60_000]).is_ok() {
+                    let _nobody_listens = said.send(());
+                }
+            });
+        }
+        told.recv().unwrap();
+        running.finish();
     }
 
     #[test]
