@@ -49,14 +49,15 @@ pub fn not_executed(report: &OwnedFd) -> Option<(Step, i32)> {
     // Somebody in the VM may hold the other end of it: never wait.
     let mut polled = [PollFd::new(report, PollFlags::IN)];
     let said = poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN);
-    if !said || rustix::io::read(report, &mut said_bytes[..]) != Ok(said_bytes.len()) {
-        return None;
-    }
+    let length = if said { rustix::io::read(report, &mut said_bytes[..]).unwrap_or(0) } else { 0 };
     let [a, b, c, d, step] = said_bytes;
-    let step = match step {
-        1 => Step::User,
-        2 => Step::Directory,
-        _ => Step::Execute,
+    let step = match (length, step) {
+        // The stub says no more than why ([`fvm_sys::exec`]).
+        (4, _) => Step::Execute,
+        (5, 1) => Step::User,
+        (5, 2) => Step::Directory,
+        (5, _) => Step::Execute,
+        _ => return None,
     };
     Some((step, i32::from_le_bytes([a, b, c, d])))
 }
