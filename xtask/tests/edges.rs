@@ -8,7 +8,7 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("fvm-model", &[]),
     ("fvm-sys", &[]),
-    ("fvm-host", &["fvm-model", "fvm-sys"]),
+    ("fvm-host", &["fvm-model", "fvm-sys", "fvm-net"]),
     ("fvm-service", &["fvm-model"]),
     ("fvm-net", &["fvm-model"]),
     ("fvm-vm", &["fvm-model", "fvm-sys", "fvm-host", "fvm-service", "fvm-net"]),

@@ -313,7 +313,8 @@ mod tests {
 
     fn lines(facts: &HostFacts, mode: Mode, masked: &[&str]) -> (Vec<String>, Blueprint) {
         let masked: Vec<_> = masked.iter().map(|p| HostPath::new(p).unwrap()).collect();
-        let drawn = draw(&Brief { facts, mode, policy: &Policy::default(), known: &[], masked: &masked });
+        let policy = Policy { network: Network::Host, ..Policy::default() };
+        let drawn = draw(&Brief { facts, mode, policy: &policy, known: &[], masked: &masked });
         (drawn.ops.iter().map(ToString::to_string).collect(), drawn)
     }
 

@@ -448,7 +448,7 @@ fn root_and_user_a_noisy_service_fills_no_disk_and_a_dead_manager_is_replaced() 
         // The manager is the first process of fvm's in the VM after init: its end is the end of its services, in order.
         let processes = v.lab.fvm(["ps", "v"]).expect(0).out;
         let manager =
-            processes.lines().find(|l| l.contains("--home")).unwrap().split_whitespace().next().unwrap().to_owned();
+            processes.lines().find(|l| l.contains("fvm: init")).unwrap().split_whitespace().next().unwrap().to_owned();
         // It holds a file of the host: nobody in the VM gets at it.
         for reach in ["ls /proc/$0/fd/", "readlink /proc/$0/fd/0", "cat /proc/$0/environ", "ls /proc/$0/root/"] {
             assert_ne!(v.lab.fvm(["exec", "v", "sh", "-c", reach, &manager]).code, 0, "{user:?}: {reach}");
