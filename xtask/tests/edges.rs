@@ -16,7 +16,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fvm-review", &["fvm-model", "fvm-sys"]),
     ("fvm-commit", &["fvm-model", "fvm-sys"]),
     ("fvm-registry", &["fvm-model"]),
-    ("fvm", &["fvm-registry", "fvm-model", "fvm-sys", "fvm-host", "fvm-vm", "fvm-changes", "fvm-review", "fvm-commit"]),
+    ("fvm-transfer", &["fvm-model", "fvm-sys"]),
+    (
+        "fvm",
+        &[
+            "fvm-registry",
+            "fvm-transfer",
+            "fvm-model",
+            "fvm-sys",
+            "fvm-host",
+            "fvm-vm",
+            "fvm-changes",
+            "fvm-review",
+            "fvm-commit",
+        ],
+    ),
     ("fvm-cli", &["fvm"]),
 ];
 

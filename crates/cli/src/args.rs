@@ -59,6 +59,8 @@ pub enum Command {
     Resume(Many),
     /// Make running VMs see what the host created, replaced or removed meanwhile
     Refresh(Many),
+    /// Copy files out of a VM, or into one (one of the two is NAME:PATH)
+    Cp(Cp),
     /// Throw VMs away, with all they changed
     Delete(Delete),
     /// Give a stopped VM another name
@@ -224,6 +226,17 @@ impl std::str::FromStr for Span {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range just checked")]
         Ok(Self { ms: ms as u64 })
     }
+}
+
+/// `fvm cp`.
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// From where: a path, or NAME:PATH
+    #[arg(value_name = "SOURCE")]
+    pub source: OsString,
+    /// To where: into a directory that is there, or under a new name
+    #[arg(value_name = "TARGET")]
+    pub target: OsString,
 }
 
 /// `fvm rename`.

@@ -30,6 +30,17 @@ pub enum FvmError {
         /// What runs.
         program: &'static str,
     },
+    /// Files did not get in or out of a VM.
+    #[error("cannot copy '{what}': {why}")]
+    Copy {
+        /// From where.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// There are no more descriptors.
+    #[error("cannot make a pipe: {0}")]
+    Pipe(rustix::io::Errno),
     /// A policy makes no sense.
     #[error(transparent)]
     Policy(fvm_model::policy::PolicyError),

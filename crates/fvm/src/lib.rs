@@ -23,6 +23,7 @@
 mod after;
 mod bases;
 mod commits;
+mod copy;
 mod error;
 mod interrupts;
 mod live;
@@ -30,6 +31,7 @@ mod policies;
 mod settle;
 
 pub use commits::{Committed, StoreChange};
+pub use copy::in_vm;
 pub use error::FvmError;
 pub use fvm_changes::text::{BothTexts, FileDiff, diff_file, texts};
 pub use fvm_changes::{ScanInput, filter};
@@ -380,18 +382,25 @@ impl Fvm {
     /// # Errors
     /// When it runs or another command holds it.
     pub fn lock(&self, record: &VmRecord) -> Result<VmLock, FvmError> {
-        match self.home.try_lock(&record.id)? {
-            Some(lock) => {
+        // Longer than another command sweeps, or a keeper begins or ends.
+        const TRIES: u32 = 100;
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+        for _ in 0..TRIES {
+            if let Some(lock) = self.home.try_lock(&record.id)? {
                 let now = self.home.load(&record.id)?;
                 // Its last commit may have made it anew; all else must be as the caller knows it.
                 let same = VmRecord { forked: record.forked, ..now } == *record;
-                if same { Ok(lock) } else { Err(VmError::Changed(record.name.clone()).into()) }
+                return if same { Ok(lock) } else { Err(VmError::Changed(record.name.clone()).into()) };
             }
-            None => match lifecycle::info(&self.home, record) {
-                Ok(_) => Err(FvmError::Running(record.name.clone())),
-                Err(_) => Err(VmError::Busy(record.name.clone()).into()),
-            },
+            if lifecycle::info(&self.home, record).is_ok() {
+                return Err(FvmError::Running(record.name.clone()));
+            }
+            if !self.home.vm_dir(&record.id).exists() {
+                return Err(VmError::NoSuchVm(record.name.to_string()).into());
+            }
+            std::thread::sleep(PAUSE);
         }
+        Err(VmError::Busy(record.name.clone()).into())
     }
 
     fn layer_dirs(&self, record: &VmRecord) -> Vec<LayerDir> {

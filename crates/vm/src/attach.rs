@@ -250,8 +250,10 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
 /// What the program printed before it ended and we have not yet passed on. Other programs may keep the terminal
 /// open, so: only what is there now.
 fn drain(master: &OwnedFd, screen: BorrowedFd<'_>) {
+    // More than a terminal holds: who goes on writing is not waited for.
+    const TIMES: u32 = 16;
     let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    loop {
+    for _ in 0..TIMES {
         let mut polled = [PollFd::new(master, PollFlags::IN)];
         let more = poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN);
         if !more || !copy(master.as_fd(), screen) {

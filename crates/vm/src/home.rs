@@ -214,12 +214,15 @@ impl Home {
         self.try_lock(id)?.ok_or_else(|| VmError::Internal(format!("a new VM's lock is held: {id}")))
     }
 
-    /// Takes the lock of a VM; `None` when somebody has it.
+    /// Takes the lock of a VM; `None` when somebody has it, or the VM is gone.
     ///
     /// # Errors
     /// When the lock file cannot be opened.
     pub fn try_lock(&self, id: &VmId) -> Result<Option<VmLock>, VmError> {
-        lock_file(&self.vm_dir(id).join("lock"))
+        match lock_file(&self.vm_dir(id).join("lock")) {
+            Err(VmError::Io { errno: Errno::NOENT, .. }) => Ok(None),
+            other => other,
+        }
     }
 
     /// Whether somebody holds the lock of a VM: it runs, or is being committed or deleted.
@@ -338,7 +341,11 @@ impl Home {
             let id = name.to_str().and_then(|n| n.strip_suffix(".sock")).and_then(|n| n.parse::<VmId>().ok());
             let Some(id) = id else { continue };
             // Another state directory may share the run-time directory: only sockets of our own VMs are ours.
-            if self.vm_dir(&id).exists() && !self.is_locked(&id)? {
+            if !self.vm_dir(&id).exists() || self.is_locked(&id)? {
+                continue;
+            }
+            // Held, so that it is not the socket of a keeper that starts just now.
+            if let Some(_lock) = self.try_lock(&id)? {
                 dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &self.run.join(&name), e))?;
             }
         }

@@ -18,7 +18,7 @@ use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control};
 use crate::launch::{self, Launched};
 use crate::layers;
-use crate::proto::{self, Info, Order, Program, Reply, Request, Timeout};
+use crate::proto::{self, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::relay::{LOG_MAX_BYTES, Relays};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
@@ -343,8 +343,8 @@ impl Running {
         if !matches!(ended, Ok(true)) {
             // The first packet says that the program runs: the end is the second, or the end of the socket.
             while let Some(session) = session {
-                match proto::read_packet::<proto::Status>(session) {
-                    Some((proto::Status::Started { .. } | proto::Status::Stopped(_) | proto::Status::TimedOut, _)) => {
+                match proto::read_packet::<Status>(session) {
+                    Some((Status::Started { .. } | Status::Stopped(_) | Status::TimedOut, _)) => {
                         if keeper::serve(&self.control, &self.vm, Some(session)).unwrap_or(true) {
                             break;
                         }
@@ -391,6 +391,49 @@ pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmErro
     let ended = attach::attach(&session, &signals, streams).map_err(|e| VmError::Sys("wait for the program", e));
     relayed.finish();
     ended
+}
+
+/// A program in a VM whose streams are pipes of the caller's.
+#[derive(Debug)]
+pub struct Piped {
+    session: OwnedFd,
+}
+
+impl Piped {
+    /// Waits for its end.
+    #[must_use]
+    pub fn wait(&self) -> Ended {
+        let mut decided = None;
+        loop {
+            let ended = match proto::read_packet::<Status>(&self.session) {
+                Some((Status::Started { .. } | Status::Stopped(_), _)) => continue,
+                Some((Status::NotExecuted { step, errno }, _)) => {
+                    decided = Some(Ended::NotExecuted(step, errno));
+                    continue;
+                }
+                Some((Status::TimedOut, _)) => {
+                    decided = Some(Ended::TimedOut);
+                    continue;
+                }
+                Some((Status::Exited(code), _)) => Ended::Exited(code),
+                Some((Status::Signaled(signal), _)) => Ended::Signaled(signal),
+                None => Ended::Lost,
+            };
+            return decided.unwrap_or(ended);
+        }
+    }
+}
+
+/// Starts a program in a VM that another process keeps, on these streams: pipes, of which it gets the very ends.
+///
+/// # Errors
+/// [`VmError::NotRunning`], or when its keeper does not answer.
+pub fn exec_piped(home: &Home, record: &VmRecord, call: &Call, streams: [BorrowedFd<'_>; 3]) -> Result<Piped, VmError> {
+    let (session, theirs) = session_pair()?;
+    let program = call.program(record, &Streams { is_terminal: [false; 3], terminal: None });
+    let [input, output, errors] = streams;
+    keeper::ask(home, &record.id, &record.name, &Request::Start(program), &[theirs.as_fd(), input, output, errors])?;
+    Ok(Piped { session })
 }
 
 /// Starts a VM with a keeper of its own and returns when it is ready. When `call` has a program, its output goes to

@@ -3,7 +3,7 @@
 //! ```text
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
-//!   life     rename                          VMs among each other
+//!   life     rename, cp                      VMs among each other, and their files
 //!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
 //!   history  history, show, undo ...      commits after the fact
@@ -56,6 +56,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Suspend(args) => vms::suspend(&fvm, out, &args.names),
         Command::Resume(args) => vms::resume(&fvm, out, &args.names),
         Command::Refresh(args) => vms::refresh(&fvm, out, &args.names),
+        Command::Cp(args) => life::cp(&fvm, out, &args),
         Command::Rename(args) => life::rename(&fvm, out, &args),
         Command::Delete(args) => vms::delete(&fvm, out, &args),
         Command::List => vms::list(&fvm, out),
