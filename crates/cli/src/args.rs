@@ -72,6 +72,10 @@ pub enum Command {
     Inspect(Named),
     /// Print where the host reaches a running VM
     Ip(Named),
+    /// Show what running VMs use: processors, memory, disk, network
+    Stats(Stats),
+    /// Show the same again and again, the busiest first
+    Top(Top),
     /// List the processes of a running VM
     Ps(Named),
     /// Show what a detached program printed
@@ -226,6 +230,24 @@ impl std::str::FromStr for Span {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range just checked")]
         Ok(Self { ms: ms as u64 })
     }
+}
+
+/// `fvm stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Names of VMs [default: all that run]
+    pub names: Vec<String>,
+}
+
+/// `fvm top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// How long between two looks
+    #[arg(short, long, value_name = "TIME", default_value = "2s")]
+    pub delay: Span,
+    /// End after so many looks
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub count: Option<u32>,
 }
 
 /// `fvm cp`.

@@ -44,6 +44,7 @@ pub use fvm_vm::attach::Ended;
 pub use fvm_vm::proto::Info;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::service::log as service_log;
+pub use fvm_vm::usage::Usage;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, Step, Timeout, VmError, VmLock};
 pub use interrupts::Interrupts;
 pub use policies::{PolicyEntry, policies, policy, unenforced};
@@ -229,6 +230,18 @@ impl Fvm {
     /// When its lock cannot be queried.
     pub fn look(&self, record: &VmRecord) -> Result<(VmState, Option<Info>), FvmError> {
         Ok(lifecycle::look(&self.home, record)?)
+    }
+
+    /// What a running VM uses of the machine.
+    #[must_use]
+    pub fn usage(&self, record: &VmRecord, info: &Info) -> Usage {
+        fvm_vm::usage::usage(&record.id, info.init)
+    }
+
+    /// What the layers of a VM take on the disk, in bytes.
+    #[must_use]
+    pub fn disk(&self, record: &VmRecord) -> u64 {
+        fvm_vm::usage::disk(record)
     }
 
     /// The processes of a running VM.

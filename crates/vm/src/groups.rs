@@ -267,6 +267,12 @@ pub fn sweep(id: &VmId) {
     }
 }
 
+/// A file of a VM's control group, if it has one.
+pub(crate) fn file_of(id: &VmId, controller: &str, file: &str) -> Option<String> {
+    let trees = Trees::look();
+    std::fs::read_to_string(place(trees.root(controller)?, id.as_str()).join(file)).ok()
+}
+
 /// The last processes may still be on their way out.
 pub(crate) fn remove(dir: &Path) {
     const TRIES: u32 = 50;
@@ -335,7 +341,7 @@ pub fn unenforced(limits: &Limits, root: bool) -> Vec<(&'static str, String)> {
 }
 
 /// A line `key number`.
-fn counter(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn counter(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

@@ -11,7 +11,7 @@
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //!   router      rootless: the namespace between a VM and the host's network, and who holds it
-//!   limit       the time that a program gets
+//!   limit       the time that a program gets             usage       what a VM takes of the machine
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -44,6 +44,8 @@ pub mod router;
 pub mod service;
 mod session;
 mod title;
+
+pub mod usage;
 
 pub use error::VmError;
 pub use home::{Found, Home, VmLock};

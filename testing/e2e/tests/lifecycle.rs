@@ -126,3 +126,35 @@ fn root_and_user_a_program_that_takes_too_long_is_ended_with_124() {
         assert!(began.elapsed() < Duration::from_secs(60));
     });
 }
+
+#[test]
+fn root_and_user_what_a_vm_uses_is_told() {
+    as_both("root_and_user_what_a_vm_uses_is_told", |lab| {
+        let busy = "x = bytearray(b'x' * (64 << 20)); open('f', 'wb').write(x[:8 << 20]); print('up', flush=True)\nwhile True: pass";
+        lab.fvm(["run", "--detach", "--name", "busy", "--net", "none", "--", "python3", "-c", busy]).expect(0);
+        lab.fvm(["create", "idle", "--net", "none"]).expect(0);
+        assert!(lab.fvm(["stats", "idle"]).expect(1).err.contains("fvm start idle"));
+        lab.fvm(["stats", "nobody"]).expect(4);
+        lab.fvm(["start", "idle"]).expect(0);
+        let began = Instant::now();
+        while lab.fvm(["logs", "busy"]).out != "up\n" {
+            assert!(began.elapsed() < Duration::from_secs(20));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let all: serde_json::Value = serde_json::from_str(&lab.fvm(["--json", "stats"]).expect(0).out).unwrap();
+        let of = |name: &str, key: &str| {
+            let vm = all.as_array().unwrap().iter().find(|vm| vm["name"] == name).unwrap();
+            vm[key].as_u64().unwrap()
+        };
+        let mib = |count: u64| count << 20;
+        assert!(of("busy", "memory_bytes") > mib(60) && of("busy", "memory_bytes") < mib(200), "{all}");
+        assert!(of("busy", "cpu_us") > 200_000 && of("idle", "cpu_us") < 200_000, "{all}");
+        assert!(of("busy", "disk_bytes") >= mib(8) && of("idle", "disk_bytes") < mib(2), "{all}");
+        assert_eq!((of("busy", "processes"), of("idle", "processes")), (1, 0), "{all}");
+        // Its own network is there, and silent.
+        assert_eq!((of("idle", "sent_bytes"), of("idle", "received_bytes")), (0, 0), "{all}");
+        let top = lab.fvm(["top", "-d", "300ms", "-n", "2"]).expect(0).out;
+        let rows: Vec<&str> = top.lines().collect();
+        assert!(rows.len() == 6 && rows[4].starts_with("busy") && rows[4].contains('%'), "{top}");
+    });
+}

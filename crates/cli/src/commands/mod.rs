@@ -4,6 +4,7 @@
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
 //!   life     rename, cp                      VMs among each other, and their files
+//!   stats    stats, top                    what VMs use
 //!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
 //!   history  history, show, undo ...      commits after the fact
@@ -18,6 +19,7 @@ mod life;
 mod policy;
 mod run;
 mod service;
+mod stats;
 mod vms;
 
 use crate::args::{Cli, Command};
@@ -61,6 +63,8 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Delete(args) => vms::delete(&fvm, out, &args),
         Command::List => vms::list(&fvm, out),
         Command::Inspect(args) => vms::inspect(&fvm, out, &args.name),
+        Command::Stats(args) => stats::stats(&fvm, out, &args),
+        Command::Top(args) => stats::top(&fvm, out, &args),
         Command::Ip(args) => vms::ip(&fvm, out, &args.name),
         Command::Ps(args) => vms::ps(&fvm, out, &args.name),
         Command::Logs(args) => vms::logs(&fvm, out, &args.name),

@@ -125,7 +125,7 @@ impl World {
              mkdir -p /dev/net; touch /dev/net/tun; mount --bind {dir}/dev/tun /dev/net/tun
              cp {dir}/hosts {dir}/resolv.conf {dir}/dev
              for f in hosts resolv.conf; do mount --bind {dir}/dev/$f $(readlink -f /etc/$f); done
-             echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start
+             echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start; echo 0 > /proc/sys/net/ipv4/ip_forward
              ip link set lo up; ip link add up0 type veth peer name far netns {far}; ip link set up0 up
              ip addr add 10.77.0.1/24 dev up0; ip addr add fd77::1/64 dev up0 nodad; ip addr add 10.88.0.1/24 dev lo
              n() {{ nsenter --net=/proc/{far}/ns/net \"$@\"; }}
@@ -236,11 +236,14 @@ pub fn packages_come_from_the_only_mirror_that_is_allowed(world: &World, test: &
     let (dir, far) = (world.lab.dir().display().to_string(), world.far);
     let one = "Package: only-here\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\nFilename: x\nSize: 1\n\
                SHA256: 0000000000000000000000000000000000000000000000000000000000000000\n";
-    for (ip, package) in [("10.77.0.4", one.to_owned()), ("10.77.0.5", one.replace("only-here", "moved-here"))] {
+    // A day apart: apt asks for what is newer than the index that it has, in whole seconds.
+    let (first, second) = (one.to_owned(), one.replace("only-here", "moved-here"));
+    for (ip, day, package) in [("10.77.0.4", 1, first), ("10.77.0.5", 2, second)] {
         world.lab.sh(&format!(
             "mkdir -p {ip} && cd {ip} && printf '{}' > Packages
              printf 'Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n %s %s Packages\n' \
-                $(sha256sum < Packages | cut -d' ' -f1) $(stat -c %s Packages) > Release",
+                $(sha256sum < Packages | cut -d' ' -f1) $(stat -c %s Packages) > Release
+             touch -d 2024-01-0{day} Release Packages",
             package.replace('\n', "\\n")
         ));
         world.root(&format!(
