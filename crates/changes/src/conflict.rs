@@ -108,7 +108,8 @@ impl LayerScan<'_> {
         let current = self.lower_parent(rel).ok().and_then(|(dir, name)| name_to_handle(&dir, name).ok());
         match current {
             Some(current) if current == *origin => {
-                let born = upper.born.unwrap_or(forked);
+                let is_own = |born: &Timestamp| self.input.copied.is_none_or(|copied| *born > copied);
+                let born = upper.born.filter(is_own).unwrap_or(forked);
                 (time(lower.stx_ctime) >= born).then_some(CHANGED_AFTER_COPY)
             }
             // Another host file, that the VM moved here.

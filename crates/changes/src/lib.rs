@@ -7,6 +7,7 @@
 //!                        links    hard-link groups, aliases that share a changed inode
 //!                        conflict what the host changed since
 //!                          └─► ChangeSet (sorted by path, one change per path)
+//!   stack    several uppers as one, for a VM that stands on the layers of another
 //!   text     one change as a unified diff           open     both versions of one change
 //!   discard  the only writer, and only to layers
 //! ```
@@ -32,6 +33,7 @@ mod open;
 pub mod overlay;
 mod renames;
 mod scan;
+pub mod stack;
 pub mod text;
 mod walk;
 
@@ -39,6 +41,7 @@ pub use discard::discard;
 pub use forget::{Forget, forget, staying};
 pub use open::{open_after, open_before};
 pub use scan::{scan, scan_under};
+pub use stack::{Means, StackError, flatten};
 
 /// Where a layer of a stopped or running VM lies.
 #[derive(Debug, Clone)]
@@ -58,6 +61,8 @@ pub struct ScanInput {
     pub class: XattrClass,
     /// When the VM was forked: host changes after this can be conflicts.
     pub forked: Timestamp,
+    /// When the layers were copied, if they were: birth times from before say nothing.
+    pub copied: Option<Timestamp>,
     /// fvm's own state: never looked below, on neither side.
     pub excluded: Vec<HostPath>,
     /// Host files that the VM's version is known to be based on, in the state in which they were seen.

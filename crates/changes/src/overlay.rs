@@ -32,6 +32,17 @@ pub enum Redirect {
     Sibling(OsString),
 }
 
+impl Redirect {
+    /// As the kernel writes it; [`parse_redirect`] reads it back.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::FromRoot(path) => [b"/", path.as_os_str().as_bytes()].concat(),
+            Self::Sibling(name) => name.as_bytes().to_vec(),
+        }
+    }
+}
+
 /// What `origin` says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Origin {
@@ -121,6 +132,9 @@ mod tests {
         }
         assert_eq!(parse_redirect(&b"/a".repeat(3000)), None);
         assert_eq!(parse_redirect(b"/a/b"), Some(Redirect::FromRoot("a/b".into())));
+        for good in [&b"/a/b"[..], b"b\xff"] {
+            assert_eq!(parse_redirect(good).unwrap().to_bytes(), good);
+        }
         assert_eq!(parse_redirect(b"b\xff"), Some(Redirect::Sibling(OsStr::from_bytes(b"b\xff").to_owned())));
     }
 

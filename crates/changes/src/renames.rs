@@ -3,7 +3,8 @@
 //! ```text
 //!   root      upper g  origin = handle(h) ──┐
 //!             lower f  handle = h, deleted ─┴─► Renamed g, base f
-//!   rootless  upper g and exactly one deleted lower f of the same size, mtime and mode, and the same bytes
+//!   rootless  upper g and exactly one deleted lower f of the same size, mtime and mode, and the same bytes; as root where the
+//!             note says "copied up", but not from where
 //! ```
 //!
 //! Invariants: a removed host file is the base of at most one rename; a created file at a path that has a host file of
@@ -41,7 +42,11 @@ impl Handles {
 impl LayerScan<'_> {
     /// Turns deletion + creation of one file into a rename.
     pub(crate) fn match_renames(&mut self) -> Handles {
-        if self.trusted() { self.match_by_handle() } else { self.match_by_content() }
+        if self.trusted() {
+            return self.match_by_handle();
+        }
+        self.match_by_content(|_| true);
+        Handles { known: HashSet::new(), complete: false }
     }
 
     fn match_by_handle(&mut self) -> Handles {
@@ -81,6 +86,11 @@ impl LayerScan<'_> {
             if let Some(candidate) = by_handle.get(&handle).and_then(|list| list.iter().find(free)).copied() {
                 self.rename(found, candidate);
             }
+        }
+        // From a file system without handles, or through another overlay.
+        let unnamed = |f: &crate::layer::Found| f.upper.as_ref().is_some_and(|upper| upper.origin == Origin::Unnamed);
+        if self.found.iter().any(unnamed) {
+            self.match_by_content(unnamed);
         }
         handles
     }
@@ -123,7 +133,7 @@ impl LayerScan<'_> {
         complete
     }
 
-    fn match_by_content(&mut self) -> Handles {
+    fn match_by_content(&mut self, may_be: impl Fn(&crate::layer::Found) -> bool) {
         type Key = (u64, Timestamp, u32);
         let mut pairs: HashMap<Key, (Vec<usize>, Vec<usize>)> = HashMap::new();
         let key = |m: &fvm_model::Meta| (m.size_bytes, m.mtime, m.mode);
@@ -131,11 +141,12 @@ impl LayerScan<'_> {
             if let (ChangeKind::Created, Some(after)) = (&found.change.kind, &found.change.after)
                 && after.file_type == FileType::File
                 && after.size_bytes > 0
+                && may_be(found)
             {
                 pairs.entry(key(after)).or_default().0.push(index);
             }
         }
-        for (index, candidate) in self.candidates.iter().enumerate() {
+        for (index, candidate) in self.candidates.iter().enumerate().filter(|(_, candidate)| !candidate.taken) {
             let meta = meta(&candidate.stat);
             if meta.file_type == FileType::File
                 && let Some(pair) = pairs.get_mut(&key(&meta))
@@ -150,7 +161,6 @@ impl LayerScan<'_> {
                 self.rename(*created, *removed);
             }
         }
-        Handles { known: HashSet::new(), complete: false }
     }
 
     fn compare(&self, found: usize, candidate: usize) -> Result<(bool, fvm_model::MetaDelta), Errno> {

@@ -65,6 +65,8 @@ pub enum Command {
     Delete(Delete),
     /// Give a stopped VM another name
     Rename(Rename),
+    /// Make a VM that is as a stopped one is now; what both hold is on the disk once
+    Copy(Copy),
     /// List the VMs
     #[command(visible_alias = "ls")]
     List,
@@ -124,7 +126,7 @@ impl Command {
 }
 
 /// What a VM may use.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct PolicyArgs {
     /// What it may use: a profile ('fvm policy list') or a file [default: $FVM_POLICY, else default]
     #[arg(long, short, value_name = "NAME|FILE")]
@@ -326,9 +328,21 @@ pub enum PolicyCommand {
 pub struct Create {
     /// Name of the VM
     pub name: String,
+    /// Make it as this stopped VM is now, instead of as the host; with its policy, unless options give another
+    #[arg(long, value_name = "VM")]
+    pub from: Option<String>,
     /// What the VM may use.
     #[command(flatten)]
     pub policy: PolicyArgs,
+}
+
+/// `fvm copy`.
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// A stopped VM
+    pub name: String,
+    /// Name of the copy
+    pub copy: String,
 }
 
 /// A command on one VM.

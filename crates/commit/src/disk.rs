@@ -96,7 +96,7 @@ impl Disk for HostDisk {
         attrs: &Attrs,
     ) -> Result<Vec<OsString>, Errno> {
         let to = self.create_file(at)?;
-        copy::content(from, to.as_fd(), len_bytes)?;
+        fvm_sys::copy::content(from, to.as_fd(), len_bytes)?;
         copy::set_fd(to.as_fd(), attrs)
     }
 

@@ -25,6 +25,9 @@ pub struct StoreChange {
     pub keys: Vec<KeyChange>,
 }
 
+/// A file of which a part is committed: path, the host's version before and after, whether there is a conflict.
+type Part = (VmPath, Vec<u8>, Vec<u8>, bool);
+
 /// What a commit did.
 #[derive(Debug)]
 pub struct Committed {
@@ -44,11 +47,11 @@ impl Fvm {
     /// # Errors
     /// When a chosen path is not a change, or there are conflicts and the choice does not say what to do.
     pub fn decide(&self, record: &VmRecord, changes: &ChangeSet, choice: &Choice) -> Result<Plan, FvmError> {
-        let input = self.scan_input(record);
+        let input = self.scan_input(record)?;
         let settled = settle::settle(&input, changes, choice, &self.bases(record));
         let mut choice = choice.clone();
         choice.given.extend(settled.given);
-        let plan = fvm_review::decide(changes, &choice, &self.layer_dirs(record)).map_err(|error| match error {
+        let plan = fvm_review::decide(changes, &choice, &self.layer_dirs(record)?).map_err(|error| match error {
             fvm_review::ReviewError::Conflicts(mut conflicts) => {
                 for conflict in &mut conflicts {
                     if let Some(why) = settled.why.get(&conflict.path) {
@@ -63,14 +66,16 @@ impl Fvm {
     }
 
     /// The keys that `set` changes in keyed stores, such as `/etc/passwd` or dconf's database, file by file.
-    #[must_use]
-    pub fn keys(&self, record: &VmRecord, set: &ChangeSet) -> Vec<StoreChange> {
-        let (input, bases) = (self.scan_input(record), self.bases(record));
+    ///
+    /// # Errors
+    /// As [`Fvm::scan_input`].
+    pub fn keys(&self, record: &VmRecord, set: &ChangeSet) -> Result<Vec<StoreChange>, FvmError> {
+        let (input, bases) = (self.scan_input(record)?, self.bases(record));
         let of = |change: &model::Change| {
             let (store, keys) = settle::key_changes(&input, change, &bases)?;
             Some(StoreChange { path: change.path.clone(), store, keys })
         };
-        set.changes.iter().filter_map(of).collect()
+        Ok(set.changes.iter().filter_map(of).collect())
     }
 
     /// A choice of single keys: for each file, the host's version with these brought over.
@@ -84,7 +89,7 @@ impl Fvm {
         chosen: &BTreeMap<VmPath, BTreeSet<String>>,
         on: OnConflict,
     ) -> Result<Choice, FvmError> {
-        let (input, bases) = (self.scan_input(record), self.bases(record));
+        let (input, bases) = (self.scan_input(record)?, self.bases(record));
         let mut choice = Choice { exact: Some(chosen.keys().cloned().collect()), on_conflict: on, ..Choice::default() };
         let mut conflicts = Vec::new();
         for change in set.changes.iter().filter(|c| chosen.contains_key(&c.path)) {
@@ -104,19 +109,20 @@ impl Fvm {
     }
 
     /// Carries a plan out. Unless `keep`, what was committed then leaves the VM's layers: the VM sees the host's
-    /// version there, which is the same. `_lock`, the VM's, was held when the changes were read: it has not run since.
+    /// version there, which is the same. Layers that it shares are copied first. `lock`, the VM's, was held when the changes were read: it has not run since.
     ///
     /// # Errors
     /// When the host does not let it happen; see [`FvmError`] for what the host looks like then.
     pub fn commit(
         &self,
-        _lock: &VmLock,
+        lock: &VmLock,
         record: &VmRecord,
         changes: &ChangeSet,
         plan: Plan,
         keep: bool,
         watch: &mut dyn Watch,
     ) -> Result<Committed, FvmError> {
+        let record = &self.own(lock, record)?;
         let dropped: HashSet<&VmPath> = plan.host_kept.iter().chain(&plan.whole).collect();
         let after = if keep || dropped.is_empty() {
             Vec::new()
@@ -136,10 +142,10 @@ impl Fvm {
         }
         let store = self.commits();
         let held = store.hold()?;
-        let parts = self.parts(record, changes, &plan);
+        let parts = self.parts(record, changes, &plan)?;
         let what = fvm_commit::What::Commit { vm: record.id.to_string(), name: record.name.to_string() };
         let staying = match after::decode(&after) {
-            Ok(after) if !after.all => fvm_changes::staying(&self.scan_input(record), after.changes())?,
+            Ok(after) if !after.all => fvm_changes::staying(&self.scan_input(record)?, after.changes())?,
             _ => HashSet::new(),
         };
         let moving = match record.policy.is_sealed() {
@@ -148,7 +154,7 @@ impl Fvm {
             false => fvm_commit::Moving::Unwritten,
         };
         let options = fvm_commit::Options { what, moving, staying, after: after.clone() };
-        let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record), &options, watch)?;
+        let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record)?, &options, watch)?;
         let applied = prepared.publish()?;
         if !after.is_empty() {
             self.forget(record, &after)?;
@@ -169,17 +175,17 @@ impl Fvm {
         })
     }
 
-    /// The files of which a part is committed: path, the host's version before and after, whether there is a conflict.
-    fn parts(&self, record: &VmRecord, changes: &ChangeSet, plan: &Plan) -> Vec<(VmPath, Vec<u8>, Vec<u8>, bool)> {
+    /// The files of which a part is committed.
+    fn parts(&self, record: &VmRecord, changes: &ChangeSet, plan: &Plan) -> Result<Vec<Part>, FvmError> {
         let whole: HashSet<&VmPath> = plan.whole.iter().collect();
-        let input = self.scan_input(record);
+        let input = self.scan_input(record)?;
         let part = |op: &model::PlanOp| {
             let Some(model::plan::Content::Given { bytes }) = op.content() else { return None };
             let change = changes.changes.iter().find(|c| c.path == op.path)?;
             let (before, _) = fvm_changes::text::contents(&input, change).ok()??;
             Some((op.path.clone(), before, bytes.0.as_encoded_bytes().to_vec(), change.conflict.is_some()))
         };
-        plan.ops.iter().filter(|op| !whole.contains(&op.path)).filter_map(part).collect()
+        Ok(plan.ops.iter().filter(|op| !whole.contains(&op.path)).filter_map(part).collect())
     }
 
     /// After a commit the VM's copies equal the host's: dropping them makes the VM see the host's own again. When
@@ -187,7 +193,7 @@ impl Fvm {
     fn forget(&self, record: &VmRecord, after: &[u8]) -> Result<(), FvmError> {
         let now = lifecycle::now();
         let after = after::decode(after)?;
-        fvm_changes::forget(&self.scan_input(record), after.what())?;
+        fvm_changes::forget(&self.scan_input(record)?, after.what())?;
         self.bases(record).renew(after.paths().as_ref());
         if after.all {
             self.home.save(&VmRecord { forked: now, ..record.clone() }, true)?;

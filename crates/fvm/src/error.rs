@@ -16,6 +16,17 @@ pub enum FvmError {
     /// The layers could not be read.
     #[error(transparent)]
     Scan(#[from] fvm_changes::ScanError),
+    /// Layers that are shared could not be put together.
+    #[error(transparent)]
+    Stack(#[from] fvm_changes::StackError),
+    /// A host file of several names cannot be followed into a copy.
+    #[error("cannot copy '{name}': it changed '{path}', which the host has under other names too")]
+    Alias {
+        /// The VM.
+        name: VmName,
+        /// The file.
+        path: VmPath,
+    },
     /// The choice cannot be carried out.
     #[error(transparent)]
     Review(#[from] fvm_review::ReviewError),
@@ -84,6 +95,7 @@ impl FvmError {
                 Some(format!("'fvm start {name}' starts it; 'fvm run --name {name} -- CMD' runs one program in it"))
             }
             Self::Live { .. } => Some("'wineserver -w' waits for its end, 'wineserver -k' ends it".into()),
+            Self::Alias { name, path } => Some(format!("'fvm commit {name} {path}' or 'fvm discard {name} {path}' first")),
             Self::Policy(_) => Some("'fvm policy list' names those there are, 'fvm policy show NAME' shows one".into()),
             Self::Lacks { .. } => Some("'fvm doctor' says what to do about it; --allow-partial starts without it".into()),
             Self::Running(name) => Some(format!("'fvm stop {name}' first")),

@@ -29,6 +29,7 @@ mod interrupts;
 mod live;
 mod policies;
 mod settle;
+mod stack;
 
 pub use commits::{Committed, StoreChange};
 pub use copy::in_vm;
@@ -62,6 +63,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Fvm {
     home: Home,
+    views: stack::Views,
 }
 
 impl Fvm {
@@ -70,7 +72,7 @@ impl Fvm {
     /// # Errors
     /// When they cannot be used, or were written by a newer fvm.
     pub fn open(state: &Path, run: &Path) -> Result<Self, FvmError> {
-        Ok(Self { home: Home::open(state, run)? })
+        Ok(Self { home: Home::open(state, run)?, views: stack::Views::default() })
     }
 
     /// The directories.
@@ -276,6 +278,9 @@ impl Fvm {
     /// When it cannot be removed.
     pub fn delete_locked(&self, mut record: VmRecord, lock: &VmLock) -> Result<(), FvmError> {
         lifecycle::delete(&self.home, &mut record, lock)?;
+        if !record.below.is_empty() {
+            fvm_vm::stack::sweep(&self.home)?;
+        }
         Ok(lifecycle::empty_trash_behind(&self.home)?)
     }
 
@@ -301,21 +306,22 @@ impl Fvm {
     }
 
     /// Where the scan of a VM looks.
-    #[must_use]
-    pub fn scan_input(&self, record: &VmRecord) -> ScanInput {
-        let layers = record
-            .layers
-            .iter()
-            .map(|layer| LayerView { layer: layer.clone(), dir: Home::layer_dir(record, layer.n) })
-            .filter(|view| view.dir.exists())
-            .collect();
-        ScanInput {
-            layers,
+    ///
+    /// # Errors
+    /// When layers that it shares with others cannot be put together.
+    pub fn scan_input(&self, record: &VmRecord) -> Result<ScanInput, FvmError> {
+        self.look_at(record, false)
+    }
+
+    fn look_at(&self, record: &VmRecord, anew: bool) -> Result<ScanInput, FvmError> {
+        Ok(ScanInput {
+            layers: self.layer_views(record, anew)?,
             class: record.mode.xattr_class(),
             forked: record.forked,
+            copied: record.copied,
             known: self.bases(record).known(),
             excluded: self.home.masked(record),
-        }
+        })
     }
 
     /// Everything that a VM's layers hold against the host.
@@ -323,7 +329,7 @@ impl Fvm {
     /// # Errors
     /// When a layer cannot be read.
     pub fn changes(&self, record: &VmRecord) -> Result<ChangeSet, FvmError> {
-        let mut set = fvm_changes::scan(&self.scan_input(record))?;
+        let mut set = fvm_changes::scan(&self.look_at(record, true)?)?;
         let own = self.home.masked(record);
         for change in &mut set.changes {
             // A VM that moves or removes a directory above fvm's own state shall not take fvm with it.
@@ -346,8 +352,9 @@ impl Fvm {
     /// # Errors
     /// When the VM runs, or a path is not a change.
     pub fn discard(&self, record: &VmRecord, changes: &ChangeSet, chosen: &[VmPath]) -> Result<usize, FvmError> {
-        let _lock = self.lock(record)?;
-        let dropped = fvm_changes::discard(&self.scan_input(record), changes, chosen)?;
+        let lock = self.lock(record)?;
+        let record = &self.own(&lock, record)?;
+        let dropped = fvm_changes::discard(&self.scan_input(record)?, changes, chosen)?;
         self.bases(record).renew(Some(&chosen.iter().collect()));
         Ok(dropped)
     }
@@ -416,13 +423,10 @@ impl Fvm {
         Err(VmError::Busy(record.name.clone()).into())
     }
 
-    fn layer_dirs(&self, record: &VmRecord) -> Vec<LayerDir> {
-        let of = |layer: &model::Layer| LayerDir {
-            n: layer.n,
-            host: layer.host.clone(),
-            dir: Home::layer_dir(record, layer.n),
-        };
-        record.layers.iter().filter(|l| l.kind != LayerKind::File).map(of).collect()
+    fn layer_dirs(&self, record: &VmRecord) -> Result<Vec<LayerDir>, FvmError> {
+        let of = |view: LayerView| LayerDir { n: view.layer.n, host: view.layer.host, dir: view.dir };
+        let views = self.layer_views(record, false)?;
+        Ok(views.into_iter().filter(|view| view.layer.kind != LayerKind::File).map(of).collect())
     }
 }
 

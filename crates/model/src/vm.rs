@@ -198,6 +198,13 @@ pub struct VmRecord {
     pub layers_dir: HostPath,
     /// Its layers, by number.
     pub layers: Vec<Layer>,
+    /// Layers that it shares with the VMs it was copied from or to, the topmost first: `<n>/upper` of each lies between its
+    /// own and the host. Nobody writes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub below: Vec<HostPath>,
+    /// What its layers hold from before then was copied: when it was written first, is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Timestamp>,
     /// What its limits did to it when it ran last, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reached: Vec<String>,

@@ -1,6 +1,7 @@
 //! The system calls that fvm needs beyond rustix, one small file each, and safe, dirfd-relative file access on top.
 //!
 //! ```text
+//!   copy     the content of a file, shared or copied
 //!   exec     becoming a program without lending it our own
 //!   dir      open beneath a root, list, read links, xattrs, remove a tree: for hostile layers
 //!   handle   name_to_handle_at
@@ -16,6 +17,7 @@
 //!
 //! Invariant: this is the only crate with `unsafe`; each block says why it is sound.
 
+pub mod copy;
 pub mod dir;
 pub mod exec;
 pub mod handle;

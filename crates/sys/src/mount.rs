@@ -145,7 +145,15 @@ pub fn add_attributes(mount: BorrowedFd<'_>, attrs: MountAttrFlags, recursive: b
 /// `EPERM` without `CAP_SYS_ADMIN` over the user namespace that mounted it; `EINVAL` when it is not the root of a mount.
 pub fn drop_names(mount: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_NO_AUTOMOUNT;
-    fsconfig_reconfigure(fspick(mount, "", flags)?.as_fd())
+    match fsconfig_reconfigure(fspick(mount, "", flags)?.as_fd()) {
+        // It cannot be anything but read-only, and wants that said.
+        Err(Errno::ROFS) => {
+            let same = fspick(mount, "", flags)?;
+            fsconfig_set_flag(same.as_fd(), "ro")?;
+            fsconfig_reconfigure(same.as_fd())
+        }
+        other => other,
+    }
 }
 
 /// Opens `path` beneath the directory `root`, following no symlink, as a mount point (O_PATH).

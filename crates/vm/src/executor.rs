@@ -39,6 +39,8 @@ pub struct Site {
     pub root: PathBuf,
     /// `layers/`.
     pub layers_dir: PathBuf,
+    /// Layers that it shares, topmost first.
+    pub below: Vec<PathBuf>,
     /// By what the VM's loopback address on the host is found again.
     pub name: String,
     /// How the VM is kept apart.
@@ -55,6 +57,8 @@ pub struct Site {
     pub doors: Vec<OwnedFd>,
     /// The most processes, where that is not a matter of control groups.
     pub pids: Option<u32>,
+    /// Overlays that stand below others: nobody but init, which refreshes them, has them.
+    pub inner: Vec<OwnedFd>,
     /// The assembled tree, once its root is mounted.
     tree: Option<OwnedFd>,
 }
@@ -66,6 +70,7 @@ impl Site {
         Self {
             root,
             layers_dir,
+            below: Vec::new(),
             name,
             mode,
             idmap: None,
@@ -74,6 +79,7 @@ impl Site {
             bus_client: None,
             doors: Vec::new(),
             pids: None,
+            inner: Vec::new(),
             tree: None,
         }
     }
@@ -105,7 +111,8 @@ impl Site {
                 };
                 let restrict = Restrict { read_only: true, ..*restrict };
                 // Where overlayfs takes it, the VM's inodes are its own: no socket, FIFO, lock or watch is the host's.
-                let shown = match self.read_only_overlay(source.as_path(), &copy, *idmapped, restrict) {
+                let opened = if *idmapped { None } else { Some(open_path(source.as_path())?) };
+                let shown = match self.read_only_overlay(opened.as_ref().unwrap_or(&copy), restrict) {
                     Ok(overlay) => overlay,
                     Err(_) => {
                         mount::add_attributes(copy.as_fd(), attributes(restrict), false)?;
@@ -193,8 +200,14 @@ impl Site {
         self.tree.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
     }
 
+    /// The uppers of a layer, its own first.
+    fn uppers(&self, layer: u32) -> impl Iterator<Item = PathBuf> {
+        let shared = self.below.iter().map(move |dir| dir.join(layer.to_string()).join("upper"));
+        [self.layers_dir.join(layer.to_string()).join("upper")].into_iter().chain(shared.filter(|upper| upper.exists()))
+    }
+
     fn overlay(
-        &self,
+        &mut self,
         layer: u32,
         lower: &HostPath,
         idmapped: bool,
@@ -206,10 +219,11 @@ impl Site {
         let layer_fd = self.clone_or_open(&dir, idmapped)?;
         let lower_fd =
             if skeleton { open_path(&dir.join("skeleton"))? } else { self.clone_or_open(lower.as_path(), idmapped)? };
+        let shared = self.uppers(layer).skip(1).map(|upper| self.clone_or_open(&upper, idmapped));
+        let shared = shared.collect::<Result<Vec<_>, _>>()?;
         // By descriptor: no escaping of odd names, and no host path for the VM to read in its mount table.
         let by_fd = |fd: &OwnedFd, rest: &str| format!("/proc/self/fd/{}{rest}", fd.as_raw_fd());
         let mut options = vec![
-            MountOption::Value("lowerdir", by_fd(&lower_fd, "")),
             MountOption::Value("upperdir", by_fd(&layer_fd, "/upper")),
             MountOption::Value("workdir", by_fd(&layer_fd, "/work")),
             MountOption::Value("metacopy", "off".into()),
@@ -218,7 +232,8 @@ impl Site {
         match class {
             XattrClass::Trusted => options.extend([
                 MountOption::Value("redirect_dir", "on".into()),
-                MountOption::Value("index", "on".into()),
+                // An index is of the lowest layer's files: it would say nothing of those that are shared.
+                MountOption::Value("index", if shared.is_empty() { "on" } else { "off" }.into()),
                 MountOption::Value("nfs_export", "off".into()),
             ]),
             XattrClass::User => options.extend([
@@ -230,7 +245,22 @@ impl Site {
         if self.volatile {
             options.push(MountOption::Flag("volatile"));
         }
-        let made = Self::once_free(|| mount::new_mount("overlay", &options, attributes(restrict)))?;
+        let over = |host: &OwnedFd| {
+            let lowers: Vec<String> = shared.iter().chain([host]).map(|fd| by_fd(fd, "")).collect();
+            let options = [vec![MountOption::Value("lowerdir", lowers.join(":"))], options.clone()].concat();
+            Self::once_free(|| mount::new_mount("overlay", &options, attributes(restrict)))
+        };
+        let made = match over(&lower_fd) {
+            // Overlayfs takes no lower layer that lies in another, as what is shared may lie in the host's directory: not in an
+            // overlay of that.
+            Err(e) if e.errno == Errno::LOOP && !shared.is_empty() => {
+                let inner = self.read_only_overlay(&lower_fd, Restrict::default())?;
+                let made = over(&inner)?;
+                self.inner.push(inner);
+                made
+            }
+            made => made?,
+        };
         if fs::fstatvfs(&made)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
             let message = "overlayfs could not use its work directory and would be read-only".into();
             return Err(MountError { errno: Errno::ROFS, message });
@@ -239,15 +269,7 @@ impl Site {
     }
 
     /// A directory through overlayfs, which wants two lower ones when there is no upper.
-    fn read_only_overlay(
-        &self,
-        source: &Path,
-        copy: &OwnedFd,
-        idmapped: bool,
-        restrict: Restrict,
-    ) -> Result<OwnedFd, MountError> {
-        let opened = if idmapped { None } else { Some(open_path(source)?) };
-        let lower = opened.as_ref().unwrap_or(copy);
+    fn read_only_overlay(&self, lower: &OwnedFd, restrict: Restrict) -> Result<OwnedFd, MountError> {
         let options = [MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0755".into())];
         let empty = mount::new_mount("tmpfs", &options, attributes(restrict))?;
         let lowers = format!("/proc/self/fd/{}:/proc/self/fd/{}", lower.as_raw_fd(), empty.as_raw_fd());
@@ -314,14 +336,15 @@ impl Site {
             message: format!("the VM moved a directory above {target}: undo that first with 'fvm discard'"),
         };
         if let Some((n, lower)) = layer {
-            let upper = self.layers_dir.join(n.to_string()).join("upper");
             let below = target.relative_to(&lower.in_vm()).ok_or(Errno::INVAL)?;
-            if !is_dir && is_own_file(&upper, below)? {
-                // The VM had a file of that name before the host had.
-                return Ok(());
-            }
-            if !is_where_it_was(&upper, below, self.mode.xattr_class())? {
-                return Err(moved());
+            for upper in self.uppers(*n) {
+                if !is_dir && is_own_file(&upper, below)? {
+                    // The VM had a file of that name before the host had.
+                    return Ok(());
+                }
+                if !is_where_it_was(&upper, below, self.mode.xattr_class())? {
+                    return Err(moved());
+                }
             }
         }
         let point = match mount::mount_point(self.tree()?, relative) {

@@ -9,6 +9,7 @@
 //!   <home>/vms/<id>/output.log    what a detached program printed
 //!   <home>/vms/<id>/services.log  what its services printed
 //!   <home>/vms/.trash-<id>        being removed
+//!   <home>/shared/<id>.<dir>/<n>/ layers that several VMs stand on (`stack`)
 //!   <run>/<id>.sock               the keeper's control socket
 //! ```
 //!
@@ -317,6 +318,7 @@ impl Home {
             }
             swept += 1;
         }
+        crate::stack::sweep(self)?;
         self.empty_trash(false)?;
         self.sweep_sockets()?;
         Ok(swept)
@@ -491,6 +493,8 @@ mod tests {
             policy: Policy::default(),
             layers_dir: HostPath::new("/nowhere").unwrap(),
             layers: vec![Layer { n: 0, host: HostPath::root(), kind: LayerKind::Overlay }],
+            below: Vec::new(),
+            copied: None,
             reached: Vec::new(),
         }
     }

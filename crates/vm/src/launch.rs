@@ -236,7 +236,11 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
             let mut byte = [0u8];
             let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
             drop(go);
-            let Some(tree) = fds.pop() else { process::exit_now(1) };
+            if fds.is_empty() {
+                process::exit_now(1)
+            }
+            let tree = fds.remove(0);
+            site.inner = fds;
             enter_shifted(site, &tree, entry, ends, network)
         }
     };
@@ -255,7 +259,9 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
     for op in entry.before {
         site.execute(op)?;
     }
-    site.assembled().and_then(|tree| socket::send(&went, b"!", &[tree])).map_err(step("start init"))
+    let tree = site.assembled().map_err(step("start init"))?;
+    let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
+    socket::send(&went, b"!", &fds).map_err(step("start init"))
 }
 
 fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>) -> ! {
@@ -413,12 +419,13 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
     ends.tell_with(&Progress::Ready, bus.as_ref().map(AsFd::as_fd).as_slice());
     let orders = rustix::io::dup(&ends.orders);
     let buses = std::mem::take(&mut site.buses);
-    let kept = buses.iter().map(|(_, listener)| listener.as_raw_fd());
+    let inner = std::mem::take(&mut site.inner);
+    let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).map(AsRawFd::as_raw_fd);
     let kept: Vec<_> = kept.chain([orders.as_ref().map_or(-1, AsRawFd::as_raw_fd)]).collect();
     process::close_all_but(&kept);
     match orders {
         Ok(orders) => {
-            let overlays = Held::open(entry.before.iter().chain(entry.after), site.mode);
+            let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);
             let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
             init::serve(&orders, &overlays, site.mode == Mode::Rootless, buses)
         }

@@ -7,6 +7,8 @@
 //!   layers/<n>/file      a private copy of a file that is a mount point
 //! ```
 //!
+//! Where the VM shares layers, its own begin as the topmost of those is.
+//!
 //! Invariant: an `upper` or `file` that exists is never touched: it is the VM's state.
 
 use crate::blueprint::{Blueprint, is_small};
@@ -18,11 +20,21 @@ use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid}
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Makes what is missing of the layers that `blueprint` uses.
+/// Makes what is missing of the layers that `blueprint` uses, over those in `below`.
 ///
 /// # Errors
 /// When a directory cannot be made.
-pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode, reach: &[PathBuf]) -> Result<(), VmError> {
+pub fn prepare(
+    layers_dir: &Path,
+    below: &[HostPath],
+    blueprint: &Blueprint,
+    mode: Mode,
+    reach: &[PathBuf],
+) -> Result<(), VmError> {
+    let shared = |n: &u32, what: &str| -> Option<PathBuf> {
+        let mut all = below.iter().map(|dir| dir.as_path().join(n.to_string()).join(what));
+        all.find(|path| path.exists())
+    };
     make(layers_dir)?;
     check_owner(layers_dir)?;
     let mut fresh = Vec::new();
@@ -35,7 +47,11 @@ pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode, reach: &[Pa
                     make(&dir)?;
                     make(&dir.join("work"))?;
                     make(&upper)?;
-                    fresh.push((upper, lower));
+                    match shared(layer, "upper") {
+                        // Its ways are open, or the VM closed them.
+                        Some(shared) => imitate(&upper, &shared, Mode::Identity)?,
+                        None => fresh.push((upper, lower)),
+                    }
                 }
                 if *skeleton {
                     make_skeleton(&dir, lower)?;
@@ -46,8 +62,13 @@ pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode, reach: &[Pa
                 let copy = dir.join("file");
                 if !copy.exists() {
                     make(&dir)?;
-                    std::fs::copy(source.as_path(), &copy).map_err(|e| VmError::io("copy to", &copy, &e))?;
-                    imitate(&copy, source, mode)?;
+                    let shared = shared(layer, "file");
+                    let (from, mode) = match &shared {
+                        Some(shared) => (shared.as_path(), Mode::Identity),
+                        None => (source.as_path(), mode),
+                    };
+                    std::fs::copy(from, &copy).map_err(|e| VmError::io("copy to", &copy, &e))?;
+                    imitate(&copy, from, mode)?;
                 }
             }
             _ => {}
@@ -60,7 +81,7 @@ pub fn prepare(layers_dir: &Path, blueprint: &Blueprint, mode: Mode, reach: &[Pa
             let reach: Vec<&Path> = reach.iter().map(PathBuf::as_path).filter(|path| is_deepest(path)).collect();
             open_ways(upper, lower, &reach)?;
         }
-        imitate(upper, lower, mode)?;
+        imitate(upper, lower.as_path(), mode)?;
     }
     Ok(())
 }
@@ -110,9 +131,7 @@ fn open_ways(upper: &Path, lower: &HostPath, reach: &[&Path]) -> Result<(), VmEr
     }
     // Permissions last, from the inside out: they may forbid what is still to be made.
     for (in_upper, on_host) in ways.iter().rev() {
-        if let Ok(host) = HostPath::new(on_host) {
-            imitate(in_upper, &host, Mode::Rootless)?;
-        }
+        imitate(in_upper, on_host, Mode::Rootless)?;
     }
     Ok(())
 }
@@ -132,11 +151,11 @@ fn make(path: &Path) -> Result<(), VmError> {
 
 /// The root of an overlay shows the owner and mode of its upper directory: make them those of the host's directory.
 /// A user cannot give it away, so where the user may not write, the write permission goes instead.
-fn imitate(upper: &Path, lower: &HostPath, mode: Mode) -> Result<(), VmError> {
-    let Ok(meta) = lower.as_path().metadata() else { return Ok(()) };
+fn imitate(upper: &Path, lower: &Path, mode: Mode) -> Result<(), VmError> {
+    let Ok(meta) = lower.metadata() else { return Ok(()) };
     let mut bits = meta.mode() & 0o7777;
     if mode == Mode::Rootless {
-        if fs::accessat(CWD, lower.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_err() {
+        if fs::accessat(CWD, lower, Access::WRITE_OK, AtFlags::EACCESS).is_err() {
             bits &= !0o222;
         }
         bits |= 0o500;

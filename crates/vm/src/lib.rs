@@ -11,6 +11,7 @@
 //!   attach      a client's terminal            proto       what they say to each other
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //!   router      rootless: the namespace between a VM and the host's network, and who holds it
+//!   stack       layers that several VMs stand on, and how a VM is copied by them
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
@@ -43,6 +44,7 @@ mod relay;
 pub mod router;
 pub mod service;
 mod session;
+pub mod stack;
 mod title;
 
 pub mod usage;

@@ -20,6 +20,7 @@ use crate::launch::{self, Launched};
 use crate::layers;
 use crate::proto::{self, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::relay::{LOG_MAX_BYTES, Relays};
+use crate::stack;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
@@ -144,10 +145,7 @@ pub fn rename(home: &Home, record: &VmRecord, name: &VmName, _lock: &VmLock) -> 
 /// # Errors
 /// When there is no place for its layers.
 pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, VmError> {
-    let mut random = [0u8; 6];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| VmError::Sys("get a random number", e))?;
-    let id = VmId::from_random(random);
+    let id = new_id()?;
     let mode = mode_for(facts);
     let in_memory = (new.ephemeral && mode == Mode::Rootless).then(fvm_host::memory_layers_dir).flatten();
     let layers_dir = match in_memory {
@@ -169,9 +167,18 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
         policy: new.policy.clone(),
         layers_dir: HostPath::new(layers_dir).map_err(|e| VmError::Internal(e.to_string()))?,
         layers: Vec::new(),
+        below: Vec::new(),
+        copied: None,
         reached: Vec::new(),
         id,
     })
+}
+
+pub(crate) fn new_id() -> Result<VmId, VmError> {
+    let mut random = [0u8; 6];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| VmError::Sys("get a random number", e))?;
+    Ok(VmId::from_random(random))
 }
 
 /// The time by the clock that stamps files.
@@ -243,7 +250,8 @@ pub fn boot(
         record.layers.clone_from(&blueprint.layers);
         home.save(&record, !record.ephemeral)?;
     }
-    layers::prepare(record.layers_dir.as_path(), &blueprint, record.mode, &call.reach())?;
+    stack::complete(home, &record)?;
+    layers::prepare(record.layers_dir.as_path(), &record.below, &blueprint, record.mode, &call.reach())?;
     let control = Control::open(home, &record.id)?;
     let groups = match record.mode {
         Mode::Rootless => None,
@@ -256,6 +264,7 @@ pub fn boot(
         record.mode,
         record.ephemeral,
     );
+    site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
     site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
     site.pids = record.policy.limits.pids.filter(|_| groups.is_none());
     let (relay, absent) = match relay(&record, call) {

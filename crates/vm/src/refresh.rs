@@ -45,11 +45,12 @@ pub struct Held {
 }
 
 impl Held {
-    /// Opens the root of every overlay that `ops` mounted. To be called in the finished tree, before anything else
+    /// Opens the root of every overlay that `ops` mounted, and takes those `inner` ones that stand below others. To be called in the finished tree, before anything else
     /// runs in it. What the VM removed in an earlier run was not mounted, and is passed over.
     #[must_use]
-    pub fn open<'a>(ops: impl IntoIterator<Item = &'a SetupOp>, mode: Mode) -> Self {
-        let mut held = Self { overlays: Vec::new(), missed: 0, own: mode == Mode::Rootless };
+    pub fn open<'a>(ops: impl IntoIterator<Item = &'a SetupOp>, inner: Vec<OwnedFd>, mode: Mode) -> Self {
+        // What is below forgets first, so that what is above looks at what is there now.
+        let mut held = Self { overlays: inner, missed: 0, own: mode == Mode::Rootless };
         let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let room = usize::try_from(limit.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(usize::MAX);
         let Ok(root) = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty()) else {

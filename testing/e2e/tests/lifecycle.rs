@@ -158,3 +158,127 @@ fn root_and_user_what_a_vm_uses_is_told() {
         assert!(rows.len() == 6 && rows[4].starts_with("busy") && rows[4].contains('%'), "{top}");
     });
 }
+
+/// What the state directory takes, in bytes.
+fn state_bytes(lab: &Lab) -> u64 {
+    let out = lab.sh(&format!("du -s --block-size=1 {} 2>&- || true", lab.home().display()));
+    out.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn root_and_user_a_copy_is_what_the_vm_was_and_lives_by_itself() {
+    as_both("root_and_user_a_copy_is_what_the_vm_was_and_lives_by_itself", |lab| {
+        lab.sh("echo base > base; echo moved > from; echo gone > gone; mkdir d; echo 1 > d/f");
+        let work = "echo one >> base; mv from to; rm gone; echo new > new; rm -r d; mkdir d; echo 2 > d/g; \
+                    head -c 67108864 /dev/urandom > big";
+        lab.fvm(["run", "--quiet", "--keep", "--name", "a", "--net", "none", "--", "sh", "-ec", work]).expect(0);
+        let changes = |name: &str| {
+            let status = lab.fvm(["status", name]).expect(0).out;
+            // Whether the host has changed since is another matter.
+            status.lines().skip(1).map(|line| line.split("  !").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let first = changes("a");
+        assert!(first.len() >= 7 && first.iter().any(|line| line.ends_with("/to")), "{first:?}");
+        let before = state_bytes(lab);
+        for n in 0..10 {
+            lab.fvm(["copy", "a", &format!("c{n}")]).expect(0);
+        }
+        assert!(state_bytes(lab) - before < 4 << 20, "what is the same is there once");
+        assert_eq!([changes("a"), changes("c3")], [first.clone(), first.clone()]);
+        lab.fvm(["copy", "a", "c3"]).expect(1);
+        lab.fvm(["copy", "nobody", "x"]).expect(4);
+        lab.fvm(["start", "a"]).expect(0);
+        assert!(lab.fvm(["copy", "a", "x"]).expect(1).err.contains("fvm stop a"));
+        lab.fvm(["kill", "a"]).expect(0);
+
+        // Each goes its own way.
+        let run = |name: &str, script: &str| {
+            lab.fvm(["run", "--quiet", "--name", name, "--", "sh", "-ec", script]).expect(0).out
+        };
+        assert_eq!(
+            run("c1", "cat base to new d/g; ls -I home; echo two >> base; rm new; echo 3 > d/f; mv big large"),
+            "base\none\nmoved\nnew\n2\nbase\nbig\nd\nnew\nto\n"
+        );
+        assert_eq!(run("c2", "cat base; ls d"), "base\none\ng\n");
+        assert_eq!(run("a", "cat base; ls d; echo three >> base"), "base\none\ng\n");
+        assert_eq!(changes("c3"), first);
+        let diff = lab.fvm(["diff", "c1", lab.path("base").to_str().unwrap()]).expect(0).out;
+        assert!(diff.contains("+one\n+two"), "{diff}");
+        // A copy of a copy, of what the copy had become.
+        lab.fvm(["copy", "c1", "cc"]).expect(0);
+        assert_eq!(run("cc", "cat base d/f d/g; ls -I home"), "base\none\ntwo\n3\n2\nbase\nd\nlarge\nto\n");
+
+        // Without the first, and committed by the last.
+        lab.fvm(["delete", "a", "c1"]).expect(0);
+        assert_eq!(run("c4", "cat base"), "base\none\n");
+        lab.fvm(["commit", "cc"]).expect(0);
+        assert_eq!(lab.sh("cat base d/f d/g; ls -I home"), "base\none\ntwo\n3\n2\nbase\nd\nlarge\nto\n");
+        assert_eq!(changes("cc"), Vec::<String>::new());
+        assert_eq!(run("cc", "echo more >> base; cat base"), "base\none\ntwo\nmore\n");
+        lab.fvm(["undo", "1"]).expect(0);
+        assert_eq!(lab.sh("cat base gone from; ls d"), "base\ngone\nmoved\nf\n");
+        assert_eq!(changes("c3"), first, "nothing of it is the others'");
+        lab.fvm(["discard", "c3", lab.path("d").to_str().unwrap()]).expect(0);
+        assert_eq!(run("c3", "cat d/f base"), "1\nbase\none\n");
+        // With the last goes what they had together.
+        let names: Vec<String> = [0].into_iter().chain(2..10).map(|n| format!("c{n}")).chain(["cc".into()]).collect();
+        lab.fvm(["delete"].into_iter().chain(names.iter().map(String::as_str))).expect(0);
+        assert_eq!(lab.sh(&format!("ls {}/shared", lab.home().display())), "");
+    });
+}
+
+#[test]
+fn root_and_user_a_copy_gets_another_policy_and_hides_as_well() {
+    as_both("root_and_user_a_copy_gets_another_policy_and_hides_as_well", |lab| {
+        lab.sh("mkdir -p keep/in; echo secret > keep/in/key; echo 1 > seen");
+        let keep = lab.path("keep/in/key").display().to_string();
+        let run = |name: &str, script: &str| lab.fvm(["run", "--quiet", "--name", name, "--", "sh", "-c", script]);
+        lab.fvm(["create", "a", "--net", "none"]).expect(0);
+        // What the copy shall not see, the first moves out of the way.
+        run("a", "mv keep elsewhere 2>/dev/null || cp -r keep elsewhere && rm -r keep; echo 2 > seen").expect(0);
+        lab.fvm(["create", "b", "--from", "a", "--net", "none", "--hide", &keep]).expect(0);
+        let refused = run("b", "cat elsewhere/in/key");
+        if lab.user() == User::Root {
+            assert!(refused.code == 125 && refused.err.contains("moved a directory above"), "{}", refused.err);
+        }
+        // And when it is where it was, it is hidden.
+        lab.fvm(["create", "c", "--net", "none"]).expect(0);
+        run("c", "echo 3 > keep/in/own; echo 3 > seen").expect(0);
+        lab.fvm(["create", "d", "--from", "c", "--net", "none", "--hide", &keep]).expect(0);
+        let hidden = run("d", "cat seen keep/in/own; cat keep/in/key");
+        assert!(hidden.out == "3\n3\n" && hidden.err.contains("ermission denied"), "{}{}", hidden.out, hidden.err);
+        assert!(lab.fvm(["inspect", "d"]).expect(0).out.contains(&keep));
+        // A running copy sees what the host has made since.
+        lab.fvm(["start", "d"]).expect(0);
+        let exec = |script: &str| lab.fvm(["exec", "d", "--", "sh", "-c", script]);
+        exec("ls; ls keep; cat keep/later later").expect(1);
+        lab.sh("echo now > later; echo now > keep/later");
+        lab.fvm(["refresh", "d"]).expect(0);
+        assert_eq!(exec("cat later keep/later").expect(0).out, "now\nnow\n");
+    });
+}
+
+#[test]
+fn root_and_user_a_copy_that_is_interrupted_loses_nothing() {
+    as_both("root_and_user_a_copy_that_is_interrupted_loses_nothing", |lab| {
+        lab.fvm(["run", "--quiet", "--keep", "--name", "a", "--net", "none", "--", "sh", "-c", "echo mine > mine"])
+            .expect(0);
+        lab.fvm(["copy", "a", "b"]).expect(0);
+        let home = lab.home().display().to_string();
+        let id = lab.fvm(["--json", "inspect", "a"]).expect(0).out;
+        let id = id.split("\"id\": \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        // As after a death between the record and the move.
+        lab.fvm(["delete", "b"]).expect(0);
+        let back = || lab.sh(&format!("mv {home}/shared/{id}.layers {home}/vms/{id}/layers"));
+        back();
+        assert!(lab.fvm(["status", "a"]).expect(0).out.contains("/mine"));
+        back();
+        assert_eq!(lab.fvm(["run", "--quiet", "--name", "a", "--", "cat", "mine"]).expect(0).out, "mine\n");
+        // What is gone is missed, not taken for nothing.
+        lab.sh(&format!("mv {home}/shared/{id}.layers {home}/gone"));
+        assert!(lab.fvm(["status", "a"]).expect(1).err.contains("shared"));
+        lab.fvm(["run", "--name", "a", "--", "true"]).expect(125);
+        lab.sh(&format!("mv {home}/gone {home}/shared/{id}.layers"));
+        assert_eq!(lab.fvm(["run", "--quiet", "--name", "a", "--", "cat", "mine"]).expect(0).out, "mine\n");
+    });
+}

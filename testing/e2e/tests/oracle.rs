@@ -1,5 +1,5 @@
 //! The oracle: a random program run on a plain copy, and in a VM that is then committed, must leave equal trees; an undo
-//! leaves the tree that was there before, times and all.
+//! leaves the tree that was there before, times and all. So must one that goes on in copies of the VM.
 //!
 //! `FVM_ORACLE_SEEDS=500 cargo test -p fvm-e2e --test oracle` is the long mode; `FVM_ORACLE_FIRST` shifts the seeds.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
@@ -15,31 +15,44 @@ fn seeds() -> std::ops::Range<u64> {
     first..first + number("FVM_ORACLE_SEEDS", 30)
 }
 
-fn compare(user: User) {
+/// `copies`: so many times the program goes on in a copy of the VM.
+fn compare(user: User, copies: u64) {
     let lab = Lab::new(user);
     let ops = lab.path("ops");
     install(Path::new(env!("CARGO_BIN_EXE_fvm-oracle-ops")), &ops);
     let word = if user == User::Root { "root" } else { "user" };
     let mut failed = Vec::new();
     for seed in seeds() {
-        let seed_text = seed.to_string();
         let (plain, vm) = (lab.path(format!("plain{seed}")), lab.path(format!("vm{seed}")));
         lab.sh(&format!("./ops base {} {seed}; cp -a {} {}", vm.display(), vm.display(), plain.display()));
         // The fork must be later than the last write to the tree, by the kernel's coarse clock.
         std::thread::sleep(std::time::Duration::from_millis(30));
-        let run = |tree: &Path| lab.command(&ops).arg("run").arg(tree).args([&seed_text, OPS, word]).output().unwrap();
-        let plain_said = run(&plain).stdout;
-        let args = [ops.as_os_str(), "run".as_ref(), vm.as_os_str(), seed_text.as_ref(), OPS.as_ref(), word.as_ref()];
-        let name = format!("o{seed}");
-        let options = ["run", "--quiet", "--keep", "--net", "none", "--name", &name, "--"].map(AsRef::as_ref);
-        let ran = lab.fvm(options.into_iter().chain(args)).expect(0);
         let mut wrong = Vec::new();
-        if ran.out.as_bytes() != plain_said {
-            wrong.push(format!(
-                "operations failed differently:\n{}\n{}",
-                String::from_utf8_lossy(&plain_said),
-                ran.out
-            ));
+        let mut name = format!("o{seed}");
+        lab.fvm(["create", &name, "--net", "none"]).expect(0);
+        for part in 0..=copies {
+            if part > 0 {
+                let copy = format!("o{seed}-{part}");
+                lab.fvm(["copy", &name, &copy]).expect(0);
+                if part % 2 == 1 {
+                    lab.fvm(["delete", &name]).expect(0);
+                }
+                name = copy;
+            }
+            let part_seed = (seed + part * 1_000_000).to_string();
+            let words = |tree: &Path| {
+                let mut words = vec![ops.clone().into_os_string(), "run".into(), tree.into()];
+                words.extend([&part_seed, OPS, word].map(Into::into));
+                words.extend((copies > 0).then(|| "copied".into()));
+                words
+            };
+            let said = lab.command(&ops).args(&words(&plain)[1..]).output().unwrap().stdout;
+            let run = ["run", "--quiet", "--name", &name, "--"].map(std::ffi::OsString::from);
+            let ran = lab.fvm(run.into_iter().chain(words(&vm))).expect(0);
+            if ran.out.as_bytes() != said {
+                let said = String::from_utf8_lossy(&said);
+                wrong.push(format!("operations failed differently in part {part}:\n{said}\n{}", ran.out));
+            }
         }
         let before = Snapshot::of(&vm, i64::MAX);
         let commit = lab.fvm(["commit", &name]);
@@ -76,13 +89,22 @@ fn compare(user: User) {
 #[test]
 fn root_random_programs_committed_equal_a_plain_run() {
     if is_root("root_random_programs_committed_equal_a_plain_run") {
-        compare(User::Root);
+        compare(User::Root, 0);
     }
 }
 
 #[test]
 fn user_random_programs_committed_equal_a_plain_run() {
     if is_root("user_random_programs_committed_equal_a_plain_run") {
-        compare(User::Ordinary);
+        compare(User::Ordinary, 0);
+    }
+}
+
+#[test]
+fn root_and_user_random_programs_in_copies_committed_equal_a_plain_run() {
+    if is_root("root_and_user_random_programs_in_copies_committed_equal_a_plain_run") {
+        for user in [User::Root, User::Ordinary] {
+            compare(user, 2);
+        }
     }
 }

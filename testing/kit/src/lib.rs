@@ -128,6 +128,12 @@ impl Lab {
         Self { user, dir, ids }
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn user(&self) -> User {
+        self.user
+    }
+
     /// Its directory, owned by its user.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -36,9 +36,9 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     if out.json() {
         let summary = set.summary();
         let (vm, id) = (record.name.as_str(), record.id.as_str());
-        out.document(&Report { vm, id, state, summary, stores: fvm.keys(&record, &set), set: &set })?;
+        out.document(&Report { vm, id, state, summary, stores: fvm.keys(&record, &set)?, set: &set })?;
     } else {
-        let stores = fvm.keys(&record, &set);
+        let stores = fvm.keys(&record, &set)?;
         out.write(|w| render::status(w, &record, state, &set, &stores))?;
     }
     warn(out, &set);
@@ -48,8 +48,8 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
 /// `fvm diff`.
 pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
     let record = fvm.find(&args.name)?;
-    let input = fvm.scan_input(&record);
     let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
+    let input = fvm.scan_input(&record)?;
     if out.json() {
         diff_json(out, &input, &set)?;
     } else if args.name_only {
@@ -135,7 +135,7 @@ fn choose_keys(
     on_conflict: OnConflict,
 ) -> Result<Choice, Failure> {
     let mut chosen: BTreeMap<VmPath, BTreeSet<String>> = BTreeMap::new();
-    let stores = fvm.keys(record, set);
+    let stores = fvm.keys(record, set)?;
     for pattern in patterns {
         let matcher = fvm::key_pattern(pattern)?;
         let mut found = false;
@@ -168,7 +168,7 @@ fn choose(
         out.say("nothing to commit");
         return Ok(None);
     }
-    let input = fvm.scan_input(record);
+    let input = fvm.scan_input(record)?;
     let mut texts = |change: &Change| fvm::texts(&input, change).ok().flatten();
     let chosen = match interactive::review(&named, &mut texts, Front::here(out.json()))? {
         Outcome::Commit(chosen) if chosen.is_empty() => {
@@ -258,9 +258,10 @@ fn warn(out: &Output, set: &ChangeSet) {
 
 /// Everything on one screen after another, for the question after `fvm run`.
 pub fn review(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<(), Failure> {
-    let input = fvm.scan_input(record);
+    let input = fvm.scan_input(record)?;
+    let stores = fvm.keys(record, set)?;
     out.write(|w| {
-        render::status(w, record, fvm::model::VmState::Stopped, set, &fvm.keys(record, set))?;
+        render::status(w, record, fvm::model::VmState::Stopped, set, &stores)?;
         writeln!(w)?;
         render::patch(w, &input, set)
     })?;

@@ -1,8 +1,8 @@
-//! `rename`, `cp`: what becomes of whole VMs, and what passes in and out of them.
+//! `rename`, `copy`, `cp`: what becomes of whole VMs, and what passes in and out of them.
 
 use super::{run, vms::Row};
 use crate::Done;
-use crate::args::{Cp, Rename};
+use crate::args::{Copy, Cp, Rename};
 use crate::failure::Failure;
 use crate::output::Output;
 use fvm::Fvm;
@@ -18,6 +18,19 @@ pub fn rename(fvm: &Fvm, out: &Output, args: &Rename) -> Done {
         out.document(&Row::of(&renamed, VmState::Stopped))?;
     } else {
         out.say(&format!("{} is now {}", record.name, renamed.name));
+    }
+    Ok(exit::DONE)
+}
+
+/// `fvm copy`.
+pub fn copy(fvm: &Fvm, out: &Output, args: &Copy) -> Done {
+    let new = name(&args.copy)?;
+    let record = fvm.find(&args.name)?;
+    let copy = fvm.copy(&record, Some(&new), None)?;
+    if out.json() {
+        out.document(&Row::of(&copy, VmState::Stopped))?;
+    } else {
+        out.say(&format!("{} is as {} is now", copy.name, record.name));
     }
     Ok(exit::DONE)
 }

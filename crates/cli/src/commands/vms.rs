@@ -1,6 +1,6 @@
 //! `create`, `start`, `stop`, `kill`, `refresh`, `delete`, `list`, `inspect`, `ps`, `logs`, `explain`: VMs themselves.
 
-use crate::args::{Create, Delete, ExplainArgs, Stop};
+use crate::args::{Create, Delete, ExplainArgs, PolicyArgs, Stop};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
@@ -14,12 +14,14 @@ use std::io::Read;
 pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
     let name =
         fvm::vm_name(&args.name).map_err(|e| Failure::usage(e.to_string(), "for example: fvm create build-1"))?;
-    let (record, _lock) = fvm.create(&NewVm {
-        name: Some(name),
-        policy: args.policy.policy(fvm, out)?,
-        ephemeral: false,
-        user_home: dirs::user_home(),
-    })?;
+    let record = if let Some(from) = &args.from {
+        let policy = (args.policy != PolicyArgs::default()).then(|| args.policy.policy(fvm, out)).transpose()?;
+        fvm.copy(&fvm.find(from)?, Some(&name), policy)?
+    } else {
+        let policy = args.policy.policy(fvm, out)?;
+        let (name, user_home) = (Some(name), dirs::user_home());
+        fvm.create(&NewVm { name, policy, ephemeral: false, user_home })?.0
+    };
     if out.json() {
         out.document(&Row::of(&record, VmState::Stopped))?;
     } else {

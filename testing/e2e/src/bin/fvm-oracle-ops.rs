@@ -3,12 +3,13 @@
 //!
 //! ```text
 //!   fvm-oracle-ops base DIR SEED            makes a tree
-//!   fvm-oracle-ops run DIR SEED OPS root|user
+//!   fvm-oracle-ops run DIR SEED OPS root|user [copied]
 //!   fvm-oracle-ops show DIR                  prints the tree, as it is seen where this runs
 //!   fvm-oracle-ops essence DIR               the same without directories' times, and how files are stored
 //! ```
 //! `user`: leaves out what overlayfs does not let an ordinary user do as on a plain disk: renaming a directory of the
-//! host (EXDEV), and a hard link to a file of the host (the other name would not follow).
+//! host (EXDEV), and a hard link to a file of the host (the other name would not follow). `copied`: leaves out hard links, which
+//! come apart in a copy of the VM when one name is written, and sparse files, whose holes overlayfs fills when it copies them up.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 use fvm_kit::{Snapshot, splitmix};
@@ -28,8 +29,15 @@ fn main() {
         "base" => base(dir, seed()),
         "essence" => Snapshot::of(dir, i64::MAX).essences().iter().for_each(|line| println!("{line}")),
         "show" => Snapshot::of(dir, i64::MAX).lines().iter().for_each(|line| println!("{line}")),
-        _ => Program { state: seed() ^ 0x5eed, count: 0, made: Vec::new(), rootless: args[5] == "user" }
-            .run(dir, args[4].parse().unwrap()),
+        _ => Program {
+            state: seed() ^ 0x5eed,
+            count: 0,
+            made: Vec::new(),
+            rootless: args[5] == "user",
+            part: seed(),
+            copied: args.get(6).is_some(),
+        }
+        .run(dir, args[4].parse().unwrap()),
     }
 }
 
@@ -81,6 +89,8 @@ struct Program {
     count: u32,
     made: Vec<PathBuf>,
     rootless: bool,
+    copied: bool,
+    part: u64,
 }
 
 #[derive(Default)]
@@ -117,7 +127,8 @@ impl Program {
 
     fn fresh(&mut self, root: &Path, dirs: &[PathBuf]) -> PathBuf {
         self.count += 1;
-        let name = format!("n{}", self.count);
+        // What an earlier part made may be there, even as a FIFO, for which nobody waits.
+        let name = if self.copied { format!("n{}-{}", self.part, self.count) } else { format!("n{}", self.count) };
         self.one(dirs).unwrap_or_else(|| root.to_path_buf()).join(name)
     }
 
@@ -165,7 +176,7 @@ impl Program {
             10 if !self.rootless => exchange(&self.one(&tree.dirs)?, &self.one(&tree.dirs)?),
             11 => {
                 let from = self.one(&tree.files)?;
-                if self.rootless && !self.made.contains(&from) {
+                if self.copied || self.rootless && !self.made.contains(&from) {
                     return None;
                 }
                 fs::hard_link(from, self.fresh(root, &tree.dirs))
@@ -194,7 +205,7 @@ impl Program {
             )
             .map_err(Into::into),
             20 => rfs::lremovexattr(self.one(&both)?, format!("user.k{}", self.pick(3))).map_err(Into::into),
-            21 => {
+            21 if !self.copied => {
                 let path = self.fresh(root, &tree.dirs);
                 self.made.push(path.clone());
                 sparse(&path, self.pick(1 << 20) as u64)
