@@ -66,7 +66,7 @@ impl LayerScan<'_> {
         budget: &mut usize,
         warnings: &mut Vec<(std::path::PathBuf, &'static str)>,
     ) -> Option<String> {
-        let forked = self.input.forked;
+        let forked = self.input.based;
         let Some((rel, lower)) = &found.lower else {
             return self.created(found, handles).map(str::to_owned);
         };
@@ -94,7 +94,7 @@ impl LayerScan<'_> {
 
     /// A file that is compared with a host file.
     fn copied(&self, found: &Found, rel: &Path, lower: &Statx, handles: &Handles) -> Option<&'static str> {
-        let forked = self.input.forked;
+        let forked = self.input.based;
         let changed_since_fork = (time(lower.stx_ctime) > forked).then(|| since(lower, forked));
         let upper = found.upper.as_ref()?;
         // A part of it was committed: what is left was compared with just this version of the host's.

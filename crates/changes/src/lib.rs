@@ -59,8 +59,10 @@ pub struct ScanInput {
     pub layers: Vec<LayerView>,
     /// The class of overlay attributes to believe; the other one is the VM's own words.
     pub class: XattrClass,
-    /// When the VM was forked: host changes after this can be conflicts.
+    /// When the VM was forked.
     pub forked: Timestamp,
+    /// Since when the host is as its changes know it: changes of the host after this can be conflicts.
+    pub based: Timestamp,
     /// When the layers were copied, if they were: birth times from before say nothing.
     pub copied: Option<Timestamp>,
     /// fvm's own state: never looked below, on neither side.

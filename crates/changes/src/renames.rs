@@ -3,14 +3,14 @@
 //! ```text
 //!   root      upper g  origin = handle(h) ──┐
 //!             lower f  handle = h, deleted ─┴─► Renamed g, base f
-//!   rootless  upper g and exactly one deleted lower f of the same size, mtime and mode, and the same bytes; as root where the
+//!   rootless  upper g and exactly one deleted lower f of the same size, mtime, mode and bytes; as root where the
 //!             note says "copied up", but not from where
 //! ```
 //!
 //! Invariants: a removed host file is the base of at most one rename; a created file at a path that has a host file of
 //! its own type is `Modified`, never `Renamed` (so a swap is two modifications).
 
-use crate::compare::{Side, delta, meta, same_content};
+use crate::compare::{Side, meta, same_content};
 use crate::layer::{Candidate, LayerScan};
 use crate::lower::{Visit, Walked};
 use crate::overlay::Origin;
@@ -43,7 +43,14 @@ impl LayerScan<'_> {
     /// Turns deletion + creation of one file into a rename.
     pub(crate) fn match_renames(&mut self) -> Handles {
         if self.trusted() {
-            return self.match_by_handle();
+            let handles = self.match_by_handle();
+            // From a file system without handles, through another overlay, or from another machine.
+            let unnamed =
+                |f: &crate::layer::Found| f.upper.as_ref().is_some_and(|upper| upper.origin == Origin::Unnamed);
+            if self.found.iter().any(unnamed) {
+                self.match_by_content(unnamed);
+            }
+            return handles;
         }
         self.match_by_content(|_| true);
         Handles { known: HashSet::new(), complete: false }
@@ -86,11 +93,6 @@ impl LayerScan<'_> {
             if let Some(candidate) = by_handle.get(&handle).and_then(|list| list.iter().find(free)).copied() {
                 self.rename(found, candidate);
             }
-        }
-        // From a file system without handles, or through another overlay.
-        let unnamed = |f: &crate::layer::Found| f.upper.as_ref().is_some_and(|upper| upper.origin == Origin::Unnamed);
-        if self.found.iter().any(unnamed) {
-            self.match_by_content(unnamed);
         }
         handles
     }
@@ -154,11 +156,16 @@ impl LayerScan<'_> {
                 pair.1.push(index);
             }
         }
-        for (created, removed) in pairs.into_values() {
-            if let ([created], [removed]) = (&created[..], &removed[..])
-                && self.compare(*created, *removed).is_ok_and(|(same, _)| same)
-            {
-                self.rename(*created, *removed);
+        // Files of one length, written in one tick of the clock, are told apart by what they hold.
+        const SAME_MAX: usize = 8;
+        for (created, removed) in pairs.into_values().filter(|(c, r)| c.len() <= SAME_MAX && r.len() <= SAME_MAX) {
+            let same = |pair: &(usize, usize)| self.compare(pair.0, pair.1).is_ok_and(|(same, _)| same);
+            let all = created.iter().flat_map(|c| removed.iter().map(|r| (*c, *r)));
+            let equal: Vec<(usize, usize)> = all.filter(same).collect();
+            for (created, removed) in &equal {
+                if equal.iter().filter(|(c, r)| c == created || r == removed).count() == 1 {
+                    self.rename(*created, *removed);
+                }
             }
         }
     }
@@ -172,7 +179,7 @@ impl LayerScan<'_> {
         let (lower_dir, lower_name) = self.lower_parent(&candidate.rel)?;
         let upper = Side { dir: &upper_dir, name: upper_name, stat: &upper_stat };
         let lower = Side { dir: &lower_dir, name: lower_name, stat: &candidate.stat };
-        Ok((same_content(upper, lower)?, delta(upper, lower)?))
+        Ok((same_content(upper, lower)?, self.meta_delta(upper, lower)?))
     }
 
     fn rename(&mut self, found: usize, candidate: usize) {

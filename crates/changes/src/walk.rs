@@ -213,7 +213,7 @@ impl LayerScan<'_> {
             self.seen.insert(handle);
         }
         let same = same_content(upper, lower)?;
-        let meta = delta(upper, lower)?;
+        let meta = self.meta_delta(upper, lower)?;
         let kind = match (same, meta.any()) {
             (false, _) => ChangeKind::Modified { meta },
             (true, true) => ChangeKind::Metadata { meta },
@@ -247,7 +247,7 @@ impl LayerScan<'_> {
             };
             let from_stat = from_dir.stat(Path::new(""))?;
             let side = Side { dir: &from_dir, name: Path::new(""), stat: &from_stat };
-            let meta = self.dir_delta(&rel, upper, side)?;
+            let meta = self.dir_delta(&rel, upper, side, &marks)?;
             let kind = ChangeKind::Renamed { modified: false, meta };
             self.push(&rel, kind, Some((upper, marks.origin)), Some((from.clone(), from_stat)))?;
             return Ok(Pending { rel, lower: Some(from), opaque: false });
@@ -255,11 +255,11 @@ impl LayerScan<'_> {
         let lost = self.lost.contains(&rel) || (marks.origin != Origin::Absent && !marks.opaque);
         match (lower, lower_dir) {
             (Some((l, s)), Some(lower_dir)) if file_type(&s) == FileType::Directory && !self.lost.contains(&rel) => {
-                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name: upper.name, stat: &s })?;
+                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name: upper.name, stat: &s }, &marks)?;
                 // A directory that both sides made after the fork: the VM removed nothing from the host's.
                 // All in a replaced directory is, unless the kernel noted that it was moved back here.
                 let opaque = marks.opaque || (at.opaque && !self.at_home.contains(&rel));
-                let both_new = opaque && birth(&s).is_some_and(|b| b > self.input.forked);
+                let both_new = opaque && birth(&s).is_some_and(|b| b > self.input.based);
                 if meta.any() && !both_new {
                     self.push(&rel, ChangeKind::Metadata { meta }, Some((upper, marks.origin)), Some((l.clone(), s)))?;
                 }
@@ -277,15 +277,22 @@ impl LayerScan<'_> {
         }
     }
 
+    /// What differs in the metadata. In an ordinary user's VM there is one owner, whoever imported it: it says nothing.
+    pub(crate) fn meta_delta(&self, upper: Side<'_>, lower: Side<'_>) -> Result<MetaDelta, Errno> {
+        let meta = delta(upper, lower)?;
+        Ok(MetaDelta { owner: meta.owner && self.trusted(), ..meta })
+    }
+
     /// Metadata of a directory. Its mtime follows its entries, so it is a change only when it was set by hand (to
     /// before the fork or to the future); else the directory is noted as touched. An mtime that was merely copied up
     /// long ago, while the host's has moved on, is neither.
-    fn dir_delta(&mut self, rel: &Path, upper: Side<'_>, lower: Side<'_>) -> Result<MetaDelta, Errno> {
+    fn dir_delta(&mut self, rel: &Path, upper: Side<'_>, lower: Side<'_>, marks: &Marks) -> Result<MetaDelta, Errno> {
         // An ordinary user gives no directory away: the VM was given its own copy of another user's directory.
-        if !self.trusted() && upper.stat.stx_uid != lower.stat.stx_uid {
+        let given = marks.origin == Origin::Absent && upper.stat.stx_uid != lower.stat.stx_uid;
+        if !self.trusted() && given {
             return Ok(MetaDelta::default());
         }
-        let mut meta = delta(upper, lower)?;
+        let mut meta = self.meta_delta(upper, lower)?;
         if meta.times {
             let (ours, theirs) = (time(upper.stat.stx_mtime), time(lower.stat.stx_mtime));
             let future = Timestamp { secs: self.now.secs.saturating_add(FUTURE_SECS), nanos: 0 };

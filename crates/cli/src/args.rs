@@ -67,6 +67,10 @@ pub enum Command {
     Rename(Rename),
     /// Make a VM that is as a stopped one is now; what both hold is on the disk once
     Copy(Copy),
+    /// Write a stopped VM to a file: what it changed, its policy, its logs
+    Export(Export),
+    /// Make a VM of such a file, also of another user's or machine's
+    Import(Import),
     /// List the VMs
     #[command(visible_alias = "ls")]
     List,
@@ -332,6 +336,31 @@ pub struct Create {
     #[arg(long, value_name = "VM")]
     pub from: Option<String>,
     /// What the VM may use.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// `fvm export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A stopped VM
+    pub name: String,
+    /// The file, replaced if it is there; - for standard output
+    pub file: PathBuf,
+}
+
+/// `fvm import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// What 'fvm export' wrote; - for standard input
+    pub file: PathBuf,
+    /// Name of the VM [default: that which it had]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Whoever made the file is trusted: its policy may open what it opened there, and directories may stand for others
+    #[arg(long)]
+    pub trust: bool,
+    /// What the VM may use, instead of what its own policy says.
     #[command(flatten)]
     pub policy: PolicyArgs,
 }

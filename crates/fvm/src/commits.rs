@@ -62,7 +62,7 @@ impl Fvm {
             }
             other => other,
         })?;
-        Ok(plan.with_forked(record.forked))
+        Ok(plan.with_forked(crate::based(record)))
     }
 
     /// The keys that `set` changes in keyed stores, such as `/etc/passwd` or dconf's database, file by file.
@@ -195,8 +195,9 @@ impl Fvm {
         let after = after::decode(after)?;
         fvm_changes::forget(&self.scan_input(record)?, after.what())?;
         self.bases(record).renew(after.paths().as_ref());
+        self.forget_unlike(record, after.paths().as_ref())?;
         if after.all {
-            self.home.save(&VmRecord { forked: now, ..record.clone() }, true)?;
+            self.home.save(&VmRecord { forked: now, imported: None, ..record.clone() }, true)?;
         }
         Ok(())
     }

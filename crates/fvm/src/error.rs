@@ -20,7 +20,7 @@ pub enum FvmError {
     #[error(transparent)]
     Stack(#[from] fvm_changes::StackError),
     /// A host file of several names cannot be followed into a copy.
-    #[error("cannot copy '{name}': it changed '{path}', which the host has under other names too")]
+    #[error("cannot take all of '{name}' along: it changed '{path}', which the host has under other names too")]
     Alias {
         /// The VM.
         name: VmName,
@@ -41,6 +41,17 @@ pub enum FvmError {
         /// What runs.
         program: &'static str,
     },
+    /// A VM did not get into a file, or out of one.
+    #[error("cannot {what}: {why}")]
+    Archive {
+        /// What was attempted, with its object.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// The same, of the file itself.
+    #[error("cannot import it: {0}")]
+    Import(#[from] fvm_transfer::TransferError),
     /// Files did not get in or out of a VM.
     #[error("cannot copy '{what}': {why}")]
     Copy {
@@ -95,6 +106,9 @@ impl FvmError {
                 Some(format!("'fvm start {name}' starts it; 'fvm run --name {name} -- CMD' runs one program in it"))
             }
             Self::Live { .. } => Some("'wineserver -w' waits for its end, 'wineserver -k' ends it".into()),
+            Self::Import(fvm_transfer::TransferError::Refused { why, .. }) if why.contains("stands for another") => {
+                Some("so does one that the VM moved; '--trust' takes it, if you trust who made the archive".into())
+            }
             Self::Alias { name, path } => Some(format!("'fvm commit {name} {path}' or 'fvm discard {name} {path}' first")),
             Self::Policy(_) => Some("'fvm policy list' names those there are, 'fvm policy show NAME' shows one".into()),
             Self::Lacks { .. } => Some("'fvm doctor' says what to do about it; --allow-partial starts without it".into()),

@@ -27,6 +27,7 @@ mod copy;
 mod error;
 mod interrupts;
 mod live;
+mod migrate;
 mod policies;
 mod settle;
 mod stack;
@@ -48,6 +49,7 @@ pub use fvm_vm::service::log as service_log;
 pub use fvm_vm::usage::Usage;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, Step, Timeout, VmError, VmLock};
 pub use interrupts::Interrupts;
+pub use migrate::{Imported, Machine};
 pub use policies::{PolicyEntry, policies, policy, unenforced};
 
 use fvm_changes::LayerView;
@@ -318,6 +320,7 @@ impl Fvm {
             layers: self.layer_views(record, anew)?,
             class: record.mode.xattr_class(),
             forked: record.forked,
+            based: based(record),
             copied: record.copied,
             known: self.bases(record).known(),
             excluded: self.home.masked(record),
@@ -341,8 +344,9 @@ impl Fvm {
                 change.uncommittable = Some("fvm's own state lies below it".into());
             }
         }
+        self.mark_unlike(record, &mut set);
         if !record.ephemeral {
-            self.bases(record).keep_after_scan(&set.changes, record.forked);
+            self.bases(record).keep_after_scan(&set.changes, based(record));
         }
         Ok(set)
     }
@@ -409,7 +413,7 @@ impl Fvm {
             if let Some(lock) = self.home.try_lock(&record.id)? {
                 let now = self.home.load(&record.id)?;
                 // Its last commit may have made it anew; all else must be as the caller knows it.
-                let same = VmRecord { forked: record.forked, ..now } == *record;
+                let same = VmRecord { forked: record.forked, imported: record.imported, ..now } == *record;
                 return if same { Ok(lock) } else { Err(VmError::Changed(record.name.clone()).into()) };
             }
             if lifecycle::info(&self.home, record).is_ok() {
@@ -428,6 +432,11 @@ impl Fvm {
         let views = self.layer_views(record, false)?;
         Ok(views.into_iter().filter(|view| view.layer.kind != LayerKind::File).map(of).collect())
     }
+}
+
+/// Since when host changes are conflicts.
+fn based(record: &VmRecord) -> model::Timestamp {
+    record.imported.unwrap_or(record.forked)
 }
 
 fn facts() -> Result<HostFacts, FvmError> {

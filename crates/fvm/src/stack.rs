@@ -168,13 +168,17 @@ impl Fvm {
             let _rubbish = remove(place.as_path());
         }
         let (copy, _lock) = made?;
-        self.copy_bases(&record, &copy);
+        self.copy_bases(&record, &copy)?;
         Ok(copy)
     }
 
-    fn copy_bases(&self, from: &VmRecord, to: &VmRecord) {
+    fn copy_bases(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {
         // A base is a convenience: without one, a conflict is told, not merged.
-        let (from, to) = (self.home.vm_dir(&from.id).join("bases"), self.home.vm_dir(&to.id).join("bases"));
+        let (from, to) = (self.home.vm_dir(&from.id), self.home.vm_dir(&to.id));
+        if from.join("unlike").exists() {
+            copy_file(&from.join("unlike"), &to.join("unlike"))?;
+        }
+        let (from, to) = (from.join("bases"), to.join("bases"));
         if let Ok(entries) = std::fs::read_dir(from)
             && create(&to).is_ok()
         {
@@ -182,6 +186,7 @@ impl Fvm {
                 let _without = copy_file(&entry.path(), &to.join(entry.file_name()));
             }
         }
+        Ok(())
     }
 
     /// Below other layers, an index says nothing any more: it must not be needed.

@@ -202,6 +202,9 @@ pub struct VmRecord {
     /// own and the host. Nobody writes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub below: Vec<HostPath>,
+    /// When it came from another state directory, which may be another machine's: from then on host changes are conflicts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Timestamp>,
     /// What its layers hold from before then was copied: when it was written first, is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<Timestamp>,

@@ -3,17 +3,23 @@
 //! ```text
 //!   host's tree ── pack ──► tar stream ──► a program in the VM
 //!   a program in the VM ──► tar stream ── unpack ──► TreeWriter ──► host's tree
+//!   a VM's layers ── ArchiveWriter ──► zstd(tar) ── ArchiveReader ──► layers of another
 //! ```
 //!
 //! Invariants: a stream that comes from a VM is hostile. What is written stays below the directory that was given and never
 //! goes through a name that was there before or that the stream made a link of; an entry's path is relative, without `.`
 //! and `..`; entries, names and bytes are bounded by [`Limits`]. Holes stay holes. What cannot be taken along is said.
 
+mod archive;
 mod pack;
+pub mod pax;
+mod restore;
 mod tree;
 mod unpack;
 
+pub use archive::ArchiveWriter;
 pub use pack::pack;
+pub use restore::{ArchiveReader, MANIFEST, Owners};
 pub use tree::TreeWriter;
 pub use unpack::unpack;
 

@@ -494,6 +494,7 @@ mod tests {
             layers_dir: HostPath::new("/nowhere").unwrap(),
             layers: vec![Layer { n: 0, host: HostPath::root(), kind: LayerKind::Overlay }],
             below: Vec::new(),
+            imported: None,
             copied: None,
             reached: Vec::new(),
         }

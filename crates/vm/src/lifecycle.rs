@@ -168,6 +168,7 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
         layers_dir: HostPath::new(layers_dir).map_err(|e| VmError::Internal(e.to_string()))?,
         layers: Vec::new(),
         below: Vec::new(),
+        imported: None,
         copied: None,
         reached: Vec::new(),
         id,

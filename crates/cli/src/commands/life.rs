@@ -1,12 +1,13 @@
-//! `rename`, `copy`, `cp`: what becomes of whole VMs, and what passes in and out of them.
+//! `rename`, `copy`, `export`, `import`, `cp`: what becomes of whole VMs, and what passes in and out of them.
 
 use super::{run, vms::Row};
 use crate::Done;
-use crate::args::{Copy, Cp, Rename};
+use crate::args::{Copy, Cp, Export, Import, PolicyArgs, Rename};
 use crate::failure::Failure;
 use crate::output::Output;
 use fvm::Fvm;
 use fvm::model::{VmName, VmState, exit};
+use std::io::{BufWriter, IsTerminal};
 use std::path::Path;
 
 /// `fvm rename`.
@@ -31,6 +32,77 @@ pub fn copy(fvm: &Fvm, out: &Output, args: &Copy) -> Done {
         out.document(&Row::of(&copy, VmState::Stopped))?;
     } else {
         out.say(&format!("{} is as {} is now", copy.name, record.name));
+    }
+    Ok(exit::DONE)
+}
+
+/// `fvm export`.
+pub fn export(fvm: &Fvm, out: &Output, args: &Export) -> Done {
+    let record = fvm.find(&args.name)?;
+    let remarks = if args.file == Path::new("-") {
+        if std::io::stdout().is_terminal() {
+            return Err(Failure::usage("an archive is not for a terminal", "name a file, or pipe it somewhere"));
+        }
+        fvm.export(&record, std::io::stdout().lock())?
+    } else {
+        // Whole, or not at all: what is there is replaced at the end.
+        let above = args.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let failed = |e: &dyn std::fmt::Display| {
+            Failure::new(
+                format!("cannot write '{}': {e}", args.file.display()),
+                "name a file in a directory that you may write",
+            )
+        };
+        let mut file = tempfile::Builder::new().prefix(".fvm-export-").tempfile_in(above).map_err(|e| failed(&e))?;
+        let what = format!("exporting {}", record.name);
+        let remarks = out.during(&what, || fvm.export(&record, BufWriter::new(&mut file)))?;
+        file.as_file().sync_all().map_err(|e| failed(&e))?;
+        file.persist(&args.file).map_err(|e| failed(&e))?;
+        remarks
+    };
+    for remark in remarks {
+        out.say(&remark);
+    }
+    Ok(exit::DONE)
+}
+
+/// `fvm import`.
+pub fn import(fvm: &Fvm, out: &Output, args: &Import) -> Done {
+    #[derive(serde::Serialize)]
+    struct Report<'a> {
+        #[serde(flatten)]
+        row: Row<'a>,
+        machine: &'a fvm::Machine,
+        unlike: &'a [fvm::model::HostPath],
+        left_out: &'a [&'static str],
+    }
+    let name = args.name.as_deref().map(name).transpose()?;
+    let policy = (args.policy != PolicyArgs::default()).then(|| args.policy.policy(fvm, out)).transpose()?;
+    let imported = if args.file == Path::new("-") {
+        fvm.import(std::io::stdin().lock(), name.as_ref(), policy, args.trust)?
+    } else {
+        let file = std::fs::File::open(&args.file).map_err(|e| {
+            Failure::new(format!("cannot open '{}': {e}", args.file.display()), "'fvm export' writes such files")
+        })?;
+        let what = format!("importing {}", args.file.display());
+        out.during(&what, || fvm.import(file, name.as_ref(), policy, args.trust))?
+    };
+    let (record, machine) = (&imported.record, &imported.machine);
+    if out.json() {
+        let row = Row::of(record, VmState::Stopped);
+        out.document(&Report { row, machine, unlike: &imported.unlike, left_out: &imported.closed })?;
+        return Ok(exit::DONE);
+    }
+    out.say(&format!("{} was made on {} ({}, {})", record.name, machine.system, machine.kernel, machine.architecture));
+    for what in &imported.closed {
+        out.say(&format!("its policy is without {what}: --trust leaves it as it was"));
+    }
+    const SHOWN: usize = 20;
+    for path in imported.unlike.iter().take(SHOWN) {
+        out.say(&format!("{path} is not here as it was there: what the VM did to it is a conflict"));
+    }
+    if imported.unlike.len() > SHOWN {
+        out.say(&format!("... and {} more: 'fvm status {}' shows them", imported.unlike.len() - SHOWN, record.name));
     }
     Ok(exit::DONE)
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
-//!   life     rename, copy, cp                 VMs among each other, and their files
+//!   life     rename, copy, export ...                 VMs among each other, and their files
 //!   stats    stats, top                    what VMs use
 //!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
@@ -61,6 +61,8 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Cp(args) => life::cp(&fvm, out, &args),
         Command::Rename(args) => life::rename(&fvm, out, &args),
         Command::Copy(args) => life::copy(&fvm, out, &args),
+        Command::Export(args) => life::export(&fvm, out, &args),
+        Command::Import(args) => life::import(&fvm, out, &args),
         Command::Delete(args) => vms::delete(&fvm, out, &args),
         Command::List => vms::list(&fvm, out),
         Command::Inspect(args) => vms::inspect(&fvm, out, &args.name),
