@@ -105,6 +105,7 @@ impl FvmError {
             Self::Vm(VmError::NotRunning(name)) => {
                 Some(format!("'fvm start {name}' starts it; 'fvm run --name {name} -- CMD' runs one program in it"))
             }
+            Self::Vm(VmError::UsersVm(name)) => Some(format!("'fvm export {name} FILE' takes it to a user")),
             Self::Live { .. } => Some("'wineserver -w' waits for its end, 'wineserver -k' ends it".into()),
             Self::Import(fvm_transfer::TransferError::Refused { why, .. }) if why.contains("stands for another") => {
                 Some("so does one that the VM moved; '--trust' takes it, if you trust who made the archive".into())

@@ -26,6 +26,9 @@ pub enum VmError {
     /// Names are unique.
     #[error("there already is a VM '{0}'")]
     NameTaken(VmName),
+    /// Root is more in an ordinary user's VM than that user: a root whose identity is the host's, with nothing locked.
+    #[error("'{0}' is an ordinary user's VM: root can review and commit it, but not start it")]
+    UsersVm(VmName),
     /// `vm.json` or `format` cannot be used.
     #[error("cannot use {}: {why}", .path.display())]
     BadRecord {

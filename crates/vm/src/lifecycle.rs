@@ -246,6 +246,9 @@ pub fn boot(
     call: &Call,
 ) -> Result<Running, VmError> {
     record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
+    if record.mode == Mode::Rootless && mode_for(facts) != Mode::Rootless {
+        return Err(VmError::UsersVm(record.name.clone()));
+    }
     let blueprint = plan(home, facts, &record);
     if blueprint.layers != record.layers {
         record.layers.clone_from(&blueprint.layers);

@@ -45,6 +45,10 @@ fn user_to_root_and_back_a_vm_is_the_same_everywhere() {
     let said = root.fvm(["import", &archive]).expect(0).err;
     assert!(said.contains("v was made on") && !said.contains("conflict"), "{said}");
     assert!(told(&root, "v") == first, "{:?}\n{:?}", told(&root, "v").0, first.0);
+    // Its root would be the host's, with nothing locked.
+    for words in [vec!["run", "--name", "v", "--", "true"], vec!["start", "v"]] {
+        assert!(root.fvm(words).err.contains("is an ordinary user's VM"));
+    }
     root.fvm(["export", "v", "second.fvm"]).expect(0);
     root.sh(&format!(
         "cp second.fvm {}; chmod 644 {}/second.fvm; chmod 755 .",
