@@ -27,7 +27,7 @@ use tar::EntryType;
 /// The first entry.
 pub const MANIFEST: &str = "manifest.json";
 /// Longest manifest.
-const MANIFEST_MAX_BYTES: u64 = 1 << 30;
+const MANIFEST_MAX_BYTES: u64 = 256 << 20;
 /// Longest extended header: paths, and attributes as long as Linux has them.
 const PAX_MAX_BYTES: u64 = 1 << 20;
 /// Longest list of sums.
@@ -209,13 +209,7 @@ impl Writer {
         let path = &head.path;
         let Self { top, owners, limits, open, last } = self;
         limits.take_entry(path)?;
-        let mut parts = path.components().map(|part| part.as_os_str());
-        let known = match parts.next().and_then(OsStr::to_str) {
-            Some("layers" | "bases") => true,
-            Some("output.log" | "services.log") => parts.next().is_none() && head.kind == EntryType::Regular,
-            _ => false,
-        };
-        if !is_inside(path) || path.as_os_str().is_empty() || !known {
+        if !is_inside(path) || !has_place(path, head.kind) {
             return Err(TransferError::refused(path, "an archive of a VM holds no such entry"));
         }
         let is_move = |(attr, _): &(OsString, Vec<u8>)| {
@@ -243,8 +237,9 @@ impl Writer {
             }
             EntryType::Link => {
                 let first = PathBuf::from(OsString::from_vec(head.link.clone().unwrap_or_default()));
-                if !is_inside(&first) || first.as_os_str().is_empty() {
-                    return Err(TransferError::refused(path, "a hard link to outside the archive"));
+                // What the VM is told by is not the VM's to write.
+                if !is_inside(&first) || !is_in_upper(&first) {
+                    return Err(TransferError::refused(path, "a hard link to outside the VM's layers"));
                 }
                 let from = top.beneath_deep(first.parent().unwrap_or(Path::new(""))).map_err(fail("link"))?;
                 let from_name = first.file_name().unwrap_or_default();
@@ -275,6 +270,30 @@ impl Writer {
             dress(self.owners, &dir, Path::new(""), &head).map_err(|e| TransferError::io("finish", &head.path, e))?;
         }
         fs::syncfs(self.top.as_fd()).map_err(|e| TransferError::io("sync", Path::new(""), e))
+    }
+}
+
+/// Whether a VM's own files lie there.
+fn is_in_upper(path: &Path) -> bool {
+    let parts: Vec<&[u8]> = path.iter().map(OsStrExt::as_bytes).collect();
+    matches!(&parts[..], [b"layers", n, b"upper", _, ..] if is_number(n))
+}
+
+fn is_number(text: &[u8]) -> bool {
+    !text.is_empty() && text.len() <= 6 && text.iter().all(u8::is_ascii_digit)
+}
+
+/// Whether an entry of this kind may be there. Whatever fvm reaches by its name is a directory or file of the archive's own, never a
+/// link: through `layers/0/upper -> /` a VM would write to the host.
+fn has_place(path: &Path, kind: EntryType) -> bool {
+    let parts: Vec<&[u8]> = path.iter().map(OsStrExt::as_bytes).collect();
+    match &parts[..] {
+        [b"layers" | b"bases"] => kind == EntryType::Directory,
+        [b"layers", n] => kind == EntryType::Directory && is_number(n),
+        [b"layers", n, b"upper"] => kind == EntryType::Directory && is_number(n),
+        [b"layers", n, b"file"] => kind == EntryType::Regular && is_number(n),
+        [b"bases", _] | [b"output.log" | b"services.log"] => kind == EntryType::Regular,
+        _ => is_in_upper(path),
     }
 }
 
@@ -320,7 +339,7 @@ fn dress(owners: Owners, dir: &Dir, name: &Path, head: &Head) -> Result<(), Errn
     let (uid, gid) = owners.all.unwrap_or(head.owner);
     fs::chownat(dir, here, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
     let origin = format!("{}origin", owners.class.prefix());
-    for (attr, value) in head.xattrs.iter().filter(|(attr, _)| may_have(owners.class, attr)) {
+    for (attr, value) in head.xattrs.iter().filter(|(attr, value)| may_have(owners.class, attr, value)) {
         // From which inode of another disk a file was copied up, says nothing here; that it was, does.
         let value = if attr.as_bytes() == origin.as_bytes() { &[][..] } else { value };
         match dir.set_xattr(name, attr, value) {
@@ -339,15 +358,146 @@ fn dress(owners: Owners, dir: &Dir, name: &Path, head: &Head) -> Result<(), Errn
 }
 
 /// Of overlayfs's own notes, those that a VM's doings leave and that are the host's everywhere; and what a VM itself may set.
-fn may_have(class: XattrClass, attr: &OsStr) -> bool {
+fn may_have(class: XattrClass, attr: &OsStr, value: &[u8]) -> bool {
     let attr = attr.as_bytes();
     let prefix = class.prefix().as_bytes();
     if let Some(note) = attr.strip_prefix(prefix) {
         return matches!(note, b"opaque" | b"redirect" | b"origin") || note.starts_with(b"overlay.");
     }
-    // The other class's are no notes here, but the VM's words, which only root's VMs can have of their own.
     match class {
-        XattrClass::Trusted => !attr.starts_with(b"trusted."),
         XattrClass::User => attr.starts_with(b"user."),
+        // Capabilities in a user namespace only (VFS_CAP_REVISION_3), as the kernel writes a VM's: others would be the host's.
+        XattrClass::Trusted if attr == b"security.capability" => value.get(3) == Some(&3),
+        XattrClass::Trusted => attr.starts_with(b"user.") || attr.starts_with(b"system."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ArchiveWriter;
+
+    /// An archive as a stranger would write it: kind, path, link.
+    fn forged(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut sums = sum_line(&Sha256::digest(b"{}"), Path::new(MANIFEST));
+        let mut add = |kind: EntryType, path: &str, link: &str, content: &[u8]| {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1);
+            header.set_device_major(0).and_then(|()| header.set_device_minor(0)).unwrap();
+            header.set_size(content.len() as u64);
+            let ustar = header.as_ustar_mut().unwrap();
+            ustar.name[..path.len()].copy_from_slice(path.as_bytes());
+            ustar.linkname[..link.len()].copy_from_slice(link.as_bytes());
+            header.set_cksum();
+            builder.append(&header, content).unwrap();
+        };
+        add(EntryType::Regular, MANIFEST, "", b"{}");
+        for (kind, path, link) in entries {
+            add(*kind, path, link, b"");
+            if *kind == EntryType::Regular {
+                sums.extend(sum_line(&Sha256::digest(b""), Path::new(path)));
+            }
+        }
+        add(EntryType::Regular, SUMS, "", &sums);
+        zstd::encode_all(&builder.into_inner().unwrap()[..], 1).unwrap()
+    }
+
+    fn restored(archive: &[u8]) -> (tempfile::TempDir, Result<(), TransferError>) {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("vm.json"), "the record").unwrap();
+        let owners = Owners { all: None, class: XattrClass::User, moves: false };
+        let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let owners = Owners { all: Some(me), ..owners };
+        let result = ArchiveReader::new(archive).and_then(|reader| {
+            reader.restore(|_| Ok::<_, TransferError>(((), Dir::open_root(tmp.path()).unwrap(), owners)))
+        });
+        (tmp, result)
+    }
+
+    use EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
+
+    const TOP: [(EntryType, &str, &str); 3] =
+        [(Directory, "layers", ""), (Directory, "layers/0", ""), (Directory, "layers/0/upper", "")];
+
+    #[test]
+    fn nothing_leads_out_of_what_the_vm_may_write() {
+        let good: &[_] = &[
+            (Regular, "layers/0/upper/f", ""),
+            (Link, "layers/0/upper/g", "layers/0/upper/f"),
+            (Symlink, "layers/0/upper/s", "/etc"),
+            (Fifo, "layers/0/upper/p", ""),
+            (Char, "layers/0/upper/gone", ""),
+        ];
+        let (tmp, result) = restored(&forged(&[&TOP[..], good].concat()));
+        result.unwrap();
+        assert!(tmp.path().join("layers/0/upper/s").symlink_metadata().unwrap().is_symlink());
+        for bad in [
+            &[(Symlink, "layers", "/")][..],
+            &[TOP[0], (Symlink, "layers/0", "/")],
+            &[TOP[0], TOP[1], (Symlink, "layers/0/upper", "/")],
+            &[TOP[0], TOP[1], (Symlink, "layers/0/file", "/etc/shadow")],
+            &[TOP[0], TOP[1], (Directory, "layers/0/work", "")],
+            &[TOP[0], TOP[1], (Directory, "layers/0/skeleton", "")],
+            &[TOP[0], (Directory, "layers/4294967295", "")],
+            &[TOP[0], TOP[1], TOP[2], (Link, "layers/0/upper/record", "vm.json")],
+            &[TOP[0], TOP[1], TOP[2], (Link, "layers/0/upper/record", "layers/../vm.json")],
+            &[TOP[0], TOP[1], TOP[2], (Symlink, "layers/0/upper/s", "/tmp"), (Regular, "layers/0/upper/s/f", "")],
+            &[TOP[0], TOP[1], TOP[2], (Regular, "layers/0/upper/f", ""), (Regular, "layers/0/upper/f", "")],
+            &[TOP[0], TOP[1], TOP[2], (Block, "layers/0/upper/b", "")],
+            &[(Regular, "vm.json", "")],
+            &[(Regular, "lock", "")],
+            &[(Regular, "../f", "")],
+            &[(Symlink, "output.log", "/etc/passwd")],
+            &[(Directory, "bases", ""), (Symlink, "bases/x", "/etc/passwd")],
+        ] {
+            let (tmp, result) = restored(&forged(bad));
+            assert!(
+                matches!(result, Err(TransferError::Refused { .. } | TransferError::Io { .. })),
+                "{bad:?}: {result:?}"
+            );
+            assert_eq!(std::fs::read(tmp.path().join("vm.json")).unwrap(), b"the record", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_bit_of_an_archive_counts() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tmp.path().join("upper")).unwrap();
+        std::fs::write(tmp.path().join("upper/f"), "some content\n".repeat(50)).unwrap();
+        let mut writer = ArchiveWriter::new(Vec::new()).unwrap();
+        writer.bytes(MANIFEST, b"{}").unwrap();
+        for dir in ["layers", "layers/0"] {
+            writer.directory_of(dir).unwrap();
+        }
+        let dir = Dir::open_root(tmp.path()).unwrap();
+        writer.tree(Path::new("layers/0/upper"), &dir, Path::new("upper")).unwrap();
+        let (archive, remarks) = writer.finish().unwrap();
+        assert!(remarks.is_empty());
+        let content = |there: &tempfile::TempDir| std::fs::read(there.path().join("layers/0/upper/f")).unwrap();
+        let (there, result) = restored(&archive);
+        result.unwrap();
+        assert_eq!(content(&there), "some content\n".repeat(50).as_bytes());
+        for at in 0..archive.len() {
+            let mut bent = archive.clone();
+            bent[at] ^= 0x10;
+            // Some bits of a zstd frame say nothing: then all is as it was.
+            let (bent, result) = restored(&bent);
+            assert!(result.is_err() || content(&bent) == content(&there), "{at}");
+            assert!(restored(&archive[..at]).1.is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn capabilities_of_the_host_are_not_taken() {
+        let has = |attr: &str, value: &[u8]| may_have(XattrClass::Trusted, OsStr::new(attr), value);
+        assert!(has("security.capability", &[1, 0, 0, 3]) && !has("security.capability", &[1, 0, 0, 2]));
+        assert!(!has("trusted.x", b"") && !has("trusted.overlay.metacopy", b"") && !has("security.ima", b""));
+        assert!(has("trusted.overlay.opaque", b"y") && has("trusted.overlay.overlay.opaque", b"y"));
+        assert!(!may_have(XattrClass::User, OsStr::new("trusted.overlay.redirect"), b"/"));
     }
 }

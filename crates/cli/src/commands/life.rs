@@ -1,10 +1,10 @@
 //! `rename`, `copy`, `export`, `import`, `cp`: what becomes of whole VMs, and what passes in and out of them.
 
 use super::{run, vms::Row};
-use crate::Done;
 use crate::args::{Copy, Cp, Export, Import, PolicyArgs, Rename};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::{Done, dirs};
 use fvm::Fvm;
 use fvm::model::{VmName, VmState, exit};
 use std::io::{BufWriter, IsTerminal};
@@ -77,7 +77,9 @@ pub fn import(fvm: &Fvm, out: &Output, args: &Import) -> Done {
         left_out: &'a [&'static str],
     }
     let name = args.name.as_deref().map(name).transpose()?;
-    let policy = (args.policy != PolicyArgs::default()).then(|| args.policy.policy(fvm, out)).transpose()?;
+    // A stranger's policy does not replace one that is asked for everywhere.
+    let is_asked_for = args.policy != PolicyArgs::default() || dirs::usual_policy().is_some() && !args.trust;
+    let policy = is_asked_for.then(|| args.policy.policy(fvm, out)).transpose()?;
     let imported = if args.file == Path::new("-") {
         fvm.import(std::io::stdin().lock(), name.as_ref(), policy, args.trust)?
     } else {
