@@ -178,6 +178,12 @@ pub struct PolicyArgs {
     /// How many processes and threads it may have
     #[arg(long, value_name = "NUMBER")]
     pub pids: Option<String>,
+    /// How much its changes may take on the disk, such as 10G
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<String>,
+    /// Its share of the disks when they are busy; that of others is 100
+    #[arg(long, value_name = "NUMBER")]
+    pub io_weight: Option<String>,
     /// What it calls its machine
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
@@ -377,7 +383,7 @@ pub struct Copy {
 /// A command on one VM.
 #[derive(Debug, Args)]
 pub struct Named {
-    /// Name of the VM, or the beginning of its id
+    /// Name of the VM, or the beginning of its id (four digits or more)
     pub name: String,
 }
 

@@ -245,7 +245,7 @@ impl Fvm {
     /// What the layers of a VM take on the disk, in bytes.
     #[must_use]
     pub fn disk(&self, record: &VmRecord) -> u64 {
-        fvm_vm::usage::disk(record)
+        fvm_vm::disk::taken(&self.home, record).unwrap_or_else(|| fvm_vm::usage::disk(record))
     }
 
     /// The processes of a running VM.

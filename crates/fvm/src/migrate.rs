@@ -13,7 +13,7 @@
 
 use crate::{Fvm, FvmError, NewVm, facts};
 use fvm_changes::ScanInput;
-use fvm_model::path::Bytes;
+use fvm_model::path::{Bytes, printable};
 use fvm_model::vm::{FORMAT, XattrClass};
 use fvm_model::{
     Change, ChangeKind, ChangeSet, FileType, HostPath, LayerKind, Mode, Network, Policy, Timestamp, VmName, VmPath,
@@ -21,7 +21,7 @@ use fvm_model::{
 };
 use fvm_sys::dir::Dir;
 use fvm_transfer::{ArchiveReader, ArchiveWriter, MANIFEST, Owners, TransferError};
-use fvm_vm::{VmError, VmLock, lifecycle};
+use fvm_vm::{VmError, VmLock, disk, lifecycle};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -30,6 +30,8 @@ use std::path::Path;
 
 /// The version of the manifest.
 const MANIFEST_FORMAT: u32 = 1;
+/// More layers no VM has.
+const LAYERS_MAX: u32 = 100_000;
 /// Directories and files of a VM's that go with it, beside its layers.
 const COMPANIONS: [&str; 3] = ["bases", "output.log", "services.log"];
 
@@ -220,8 +222,16 @@ impl Fvm {
             let (draft, closed, owners) = self.prepare(&manifest, policy, trust)?;
             let lock = self.home.create_dir(&draft.id)?;
             self.home.save(&draft, false)?;
-            let dir = self.home.vm_dir(&draft.id);
-            made = Some((draft, lock));
+            let (draft, _) = made.insert((draft, lock));
+            let dir = match draft.layers_dir.as_path().parent().filter(|_| disk::has(&self.home, draft)) {
+                // Its disk is full where it would be full anyway.
+                Some(dir) => {
+                    disk::make(&self.home, draft)?;
+                    disk::reach(&self.home, draft)?;
+                    dir.to_owned()
+                }
+                None => self.home.vm_dir(&draft.id),
+            };
             let top = Dir::open_root(&dir).map_err(|errno| VmError::Io { what: "open", path: dir, errno })?;
             Ok::<_, FvmError>(((manifest, closed), top, owners))
         });
@@ -257,12 +267,13 @@ impl Fvm {
         });
         let draft = lifecycle::draft(&self.home, &facts, &NewVm { policy, ..NewVm::default() })?;
         let dir = self.home.vm_dir(&draft.id).join("layers");
-        if draft.layers_dir.as_path() != dir {
+        if draft.layers_dir.as_path() != dir && !disk::has(&self.home, &draft) {
             return Err(failed("this state directory cannot hold a VM's layers itself: use --home with one on a disk"));
         }
         let mut numbers = HashSet::new();
-        if !manifest.vm.layers.iter().all(|layer| numbers.insert(layer.n)) {
-            return Err(failed("two of its layers have one number"));
+        let is_good = |n: u32| n < LAYERS_MAX && numbers.insert(n);
+        if !manifest.vm.layers.iter().map(|layer| layer.n).all(is_good) {
+            return Err(failed("the numbers of its layers cannot be"));
         }
         let now = lifecycle::now();
         let class = mode.xattr_class();
@@ -285,6 +296,7 @@ impl Fvm {
         let unlike = |was: &&Base| was.changed || Base { changed: false, ..(*was).clone() } != base(&was.path);
         let unlike: Vec<HostPath> = manifest.base.iter().filter(unlike).map(|was| was.path.clone()).collect();
         self.note_unlike(draft, &unlike)?;
+        self.take_companions(draft)?;
         // The places that overlayfs works in.
         for layer in draft.layers.iter().filter(|layer| layer.kind != LayerKind::File) {
             let dir = draft.layers_dir.as_path().join(layer.n.to_string());
@@ -302,6 +314,27 @@ impl Fvm {
         let record = VmRecord { name, state: VmState::Stopped, ..draft.clone() };
         self.home.save(&record, true)?;
         Ok(Imported { record, machine: manifest.machine, unlike, closed })
+    }
+
+    /// What was restored beside the layers of a VM with an image, into its directory.
+    fn take_companions(&self, draft: &VmRecord) -> Result<(), FvmError> {
+        let Some(from) = draft.layers_dir.as_path().parent().filter(|_| disk::has(&self.home, draft)) else {
+            return Ok(());
+        };
+        let to = self.home.vm_dir(&draft.id);
+        for name in COMPANIONS {
+            let (from, to) = (from.join(name), to.join(name));
+            if from.is_dir() {
+                crate::stack::create(&to)?;
+                for entry in std::fs::read_dir(&from).into_iter().flatten().flatten() {
+                    crate::stack::copy_file(&entry.path(), &to.join(entry.file_name()))?;
+                }
+            } else if from.exists() {
+                crate::stack::copy_file(&from, &to)?;
+            }
+            crate::stack::remove(&from)?;
+        }
+        Ok(())
     }
 
     /// Paths of the host that are not what the VM's changes stand on.
@@ -387,10 +420,20 @@ fn read_manifest(text: &[u8]) -> Result<Manifest, FvmError> {
         format: u32,
     }
     let failed = |why: String| FvmError::Archive { what: "import it".into(), why };
-    let damaged = |e: serde_json::Error| failed(format!("its manifest cannot be read: {e}"));
+    // What it quotes is the archive's.
+    let damaged =
+        |e: serde_json::Error| failed(format!("its manifest cannot be read: {}", printable(e.to_string().as_bytes())));
     let head: Head = serde_json::from_slice(text).map_err(damaged)?;
     if head.format > MANIFEST_FORMAT || head.vm.format > FORMAT {
         return Err(failed("a newer fvm wrote it: use that".into()));
     }
-    serde_json::from_slice(text).map_err(damaged)
+    let mut manifest: Manifest = serde_json::from_slice(text).map_err(damaged)?;
+    for said in [&mut manifest.machine.system, &mut manifest.machine.kernel, &mut manifest.machine.architecture] {
+        *said = printable(said.as_bytes());
+    }
+    let name = &mut manifest.vm.policy.name.0;
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b)) {
+        *name = "imported".into();
+    }
+    Ok(manifest)
 }

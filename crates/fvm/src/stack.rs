@@ -11,9 +11,9 @@
 
 use crate::{Fvm, FvmError};
 use fvm_changes::{LayerView, Means, flatten};
-use fvm_model::{LayerKind, Policy, VmId, VmName, VmRecord};
+use fvm_model::{LayerKind, Policy, VmId, VmName, VmRecord, VmState};
 use fvm_sys::dir::Dir;
-use fvm_vm::{VmError, VmLock, lifecycle, stack};
+use fvm_vm::{VmError, VmLock, disk, lifecycle, stack};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -38,13 +38,13 @@ impl Drop for View {
 #[derive(Debug, Default)]
 pub struct Views(Mutex<HashMap<VmId, View>>);
 
-fn remove(dir: &Path) -> Result<(), VmError> {
+pub(crate) fn remove(dir: &Path) -> Result<(), VmError> {
     let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
     let removed = Dir::open_root(above).and_then(|above| above.remove_tree(Path::new(name)));
     removed.map_err(|errno| VmError::Io { what: "remove", path: dir.to_owned(), errno })
 }
 
-fn create(dir: &Path) -> Result<(), VmError> {
+pub(crate) fn create(dir: &Path) -> Result<(), VmError> {
     let made = rustix::fs::mkdir(dir, rustix::fs::Mode::RWXU);
     made.map_err(|errno| VmError::Io { what: "create", path: dir.to_owned(), errno })
 }
@@ -53,6 +53,7 @@ impl Fvm {
     /// Where the scan of a VM finds its layers. `anew`: as they are now, not as this process saw them before.
     pub(crate) fn layer_views(&self, record: &VmRecord, anew: bool) -> Result<Vec<LayerView>, FvmError> {
         stack::complete(&self.home, record)?;
+        disk::reach(&self.home, record)?;
         let mut views = Vec::new();
         for layer in &record.layers {
             let what = if layer.kind == LayerKind::File { "file" } else { "upper" };
@@ -146,6 +147,10 @@ impl Fvm {
         {
             return Err(VmError::NameTaken(name.clone()).into());
         }
+        let policy = policy.unwrap_or_else(|| record.policy.clone());
+        if disk::has(&self.home, record) || disk::wants(record.mode, &policy) {
+            return self.copy_to_image(record, name, policy);
+        }
         let mut record = record.clone();
         if record.layers_dir.as_path().exists() {
             record = self.without_index(&lock, record)?;
@@ -170,6 +175,35 @@ impl Fvm {
         let (copy, _lock) = made?;
         self.copy_bases(&record, &copy)?;
         Ok(copy)
+    }
+
+    /// The same where the copy's layers lie in an image of its own: as the other's does, or with all that the other has in it.
+    fn copy_to_image(&self, record: &VmRecord, name: Option<&VmName>, policy: Policy) -> Result<VmRecord, FvmError> {
+        let mut draft = stack::draft_copy(&self.home, record, policy)?;
+        if !disk::has(&self.home, record) {
+            (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
+        }
+        let (copy, lock) = stack::create(&self.home, draft, name)?;
+        let made = self.fill_image(record, &copy).and_then(|()| {
+            self.copy_bases(record, &copy)?;
+            let copy = VmRecord { state: VmState::Stopped, ..copy.clone() };
+            self.home.save(&copy, true)?;
+            Ok(copy)
+        });
+        if made.is_err() {
+            self.delete_locked(copy, &lock)?;
+        }
+        made
+    }
+
+    fn fill_image(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {
+        if disk::has(&self.home, from) {
+            return Ok(disk::copy(&self.home, from, to)?);
+        }
+        stack::complete(&self.home, from)?;
+        disk::make(&self.home, to)?;
+        disk::reach(&self.home, to)?;
+        self.copy_layers(from, to.layers_dir.as_path())
     }
 
     fn copy_bases(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {
@@ -225,7 +259,7 @@ fn remove_stale(dir: &Path) {
     }
 }
 
-fn copy_file(from: &Path, to: &Path) -> Result<(), FvmError> {
+pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), FvmError> {
     use std::os::unix::fs::{MetadataExt, chown};
     let meta = from.symlink_metadata().map_err(|e| io("read", from, &e))?;
     std::fs::copy(from, to).map_err(|e| io("copy", from, &e))?;

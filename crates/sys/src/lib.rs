@@ -6,6 +6,7 @@
 //!   dir      open beneath a root, list, read links, xattrs, remove a tree: for hostile layers
 //!   handle   name_to_handle_at
 //!   lease    whether a file has a writer
+//!   loopdev  a file as a block device
 //!   mount    mount_setattr, fsopen & co. with errors that carry the kernel's own message
 //!   ids      setfsuid/setfsgid, securebits, id maps
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
@@ -23,6 +24,7 @@ pub mod exec;
 pub mod handle;
 pub mod ids;
 pub mod lease;
+pub mod loopdev;
 pub mod mount;
 pub mod net;
 pub mod process;

@@ -58,7 +58,9 @@ pub fn draw(brief: &Brief<'_>) -> Blueprint {
     let mut pen = Pen { brief, ops: vec![SetupOp::PrivateMounts], layers: brief.known.to_vec(), notices: Vec::new() };
     match brief.mode {
         Mode::Shifted | Mode::Identity => {
-            for mount in &brief.facts.mounts {
+            // What lies below a cover is not seen.
+            let hidden = |mount: &&VisibleMount| brief.masked.iter().any(|path| mount.mount.target.is_within(path));
+            for mount in brief.facts.mounts.iter().filter(|mount| !hidden(mount)) {
                 pen.mount(mount);
             }
         }

@@ -50,7 +50,12 @@ pub(crate) enum Version {
 }
 
 /// What a policy asks of the controllers.
-fn settings(limits: &Limits, devices: &[String], version: impl Fn(&str) -> Version) -> Vec<Setting> {
+fn settings(
+    limits: &Limits,
+    devices: &[String],
+    disks: Option<Disks>,
+    version: impl Fn(&str) -> Version,
+) -> Vec<Setting> {
     let mut all = Vec::new();
     let mut add = |controller: &'static str, file: &'static str, value: String, optional: bool| {
         all.push(Setting { controller, file, value, optional });
@@ -89,6 +94,9 @@ fn settings(limits: &Limits, devices: &[String], version: impl Fn(&str) -> Versi
     if let Some(pids) = limits.pids {
         add("pids", "pids.max", pids.to_string(), false);
     }
+    if let (Some(weight), Some(disks)) = (limits.io_weight, disks) {
+        add(disks.controller, disks.file, weight.min(disks.weight_max).to_string(), false);
+    }
     // Version 2 asks for a program in the kernel instead; there what is bound into /dev is all that holds.
     if !devices.is_empty() && version("devices") == Version::One {
         add("devices", "devices.deny", "a".into(), false);
@@ -101,6 +109,50 @@ fn settings(limits: &Limits, devices: &[String], version: impl Fn(&str) -> Versi
         }
     }
     all
+}
+
+/// Where disks are shared by weight: that depends on the scheduler of the disks as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Disks {
+    controller: &'static str,
+    file: &'static str,
+    weight_max: u32,
+}
+
+/// Any group but the root has one of these files, if a scheduler knows weights: `io.cost` or BFQ
+/// (Documentation/block/bfq-iosched.rst).
+const DISKS: [Disks; 4] = [
+    Disks { controller: "io", file: "io.weight", weight_max: 10_000 },
+    Disks { controller: "io", file: "io.bfq.weight", weight_max: 1000 },
+    Disks { controller: "blkio", file: "blkio.bfq.weight", weight_max: 1000 },
+    Disks { controller: "blkio", file: "blkio.weight", weight_max: 1000 },
+];
+
+fn disks(trees: &Trees) -> Result<Disks, String> {
+    let has = |disks: &&Disks| {
+        let Some(root) = trees.root(disks.controller) else { return false };
+        let is_two = trees.version(disks.controller) == Version::Two;
+        if is_two && enable(root, disks.controller).is_err() {
+            return false;
+        }
+        let parent = root.join(PARENT);
+        let is_there = std::fs::create_dir_all(&parent).is_ok() && parent.join(disks.file).exists();
+        is_there && if disks.file == "io.weight" { is_cost_model_on(root) } else { is_bfq_used() }
+    };
+    let why = "no disk here has a scheduler that shares it by weight; 'echo bfq > /sys/block/DISK/queue/scheduler' gives it one";
+    DISKS.iter().find(has).copied().ok_or_else(|| why.into())
+}
+
+/// Without it, the kernel takes weights and does nothing with them (Documentation/admin-guide/cgroup-v2.rst, `io.cost.qos`).
+fn is_cost_model_on(root: &Path) -> bool {
+    std::fs::read_to_string(root.join("io.cost.qos")).is_ok_and(|text| text.contains("enable=1"))
+}
+
+/// The same of disks with another scheduler.
+fn is_bfq_used() -> bool {
+    let disks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut schedulers = disks.map(|disk| std::fs::read_to_string(disk.path().join("queue/scheduler")));
+    schedulers.any(|text| text.is_ok_and(|text| text.contains("[bfq]")))
 }
 
 /// Where the controllers are.
@@ -153,6 +205,7 @@ impl Trees {
 /// The groups of a VM, one in each tree that is needed; removed when dropped.
 #[derive(Debug)]
 pub struct Groups {
+    id: VmId,
     dirs: Vec<PathBuf>,
 }
 
@@ -167,8 +220,10 @@ impl Groups {
             return Ok(None);
         }
         let trees = Trees::look();
-        let settings = settings(&policy.limits, &devices, |controller| trees.version(controller));
-        let mut groups = Self { dirs: Vec::new() };
+        let disks = policy.limits.io_weight.map(|_| disks(&trees)).transpose();
+        let disks = disks.map_err(|why| VmError::Limit { what: "io_weight".into(), why })?;
+        let settings = settings(&policy.limits, &devices, disks, |controller| trees.version(controller));
+        let mut groups = Self { id: id.clone(), dirs: Vec::new() };
         for setting in &settings {
             let fail = |why: String| VmError::Limit { what: setting.file.into(), why };
             let root = trees.root(setting.controller).ok_or_else(|| {
@@ -216,7 +271,9 @@ impl Groups {
         let killed = count("memory.events", "oom_kill") + count("memory.oom_control", "oom_kill");
         if let (Some(limit), 1..) = (limits.memory_bytes, killed) {
             let processes = if killed == 1 { "1 process was".to_owned() } else { format!("{killed} processes were") };
-            said.push(format!("it reached its memory limit of {}: {processes} killed", show_size(limit)));
+            let names = crate::oom::names(&self.id, killed);
+            let names = if names.is_empty() { names } else { format!(" ({names})") };
+            said.push(format!("it reached its memory limit of {}: {processes} killed{names}", show_size(limit)));
         }
         let refused = count("pids.events", "max");
         if let (Some(limit), 1..) = (limits.pids, refused) {
@@ -324,6 +381,13 @@ pub fn unenforced(limits: &Limits, root: bool) -> Vec<(&'static str, String)> {
     };
     let lacks = |name: &str| {
         let controller = controller(name);
+        if name == "disk" {
+            // Held by the kernel or watched: a VM's user is told which.
+            return None;
+        }
+        if root && name == "io_weight" {
+            return self::disks(&trees).err();
+        }
         if !root {
             // What the kernel counts for each user in a user namespace.
             let why = "an ordinary user's VM has no control groups of its own; start it as root for this";
@@ -383,14 +447,24 @@ mod tests {
             cpu_milli: Some(1500),
             cpu_weight: Some(50),
             pids: Some(32),
+            io_weight: Some(2000),
+            ..Limits::default()
         };
         let written = |version: Version| -> Vec<String> {
-            let all = settings(&limits, &["c 10:229".into()], |_| version);
+            let disks = DISKS[if version == Version::Two { 0 } else { 2 }];
+            let all = settings(&limits, &["c 10:229".into()], Some(disks), |_| version);
             all.iter().map(|s| format!("{}={}", s.file, s.value)).collect()
         };
         assert_eq!(
             written(Version::Two),
-            ["memory.max=67108864", "memory.swap.max=0", "cpu.max=150000 100000", "cpu.weight=50", "pids.max=32"]
+            [
+                "memory.max=67108864",
+                "memory.swap.max=0",
+                "cpu.max=150000 100000",
+                "cpu.weight=50",
+                "pids.max=32",
+                "io.weight=2000"
+            ]
         );
         let one = written(Version::One);
         assert_eq!(
@@ -403,9 +477,9 @@ mod tests {
                 "cpu.shares=512"
             ]
         );
-        assert_eq!(one[5..8], ["pids.max=32", "devices.deny=a", "devices.allow=c 1:3 rw"]);
+        assert_eq!(one[5..9], ["pids.max=32", "blkio.bfq.weight=1000", "devices.deny=a", "devices.allow=c 1:3 rw"]);
         assert_eq!(one.last().map(String::as_str), Some("devices.allow=c 10:229 rwm"));
-        assert!(settings(&Limits::default(), &[], |_| Version::One).is_empty());
+        assert!(settings(&Limits::default(), &[], None, |_| Version::One).is_empty());
     }
 
     #[test]

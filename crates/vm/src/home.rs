@@ -151,22 +151,23 @@ impl Home {
         Ok(found)
     }
 
-    /// The VM that `reference` means: its name, its id, or an unambiguous beginning of its id.
+    /// The VM that `reference` means: its name, its id, or an unambiguous beginning of its id, of four characters at least: a short
+    /// name that is mistyped shall not be another VM.
     ///
     /// # Errors
     /// [`VmError::NoSuchVm`], [`VmError::Ambiguous`], or the error of the record when the one meant is unreadable.
     pub fn find(&self, reference: &str) -> Result<VmRecord, VmError> {
+        const PREFIX_MIN: usize = 4;
+        let is_prefix = |id: &str| reference.len() >= PREFIX_MIN && id.starts_with(reference);
         let mut by_prefix = Vec::new();
         for found in self.list()? {
             match found {
                 Found::Vm(record, _) if record.state == VmState::Deleting => {}
                 Found::Vm(record, _) if record.name.as_str() == reference => return Ok(*record),
-                Found::Vm(record, _) if !reference.is_empty() && record.id.as_str().starts_with(reference) => {
+                Found::Vm(record, _) if is_prefix(record.id.as_str()) => {
                     by_prefix.push(Ok(*record));
                 }
-                Found::Broken(id, error) if !reference.is_empty() && id.starts_with(reference) => {
-                    by_prefix.push(Err(error))
-                }
+                Found::Broken(id, error) if is_prefix(&id) => by_prefix.push(Err(error)),
                 _ => {}
             }
         }
@@ -515,9 +516,10 @@ mod tests {
             home.save(&record, true).unwrap();
         }
         assert_eq!(home.find("two").unwrap().id.as_str(), "aaaaaaaaaabb");
-        assert_eq!(home.find("cc").unwrap().name.as_str(), "aaaa");
+        assert_eq!(home.find("cccc").unwrap().name.as_str(), "aaaa");
+        assert!(matches!(home.find("ccc"), Err(VmError::NoSuchVm(_))), "too short to be meant");
         assert_eq!(home.find("aaaa").unwrap().id.as_str(), "cccccccccccc", "a name goes before a prefix");
-        assert!(matches!(home.find("aaa"), Err(VmError::Ambiguous(_, 2))));
+        assert!(matches!(home.find("aaaaa"), Err(VmError::Ambiguous(_, 2))));
         assert!(matches!(home.find(""), Err(VmError::NoSuchVm(_))));
         assert!(matches!(
             home.free_name(Some(&"one".parse().unwrap()), &"dddddddddddd".parse().unwrap()),
@@ -537,7 +539,7 @@ mod tests {
         let found = home.list().unwrap();
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|f| matches!(f, Found::Broken(..))));
-        let why = home.find("bb").unwrap_err().to_string();
+        let why = home.find("bbbb").unwrap_err().to_string();
         assert!(why.contains("format 99"), "{why}");
     }
 

@@ -8,6 +8,7 @@
 //! Invariants: it answers only its own user (the socket lies in a 0700 directory); when it dies, init dies; when
 //! init dies, it gives the lock back and removes its socket.
 
+use crate::disk::Quota;
 use crate::error::VmError;
 use crate::home::Home;
 use crate::launch::Launched;
@@ -25,7 +26,7 @@ use rustix::net::{
 use rustix::process::{PidfdFlags, Signal};
 use std::path::PathBuf;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than the grace that init gives, before the keeper stops waiting for it.
 const STOP_MARGIN_MS: u64 = 2_000;
@@ -84,7 +85,14 @@ pub fn serve(control: &Control, vm: &Launched, also: Option<&OwnedFd>) -> Result
     loop {
         let mut polled = vec![PollFd::new(&vm.pidfd, PollFlags::IN), PollFd::new(&control.listener, PollFlags::IN)];
         polled.extend(also.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        match poll(&mut polled, None) {
+        let look = vm.quota.as_ref().map(|quota| timespec(quota.due().saturating_duration_since(Instant::now())));
+        match poll(&mut polled, look.as_ref()) {
+            Ok(0) => {
+                if vm.quota.as_ref().is_some_and(Quota::is_passed) {
+                    end(vm)?;
+                }
+                continue;
+            }
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e),
@@ -156,12 +164,16 @@ fn answer(client: &OwnedFd, vm: &Launched) {
 }
 
 fn ends_within(vm: &Launched, wait_ms: u64) -> bool {
-    let timeout = rustix::time::Timespec {
-        tv_sec: (wait_ms / 1000).cast_signed(),
-        tv_nsec: i64::try_from(wait_ms % 1000).unwrap_or(0) * 1_000_000,
-    };
+    let timeout = timespec(Duration::from_millis(wait_ms));
     let mut polled = [PollFd::new(&vm.pidfd, PollFlags::IN)];
     poll(&mut polled, Some(&timeout)).is_ok_and(|n| n > 0)
+}
+
+fn timespec(time: Duration) -> rustix::time::Timespec {
+    rustix::time::Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
 }
 
 /// Ends init, and with it every process of the VM, and waits until it is gone.

@@ -17,6 +17,7 @@
 
 use crate::blueprint::{Blueprint, SHIFT};
 use crate::bus::Bus;
+use crate::disk::Quota;
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::init;
@@ -57,6 +58,8 @@ pub struct Launched {
     pub guard: Option<Guard>,
     /// What the VM does not have although it was planned, in words.
     pub notices: Vec<String>,
+    /// What the keeper watches.
+    pub quota: Option<Quota>,
 }
 
 /// A layer over the names of a host directory ([`crate::layers`]).
@@ -152,7 +155,7 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
     begun.and_then(|Begun { init, guard, bus, notices }| {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
         let guard = guard.map(|pid| Guard::new(pid, place));
-        Ok(Launched { id, pause: Mutex::default(), init, pidfd, orders, bus, skeletons, guard, notices })
+        Ok(Launched { id, pause: Mutex::default(), init, pidfd, orders, bus, skeletons, guard, notices, quota: None })
     })
 }
 

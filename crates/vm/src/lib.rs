@@ -13,6 +13,7 @@
 //!   router      rootless: the namespace between a VM and the host's network, and who holds it
 //!   stack       layers that several VMs stand on, and how a VM is copied by them
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
+//!   groups      memory, processors, processes, devices   disk        how much its changes may take
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod attach;
 pub mod blueprint;
 mod bus;
 pub mod calls;
+pub mod disk;
 mod error;
 pub mod executor;
 pub mod groups;
@@ -34,6 +36,7 @@ mod layers;
 pub mod lifecycle;
 mod limit;
 pub mod links;
+mod oom;
 pub mod op;
 mod pause;
 mod places;

@@ -11,6 +11,7 @@
 use crate::attach::{self, Ended, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
 use crate::bus::relay::{Errand, HOST_BUS, Relay};
+use crate::disk::{self, Quota};
 use crate::error::VmError;
 use crate::executor::Site;
 use crate::groups::Groups;
@@ -124,6 +125,9 @@ pub fn create(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<(VmRecord, 
     let _names = new.name.is_some().then(|| home.lock_names()).transpose()?;
     record.name = home.free_name(new.name.as_ref(), &record.id)?;
     let lock = home.create_dir(&record.id)?;
+    if disk::has(home, &record) {
+        disk::make(home, &record)?;
+    }
     home.save(&record, !new.ephemeral)?;
     Ok((record, lock))
 }
@@ -150,6 +154,7 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
     let in_memory = (new.ephemeral && mode == Mode::Rootless).then(fvm_host::memory_layers_dir).flatten();
     let layers_dir = match in_memory {
         Some(dir) => dir.join(id.as_str()),
+        None if disk::wants(mode, &new.policy) => disk::layers_dir(home, &id),
         None => {
             let place = fvm_host::choose_layers_dir(home.state_dir(), home.run_dir())?;
             let at_home = place.dir == home.state_dir();
@@ -255,6 +260,7 @@ pub fn boot(
         home.save(&record, !record.ephemeral)?;
     }
     stack::complete(home, &record)?;
+    disk::reach(home, &record)?;
     layers::prepare(record.layers_dir.as_path(), &record.below, &blueprint, record.mode, &call.reach())?;
     let control = Control::open(home, &record.id)?;
     let groups = match record.mode {
@@ -277,8 +283,10 @@ pub fn boot(
         None => (None, None),
     };
     let mut vm = launch::launch(site, &blueprint)?;
+    vm.quota = Quota::of(home, &record);
     let mut notices = blueprint.notices;
-    notices.extend(std::mem::take(&mut vm.notices).into_iter().chain(absent));
+    let said = std::mem::take(&mut vm.notices).into_iter().chain(absent);
+    notices.extend(said.chain(disk::notice(home, &record)));
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
         && !relay.connect(&bus)?
     {
@@ -342,7 +350,8 @@ impl Running {
         // It may hold what the VM sent it.
         drop(self.relay);
         let mut record = self.record;
-        let reached = self.groups.as_ref().map(|groups| groups.reached(&record.policy.limits)).unwrap_or_default();
+        let mut reached = self.groups.as_ref().map(|groups| groups.reached(&record.policy.limits)).unwrap_or_default();
+        reached.extend(self.vm.quota.as_ref().and_then(Quota::reached).or_else(|| disk::reached(&self.home, &record)));
         if record.reached != reached {
             record.reached = reached;
             self.home.save(&record, false)?;
@@ -629,6 +638,7 @@ pub fn info(home: &Home, record: &VmRecord) -> Result<Info, VmError> {
 /// # Errors
 /// [`VmError::State`] when it runs; [`VmError::Busy`] when another command holds it.
 pub fn delete(home: &Home, record: &mut VmRecord, _lock: &VmLock) -> Result<(), VmError> {
+    disk::leave(home, record);
     record.state =
         record.state.next(VmEvent::Delete).map_err(|source| VmError::State { name: record.name.clone(), source })?;
     if !record.ephemeral {

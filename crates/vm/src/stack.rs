@@ -12,6 +12,7 @@
 //! Invariants: nothing in `shared/` is ever written; it goes when no record names it any more; a VM whose shared layers are gone
 //! is not started, and not scanned.
 
+use crate::disk;
 use crate::error::VmError;
 use crate::home::{Found, Home, VmLock};
 use fvm_model::path::printable;
@@ -31,7 +32,7 @@ fn shared(home: &Home) -> PathBuf {
 /// Whether the layers of a VM lie where they can be shared.
 #[must_use]
 pub fn can_share(home: &Home, record: &VmRecord) -> bool {
-    record.layers_dir.as_path().starts_with(home.state_dir())
+    record.layers_dir.as_path().starts_with(home.state_dir()) && !disk::has(home, record)
 }
 
 /// The directories that make up layer `n`, the topmost first: those that there are. `what`: `upper` or `file`.
@@ -98,20 +99,27 @@ pub fn freeze(home: &Home, record: &VmRecord, _lock: &VmLock) -> Result<VmRecord
     Ok(frozen)
 }
 
-/// The record of a copy of `record`, with an id of its own; nothing is written. Its layers lie beside those of the other.
+/// The record of a copy of `record`, with an id of its own; nothing is written. Its layers lie beside those of the other, or in
+/// an image, where nothing is shared: then it is still to be built.
 ///
 /// # Errors
 /// When there is no id.
-pub fn draft_copy(home: &Home, record: &VmRecord, policy: Option<Policy>) -> Result<VmRecord, VmError> {
+pub fn draft_copy(home: &Home, record: &VmRecord, mut policy: Policy) -> Result<VmRecord, VmError> {
     let id = crate::lifecycle::new_id()?;
+    policy.limits.disk_bytes = policy.limits.disk_bytes.or(disk::size(home, record));
+    let in_image = disk::has(home, record) || disk::wants(record.mode, &policy);
     let above = record.layers_dir.as_path().parent().unwrap_or(Path::new("/"));
-    let place = if can_share(home, record) { home.vm_dir(&id).join("layers") } else { above.join(id.as_str()) };
+    let place = match () {
+        () if in_image => disk::layers_dir(home, &id),
+        () if can_share(home, record) => home.vm_dir(&id).join("layers"),
+        () => above.join(id.as_str()),
+    };
     Ok(VmRecord {
         name: Home::made_up_name(&id)?,
-        state: VmState::Stopped,
+        state: if in_image { VmState::Building } else { VmState::Stopped },
         ephemeral: false,
         layers_dir: HostPath::new(place).map_err(|e| VmError::Internal(e.to_string()))?,
-        policy: policy.unwrap_or_else(|| record.policy.clone()),
+        policy,
         reached: Vec::new(),
         id,
         ..record.clone()

@@ -366,10 +366,11 @@ impl crate::args::PolicyArgs {
 
     /// The limits that were given, as policies name them.
     fn limits(&self) -> impl Iterator<Item = (&'static str, &String)> {
-        let Self { memory, swap, cpus, cpu_weight, pids, .. } = self;
-        [("memory", memory), ("swap", swap), ("cpus", cpus), ("cpu_weight", cpu_weight), ("pids", pids)]
-            .into_iter()
-            .filter_map(|(name, value)| value.as_ref().map(|value| (name, value)))
+        let Self { memory, swap, cpus, cpu_weight, pids, disk, io_weight, .. } = self;
+        let processors = [("cpus", cpus), ("cpu_weight", cpu_weight), ("pids", pids)];
+        let disks = [("disk", disk), ("io_weight", io_weight)];
+        let all = [("memory", memory), ("swap", swap)].into_iter().chain(processors).chain(disks);
+        all.filter_map(|(name, value)| value.as_ref().map(|value| (name, value)))
     }
 
     /// Whether any option was given.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   memory = "2G"   bytes, or with K, M, G, T: times 1024 each      cpus = 1.5   one and a half processors' time
+//!   disk = "10G"    what its changes may take                      io_weight = 50   half of what others get
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -20,16 +21,30 @@ pub struct Limits {
     pub cpu_weight: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// What its changes may take on the disk, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Share of the disks when they are busy; 100 is that of others. 1 to 10000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u32>,
 }
 
 /// Least memory with which a VM starts.
 pub const MEMORY_MIN_BYTES: u64 = 4 << 20;
+/// Least disk: a file system has room for itself and something else in it.
+pub const DISK_MIN_BYTES: u64 = 16 << 20;
 
 impl Limits {
     /// Whether anything is limited.
     #[must_use]
     pub fn any(&self) -> bool {
         *self != Self::default()
+    }
+
+    /// Whether anything is limited that control groups limit.
+    #[must_use]
+    pub fn wants_groups(&self) -> bool {
+        Self { disk_bytes: None, ..*self }.any()
     }
 
     /// Takes one away, by its name in a policy.
@@ -40,19 +55,23 @@ impl Limits {
             "cpus" => self.cpu_milli = None,
             "cpu_weight" => self.cpu_weight = None,
             "pids" => self.pids = None,
+            "disk" => self.disk_bytes = None,
+            "io_weight" => self.io_weight = None,
             _ => {}
         }
     }
 
     /// What each is called in a policy, and its value as written there, where there is one.
     #[must_use]
-    pub fn entries(&self) -> [(&'static str, Option<String>); 5] {
+    pub fn entries(&self) -> [(&'static str, Option<String>); 7] {
         [
             ("memory", self.memory_bytes.map(show_size)),
             ("swap", self.swap_bytes.map(show_size)),
             ("cpus", self.cpu_milli.map(|milli| format!("{}", f64::from(milli) / 1000.0))),
             ("cpu_weight", self.cpu_weight.map(|n| n.to_string())),
             ("pids", self.pids.map(|n| n.to_string())),
+            ("disk", self.disk_bytes.map(show_size)),
+            ("io_weight", self.io_weight.map(|n| n.to_string())),
         ]
     }
 }
@@ -89,10 +108,21 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// What is wrong with it.
 pub fn memory(text: &str) -> Result<u64, String> {
+    at_least(text, MEMORY_MIN_BYTES)
+}
+
+/// Reads an amount of disk.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn disk(text: &str) -> Result<u64, String> {
+    at_least(text, DISK_MIN_BYTES)
+}
+
+fn at_least(text: &str, least_bytes: u64) -> Result<u64, String> {
     let bytes = size(text)?;
-    let least = show_size(MEMORY_MIN_BYTES);
-    if bytes < MEMORY_MIN_BYTES {
-        Err(format!("'{text}' is too little: a VM needs {least} to start"))
+    if bytes < least_bytes {
+        Err(format!("'{text}' is too little: a VM needs {} to start", show_size(least_bytes)))
     } else {
         Ok(bytes)
     }
@@ -114,11 +144,11 @@ pub fn cpus(text: &str) -> Result<u32, String> {
     Ok(milli)
 }
 
-/// Reads a share of the processors.
+/// Reads a share, of the processors or the disks.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn cpu_weight(text: &str) -> Result<u32, String> {
+pub fn weight(text: &str) -> Result<u32, String> {
     count(text, 1, 10_000)
 }
 
@@ -138,7 +168,7 @@ fn count(text: &str, min: u32, max: u32) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cpus, memory, pids, show_size, size};
+    use super::{Limits, cpus, disk, memory, pids, show_size, size};
 
     #[test]
     fn sizes_are_read_and_shown() {
@@ -149,7 +179,9 @@ mod tests {
         for wrong in ["", "K", "1X", "-1", "+1", "1.5G", "1 G", "1GB", "99999999999T", "ä", "1ä"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
-        assert!(memory("1M").is_err());
+        assert!(memory("1M").is_err() && disk("8M").is_err() && disk("1G") == Ok(1 << 30));
+        let disk = Limits { disk_bytes: Some(1 << 30), ..Limits::default() };
+        assert!(disk.any() && !disk.wants_groups(), "a disk is no matter of control groups");
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl Policy {
     /// Whether VMs of root have control groups.
     #[must_use]
     pub fn wants_groups(&self) -> bool {
-        self.limits.any() || !self.devices.is_empty()
+        self.limits.wants_groups() || !self.devices.is_empty()
     }
 
     /// Whether no open file can be passed to a program outside: no socket is shared with the host, nor a

@@ -279,7 +279,9 @@ fn limit(key: &str, value: &str, limits: &mut Limits) -> Result<(), String> {
         "memory" => limits.memory_bytes = Some(limits::memory(value)?),
         "swap" => limits.swap_bytes = Some(limits::size(value)?),
         "cpus" => limits.cpu_milli = Some(limits::cpus(value)?),
-        "cpu_weight" => limits.cpu_weight = Some(limits::cpu_weight(value)?),
+        "cpu_weight" => limits.cpu_weight = Some(limits::weight(value)?),
+        "disk" => limits.disk_bytes = Some(limits::disk(value)?),
+        "io_weight" => limits.io_weight = Some(limits::weight(value)?),
         _ => limits.pids = Some(limits::pids(value)?),
     }
     Ok(())

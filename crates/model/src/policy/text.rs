@@ -180,15 +180,18 @@ pub(super) struct LimitsText {
     pub cpus: Option<Spanned<Amount>>,
     pub cpu_weight: Option<Spanned<Amount>>,
     pub pids: Option<Spanned<Amount>>,
+    pub disk: Option<Spanned<Amount>>,
+    pub io_weight: Option<Spanned<Amount>>,
 }
 
 impl LimitsText {
     /// Those that are said, by name.
     pub fn entries(&self) -> impl Iterator<Item = (&'static str, &Spanned<Amount>)> {
-        let Self { memory, swap, cpus, cpu_weight, pids } = self;
-        [("memory", memory), ("swap", swap), ("cpus", cpus), ("cpu_weight", cpu_weight), ("pids", pids)]
-            .into_iter()
-            .filter_map(|(name, amount)| amount.as_ref().map(|amount| (name, amount)))
+        let Self { memory, swap, cpus, cpu_weight, pids, disk, io_weight } = self;
+        let processors = [("cpus", cpus), ("cpu_weight", cpu_weight), ("pids", pids)];
+        let disks = [("disk", disk), ("io_weight", io_weight)];
+        let all = [("memory", memory), ("swap", swap)].into_iter().chain(processors).chain(disks);
+        all.filter_map(|(name, amount)| amount.as_ref().map(|amount| (name, amount)))
     }
 }
 
