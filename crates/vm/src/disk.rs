@@ -199,12 +199,7 @@ pub fn copy(home: &Home, from: &VmRecord, to: &VmRecord) -> Result<(), VmError> 
     let (path, file) = open(home, &from.id)?;
     await_unmounted(home, from, &file)?;
     let len = file.metadata().map_err(|e| VmError::io("look at", &path, &e))?.len();
-    let copy = image(home, &to.id);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let io = |what| move |e: Errno| VmError::sys(what, &image(home, &to.id), e);
-    let new = fs::open(&copy, flags, FileMode::RUSR | FileMode::WUSR).map_err(io("create"))?;
-    fvm_sys::copy::content(file.as_fd(), new.as_fd(), len).map_err(io("copy to"))?;
-    fs::fsync(&new).map_err(io("sync"))?;
+    drop(copy_image(&file, &image(home, &to.id), len)?);
     make_place(home, &to.id)?;
     match to.policy.limits.disk_bytes {
         Some(bytes) if bytes != len => grow(home, to, bytes, false),
@@ -256,10 +251,7 @@ pub fn grow(home: &Home, record: &VmRecord, bytes: u64, runs: bool) -> Result<()
     let resize = |bytes: u64| file.set_len(bytes).map_err(|e| VmError::io("size", &path, &e));
     if !runs {
         await_unmounted(home, record, &file)?;
-        // A file system that was not unmounted (power cut) has its journal to be read first; 1: it was mended.
-        run("e2fsck", &["-fp"], &path, 1)?;
-        resize(bytes)?;
-        return run("resize2fs", &[], &path, 0).inspect_err(|_| drop(resize(len)));
+        return replace_by_larger(home, &record.id, &file, len, bytes);
     }
     let device = device(&file).map_err(|e| VmError::sys("take a loop device for", &path, e))?;
     let size_device = || device.grow().map_err(|e| VmError::sys("size the loop device of", &path, e));
@@ -273,6 +265,33 @@ pub fn grow(home: &Home, record: &VmRecord, bytes: u64, runs: bool) -> Result<()
         let _longer = resize(len).and_then(|()| size_device());
         fail(format!("{e}; it can grow while the VM is stopped"))
     })
+}
+
+/// On a copy: a file system that was being resized when the power went is none any more.
+fn replace_by_larger(home: &Home, id: &VmId, file: &File, len: u64, bytes: u64) -> Result<(), VmError> {
+    let new = home.vm_dir(id).join("disk.img.new");
+    let resized = copy_image(file, &new, len).and_then(|copy| {
+        copy.set_len(bytes).map_err(|e| VmError::io("size", &new, &e))?;
+        // One that was not unmounted (power cut) has its journal to be read first; 1: it was mended.
+        run("e2fsck", &["-fp"], &new, 1)?;
+        run("resize2fs", &[], &new, 0)?;
+        fs::fsync(&copy).map_err(|e| VmError::sys("sync", &new, e))?;
+        std::fs::rename(&new, image(home, id)).map_err(|e| VmError::io("replace", &image(home, id), &e))
+    });
+    if resized.is_err() {
+        let _stays = std::fs::remove_file(&new);
+    }
+    resized
+}
+
+fn copy_image(file: &File, to: &Path, len: u64) -> Result<File, VmError> {
+    // What a killed command left is not a whole one.
+    let _none = std::fs::remove_file(to);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let new = fs::open(to, flags, FileMode::RUSR | FileMode::WUSR).map_err(|e| VmError::sys("create", to, e))?;
+    fvm_sys::copy::content(file.as_fd(), new.as_fd(), len).map_err(|e| VmError::sys("copy to", to, e))?;
+    fs::fsync(&new).map_err(|e| VmError::sys("sync", to, e))?;
+    Ok(new.into())
 }
 
 /// What a VM's disk says about its limit, in words, once the VM has ended.
