@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// All of fvm's groups are in groups of this name.
 const PARENT: &str = "fvm";
+/// A VM that was held back more rarely, each time for a part of [`PERIOD_US`], is not told of.
+const HELD_BACK_MIN: u64 = 10;
 /// The period of processor quotas.
 const PERIOD_US: u64 = 100_000;
 /// Devices that every VM has, as the controller writes them: null, zero, full, random, urandom, tty, ptmx, terminals.
@@ -274,6 +276,11 @@ impl Groups {
             let names = crate::oom::names(&self.id, killed);
             let names = if names.is_empty() { names } else { format!(" ({names})") };
             said.push(format!("it reached its memory limit of {}: {processes} killed{names}", show_size(limit)));
+        }
+        let held_back = count("cpu.stat", "nr_throttled");
+        if let (Some(milli), HELD_BACK_MIN..) = (limits.cpu_milli, held_back) {
+            let processors = f64::from(milli) / 1000.0;
+            said.push(format!("it wanted more than its {processors} processors: it was held back {held_back} times"));
         }
         let refused = count("pids.events", "max");
         if let (Some(limit), 1..) = (limits.pids, refused) {
