@@ -1,6 +1,6 @@
 //! The command line, defined once: parser, help, man pages (`cargo xtask man`) and completions come from here.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -119,6 +119,30 @@ pub enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// Reads a command line. Half of what `fvm run` does before it begins would be the description of all the other commands: the
+/// command whose name comes first is looked at alone, and all of them only if that cannot be.
+///
+/// # Errors
+/// What is wrong with it, or the help that was asked for.
+pub fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let alone = args.get(1).and_then(|name| match name.to_str()? {
+        "run" => Some(Run::augment_args(clap::Command::new("run"))),
+        "exec" => Some(Exec::augment_args(clap::Command::new("exec"))),
+        _ => None,
+    });
+    if let Some(command) = alone {
+        let whole =
+            clap::Command::new("fvm").version(env!("CARGO_PKG_VERSION")).propagate_version(true).subcommand(command);
+        let whole = Global::augment_args(whole);
+        // Whatever is amiss is said by the whole.
+        if let Ok(cli) = whole.try_get_matches_from(&args).and_then(|found| Cli::from_arg_matches(&found)) {
+            return Ok(cli);
+        }
+    }
+    let found = Cli::command().try_get_matches_from(args)?;
+    Cli::from_arg_matches(&found)
 }
 
 impl Command {
@@ -632,4 +656,34 @@ pub struct Discard {
     pub name: String,
     /// Only these paths and what is below them; everything when left out
     pub paths: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_alone_is_read_as_among_all() {
+        let lines = [
+            "run --rm --net none -- /bin/true -x --help",
+            "run --json -n a --memory 1G --env X=1 sh -c true",
+            "--json run true",
+            "exec a -u me ls -l",
+            "exec --home /x a ls",
+            "run --help",
+            "run",
+            "run --rm --keep true",
+            "run --no-such true",
+            "run --net mars true",
+            "run --version",
+            "exec",
+            "list",
+            "",
+        ];
+        for line in lines {
+            let args: Vec<OsString> = ["fvm"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect();
+            let shown = |read: Result<Cli, clap::Error>| read.map(|cli| format!("{cli:?}")).map_err(|e| e.to_string());
+            assert_eq!(shown(parse(args.clone())), shown(Cli::try_parse_from(args)), "{line}");
+        }
+    }
 }

@@ -22,7 +22,6 @@ mod output;
 mod progress;
 mod render;
 
-use clap::Parser;
 use failure::Failure;
 use fvm::model::exit;
 use output::Output;
@@ -31,7 +30,7 @@ use std::process::ExitCode;
 
 /// Runs one command line and returns its exit code (`fvm_model::exit`).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = match args::Cli::try_parse_from(args) {
+    let parsed = match args::parse(args.into_iter().collect()) {
         Ok(parsed) => parsed,
         Err(e) => {
             // Help and version are answers, anything else is a usage error; clap knows where each is printed.

@@ -42,7 +42,7 @@ pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
-pub use fvm_vm::attach::Ended;
+pub use fvm_vm::attach::{Attached, Ended};
 pub use fvm_vm::proto::Info;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::service::log as service_log;
@@ -138,7 +138,7 @@ impl Fvm {
             Err(e) => {
                 if let Ok(Some(lock)) = self.home.try_lock(&record.id) {
                     lifecycle::delete(&self.home, &mut record, &lock)?;
-                    self.home.empty_trash(true)?;
+                    self.home.empty_trash()?;
                 }
                 Err(e.into())
             }

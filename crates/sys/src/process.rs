@@ -44,6 +44,12 @@ impl Namespaces {
         Self(self.0 | other.0)
     }
 
+    /// Whether all of `other` are in `self`.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// `self` without `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {

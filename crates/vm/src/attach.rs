@@ -113,17 +113,32 @@ impl Drop for Raw {
     }
 }
 
-/// Serves a program until it ends. `signals` reads [`forwarded`] (blocked by the caller before the program started).
+/// What a program left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// How it ended.
+    pub ended: Ended,
+    /// The VM has no process but its init any more.
+    pub nobody_left: bool,
+}
+
+/// Serves a program until it ends. `signals` reads [`forwarded`] (blocked by the caller before the program started). `knock`: called
+/// once, when its descriptor is readable.
 ///
 /// # Errors
 /// When waiting fails.
-pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<Ended, Errno> {
+pub fn attach(
+    session: &OwnedFd,
+    signals: &OwnedFd,
+    streams: Streams,
+    mut knock: Option<(BorrowedFd<'_>, &mut dyn FnMut())>,
+) -> Result<Attached, Errno> {
     let [terminal_in, terminal_out, _] = streams.is_terminal;
     let raw = Raw::enter(!streams.begins_in_background() && terminal_in);
     let screen = if terminal_out { stdout() } else { stderr() };
     let mut master: Option<OwnedFd> = None;
     let mut reads_input = terminal_in && !streams.begins_in_background();
-    let mut decided = None;
+    let (mut decided, mut nobody_left) = (None, false);
     loop {
         let mut polled = vec![PollFd::new(session, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         let stdin_fd = stdin();
@@ -133,12 +148,19 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
                 polled.push(PollFd::from_borrowed_fd(stdin_fd, PollFlags::IN));
             }
         }
+        let own = polled.len();
+        polled.extend(knock.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(e),
         }
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
-        let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
+        if ready.get(own) == Some(&true)
+            && let Some((_, answer)) = knock.take()
+        {
+            answer();
+        }
+        let is_ready = |index: usize| index < own && ready[index];
         if let Some(fd) = &master {
             if is_ready(2) && !copy(fd.as_fd(), screen) && !is_ready(0) {
                 // The VM's side of the terminal is closed: only the end of the program is to come.
@@ -169,6 +191,7 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
                 }
                 Some((Status::NotExecuted { step, errno }, _)) => decided = Some(Ended::NotExecuted(step, errno)),
                 Some((Status::TimedOut, _)) => decided = Some(Ended::TimedOut),
+                Some((Status::NobodyLeft, _)) => nobody_left = true,
                 Some((Status::Stopped(signal), _))
                     if signal == Signal::TTIN.as_raw() || signal == Signal::TTOU.as_raw() =>
                 {
@@ -193,7 +216,7 @@ pub fn attach(session: &OwnedFd, signals: &OwnedFd, streams: Streams) -> Result<
                         Some((Status::Signaled(signal), _)) => Ended::Signaled(signal),
                         _ => Ended::Lost,
                     };
-                    return Ok(decided.unwrap_or(ended));
+                    return Ok(Attached { ended: decided.unwrap_or(ended), nobody_left });
                 }
             }
         }

@@ -24,6 +24,7 @@ use fvm_sys::dir::Dir;
 use fvm_sys::process;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -251,39 +252,59 @@ impl Home {
         if record.policy.wants_groups() {
             crate::groups::sweep(&record.id);
         }
-        let outside = record.layers_dir.as_path();
-        if !outside.starts_with(&self.state)
-            && let (Some(parent), Some(name)) = (outside.parent(), outside.file_name())
-            && let Ok(dir) = Dir::open_root(parent)
-        {
-            dir.remove_tree(Path::new(name)).map_err(|e| VmError::sys("remove", outside, e))?;
-        }
         match std::fs::remove_file(self.run.join(format!("{}.sock", record.id))) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(VmError::io("remove the socket of", &from, &e)),
             _ => Ok(()),
         }
     }
 
-    /// Removes everything that was buried. Slow: done after the answer. While another process does it: with `wait`
-    /// waits for its turn, else leaves it to that one.
+    /// Removes everything that was buried. Slow: done after the answer. What another process removes just now is left to that one.
     ///
     /// # Errors
     /// The first entry that could not be removed.
-    pub fn empty_trash(&self, wait: bool) -> Result<(), VmError> {
+    pub fn empty_trash(&self) -> Result<(), VmError> {
         let vms = self.state.join("vms");
         let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
         let lock_path = vms.join(".trash-lock");
-        let lock = open_lock(&lock_path)?;
-        let how = if wait { fs::FlockOperation::LockExclusive } else { fs::FlockOperation::NonBlockingLockExclusive };
-        match fs::flock(&lock, how) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(()),
-            Err(e) => return Err(VmError::sys("lock", &lock_path, e)),
-        }
-        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
-            if name.to_str().is_some_and(|n| n.starts_with(".trash-") && n != ".trash-lock") {
+        let list = || -> Result<Vec<OsString>, VmError> {
+            let names = dir.names().map_err(|e| VmError::sys("list", &vms, e))?;
+            let is_trash = |name: &OsString| {
+                name.to_str().is_some_and(|name| name.starts_with(".trash-") && name != ".trash-lock")
+            };
+            Ok(names.into_iter().filter(is_trash).collect())
+        };
+        loop {
+            let names = list()?;
+            if names.is_empty() {
+                return Ok(());
+            }
+            let lock = open_lock(&lock_path)?;
+            match fs::flock(&lock, fs::FlockOperation::NonBlockingLockExclusive) {
+                // Whoever has it looks once more after it gave it back.
+                Err(Errno::WOULDBLOCK) => return Ok(()),
+                Err(e) => return Err(VmError::sys("lock", &lock_path, e)),
+                Ok(()) => {}
+            }
+            for name in names {
+                self.remove_outside(&vms.join(&name))?;
                 dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?;
             }
+        }
+    }
+
+    /// Layers of a buried VM that do not lie in its directory.
+    fn remove_outside(&self, buried: &Path) -> Result<(), VmError> {
+        let id = buried.file_name().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(".trash-"));
+        let Some(id) = id.and_then(|id| id.parse::<VmId>().ok()) else { return Ok(()) };
+        let text = std::fs::read(buried.join("vm.json")).unwrap_or_default();
+        let Ok(record) = parse_record(&text, &id) else { return Ok(()) };
+        let outside = record.layers_dir.as_path();
+        if !outside.starts_with(&self.state)
+            && outside.file_name() == Some(OsStr::new(id.as_str()))
+            && let Some(parent) = outside.parent()
+            && let Ok(dir) = Dir::open_root(parent)
+        {
+            dir.remove_tree(Path::new(id.as_str())).map_err(|e| VmError::sys("remove", outside, e))?;
         }
         Ok(())
     }
@@ -320,7 +341,7 @@ impl Home {
             swept += 1;
         }
         crate::stack::sweep(self)?;
-        self.empty_trash(false)?;
+        self.empty_trash()?;
         self.sweep_sockets()?;
         Ok(swept)
     }

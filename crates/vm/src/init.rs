@@ -21,7 +21,9 @@ use crate::session;
 use fvm_sys::process::{self, Waited};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -176,28 +178,34 @@ fn listens(entry: &Watched) -> bool {
 
 /// Collects everything that ended; tells the sessions. Whether any child is left.
 fn reap(watched: &mut Vec<Watched>, services: &mut service::Door, buses: &mut [Bus]) -> bool {
-    loop {
+    let mut ended = Vec::new();
+    let any_left = loop {
         match process::wait_nonblocking(-1, false) {
             Ok(Some((pid, how))) => {
                 services.ended(pid);
                 buses.iter_mut().for_each(|bus| bus.ended(pid, how));
                 let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };
                 let entry = watched.swap_remove(index);
-                let status = match how {
+                match how {
                     // A monitor that ends well has reported already.
-                    Waited::Exited(0) if entry.report.is_none() => continue,
-                    Waited::Exited(code) => Status::Exited(code),
-                    Waited::Signaled(signal) | Waited::Stopped(signal) => Status::Signaled(signal),
-                };
-                if let Some((step, errno)) = entry.report.as_ref().and_then(session::not_executed) {
-                    let _hung_up = proto::write_packet(&entry.session, &Status::NotExecuted { step, errno }, &[]);
+                    Waited::Exited(0) if entry.report.is_none() => {}
+                    Waited::Exited(code) => ended.push((entry, Status::Exited(code))),
+                    Waited::Signaled(signal) | Waited::Stopped(signal) => ended.push((entry, Status::Signaled(signal))),
                 }
-                let _hung_up = proto::write_packet(&entry.session, &status, &[]);
             }
-            Ok(None) => return true,
-            Err(_) => return false,
+            Ok(None) => break true,
+            Err(_) => break false,
+        }
+    };
+    for (entry, status) in ended {
+        let said = entry.report.as_ref().and_then(session::not_executed);
+        let not_executed = said.map(|(step, errno)| Status::NotExecuted { step, errno });
+        let nobody_left = (!any_left).then_some(Status::NobodyLeft);
+        for status in nobody_left.into_iter().chain(not_executed).chain([status]) {
+            let _hung_up = proto::write_packet(&entry.session, &status, &[]);
         }
     }
+    any_left
 }
 
 fn listen(entry: &mut Watched) {
@@ -216,6 +224,14 @@ fn listen(entry: &mut Watched) {
     }
 }
 
+/// The VM's `/dev/null`, or, where that is gone, a pipe with nobody at its other end.
+fn nothing(input: bool) -> Result<OwnedFd, Errno> {
+    open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).or_else(|_| {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(if input { read } else { write })
+    })
+}
+
 /// Starts a program; a failure is told to its session.
 fn start(program: &Program, mut fds: Vec<OwnedFd>) -> Option<Watched> {
     if fds.is_empty() {
@@ -223,8 +239,10 @@ fn start(program: &Program, mut fds: Vec<OwnedFd>) -> Option<Watched> {
     }
     let session = fds.remove(0);
     let mut passed = fds.into_iter();
-    let streams = program.passed.map(|is| if is { passed.next() } else { None });
-    match session::start(program, &session, streams) {
+    let mut streams = program.passed.map(|is| if is { passed.next() } else { None });
+    let null = streams.iter_mut().enumerate().filter(|(index, _)| program.null[*index]);
+    let opened = null.into_iter().try_for_each(|(index, stream)| nothing(index == 0).map(|fd| *stream = Some(fd)));
+    match opened.and_then(|()| session::start(program, &session, streams)) {
         Ok(child) => {
             let limit = Limit::of(program.timeout.filter(|_| child.report.is_some()));
             Some(Watched { pid: child.pid, session, report: child.report, alone: false, limit })

@@ -17,7 +17,7 @@ use crate::refresh;
 use crate::router::Guard;
 use fvm_model::{VmId, VmName};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -64,6 +64,14 @@ impl Drop for Control {
     fn drop(&mut self) {
         // Removed already, or swept by the next command.
         let _gone = fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());
+    }
+}
+
+impl Control {
+    /// Readable when somebody asks.
+    #[must_use]
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -163,7 +171,7 @@ fn answer(client: &OwnedFd, vm: &Launched) {
     let _left = proto::write_message(client, &reply, &[]);
 }
 
-fn ends_within(vm: &Launched, wait_ms: u64) -> bool {
+pub(crate) fn ends_within(vm: &Launched, wait_ms: u64) -> bool {
     let timeout = timespec(Duration::from_millis(wait_ms));
     let mut polled = [PollFd::new(&vm.pidfd, PollFlags::IN)];
     poll(&mut polled, Some(&timeout)).is_ok_and(|n| n > 0)
@@ -194,13 +202,7 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
 ///
 /// # Errors
 /// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer, [`VmError::Refused`].
-pub fn ask(
-    home: &Home,
-    id: &VmId,
-    name: &VmName,
-    request: &Request,
-    fds: &[rustix::fd::BorrowedFd<'_>],
-) -> Result<Reply, VmError> {
+pub fn ask(home: &Home, id: &VmId, name: &VmName, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, VmError> {
     let broken = |why: &dyn std::fmt::Display| VmError::Keeper { name: name.clone(), why: why.to_string() };
     let dir = run_dir(home)?;
     let socket =

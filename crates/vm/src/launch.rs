@@ -228,12 +228,16 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
     process::unshare(OWNED_BY_HOST).map_err(step("make a mount namespace"))?;
     let (go, went) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(step("make a socket pair"))?;
-    let init = match process::clone_into(entry.namespaces.without(OWNED_BY_HOST), true)
-        .map_err(step("make the namespaces"))?
-    {
+    // The network's takes as long as all others together: init makes it beside the mounts.
+    let network_too = entry.namespaces.has(Namespaces::NET);
+    let at_once = entry.namespaces.without(OWNED_BY_HOST).without(Namespaces::NET);
+    let init = match process::clone_into(at_once, true).map_err(step("make the namespaces"))? {
         Fork::Parent(init) => init,
         Fork::Child => {
             drop(went);
+            if let (true, Err(e)) = (network_too, process::unshare(Namespaces::NET)) {
+                ends.give_up(step("make a network namespace")(e));
+            }
             begin(network, ends);
             // The end without a message: the builder failed, and has said so.
             let mut byte = [0u8];

@@ -8,7 +8,7 @@
 //! Invariants: a VM's layers are written only while its lock is held; a VM that nobody may keep is never synced to
 //! disk; whatever fails, no process is left.
 
-use crate::attach::{self, Ended, Streams};
+use crate::attach::{self, Attached, Ended, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
 use crate::bus::relay::{Errand, HOST_BUS, Relay};
 use crate::disk::{self, Quota};
@@ -27,7 +27,7 @@ use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
 use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
 use fvm_sys::process::{self, Fork};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::stdio::{stderr, stdin, stdout};
@@ -106,6 +106,7 @@ impl Call {
             terminal: streams.terminal,
             background: streams.begins_in_background(),
             passed: streams.passed(),
+            null: [false; 3],
             umask: self.umask,
             cwd_required: self.cwd_required,
             user: self.user.clone(),
@@ -128,7 +129,10 @@ pub fn create(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<(VmRecord, 
     if disk::has(home, &record) {
         disk::make(home, &record)?;
     }
-    home.save(&record, !new.ephemeral)?;
+    // One that is thrown away and that nobody knows by name is written when it starts.
+    if !new.ephemeral || new.name.is_some() {
+        home.save(&record, !new.ephemeral)?;
+    }
     Ok((record, lock))
 }
 
@@ -151,7 +155,7 @@ pub fn rename(home: &Home, record: &VmRecord, name: &VmName, _lock: &VmLock) -> 
 pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, VmError> {
     let id = new_id()?;
     let mode = mode_for(facts);
-    let in_memory = (new.ephemeral && mode == Mode::Rootless).then(fvm_host::memory_layers_dir).flatten();
+    let in_memory = (new.ephemeral && !disk::wants(mode, &new.policy)).then(fvm_host::memory_layers_dir).flatten();
     let layers_dir = match in_memory {
         Some(dir) => dir.join(id.as_str()),
         None if disk::wants(mode, &new.policy) => disk::layers_dir(home, &id),
@@ -255,7 +259,7 @@ pub fn boot(
         return Err(VmError::UsersVm(record.name.clone()));
     }
     let blueprint = plan(home, facts, &record);
-    if blueprint.layers != record.layers {
+    if blueprint.layers != record.layers || record.ephemeral {
         record.layers.clone_from(&blueprint.layers);
         home.save(&record, !record.ephemeral)?;
     }
@@ -316,13 +320,13 @@ impl Running {
     ///
     /// # Errors
     /// When it cannot be handed to init.
-    pub fn run(&self, call: &Call) -> Result<Ended, VmError> {
+    pub fn run(&self, call: &Call) -> Result<Attached, VmError> {
         let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
         let streams = Streams::of_this_process();
         let (session, theirs) = session_pair()?;
-        let program = call.program(&self.record, &streams);
+        let mut program = call.program(&self.record, &streams);
         let relays = relays()?;
-        let fds = with_streams(&theirs, &program, &relays);
+        let fds = with_streams(&theirs, &mut program, &relays);
         proto::write_message(&self.vm.orders, &Order::Start(program), &fds)
             .map_err(|e| VmError::Sys("reach init", e))?;
         drop(theirs);
@@ -330,14 +334,44 @@ impl Running {
         let (done, finished) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
         let ended = std::thread::scope(|scope| {
-            scope.spawn(|| keeper::serve(&self.control, &self.vm, Some(&done)));
-            let ended = attach::attach(&session, &signals, streams);
+            let mut serve = || drop(scope.spawn(|| keeper::serve(&self.control, &self.vm, Some(&done))));
+            // Nobody asks anything of most VMs, and a thread takes longer to make than many programs to run.
+            let knock: Option<(BorrowedFd<'_>, &mut dyn FnMut())> = match &self.vm.quota {
+                None => Some((self.control.listener(), &mut serve)),
+                Some(_) => {
+                    serve();
+                    None
+                }
+            };
+            let ended = attach::attach(&session, &signals, streams, knock);
             drop(finished);
             ended
         });
         relayed.finish();
         process::unblock_signals(&attach::forwarded());
         ended.map_err(|e| VmError::Sys("wait for the program", e))
+    }
+
+    /// Whether the VM can [`Running::vanish`] after `attached`: nothing of it runs, and nothing is to be told of it.
+    #[must_use]
+    pub fn can_vanish(&self, attached: &Attached) -> bool {
+        let tells = self.groups.is_some() || self.vm.quota.is_some() || disk::has(&self.home, &self.record);
+        self.record.ephemeral && attached.nobody_left && self.relay.is_none() && !tells
+    }
+
+    /// Throws an ephemeral VM away of which no process is left: what takes the kernel time goes on behind the answer.
+    ///
+    /// # Errors
+    /// When it cannot be ended or taken out of sight.
+    pub fn vanish(mut self) -> Result<(), VmError> {
+        process::kill(self.vm.init.as_raw_nonzero().get(), rustix::process::Signal::KILL.as_raw())
+            .map_err(|e| VmError::Sys("end the VM", e))?;
+        delete(&self.home, &mut self.record, &self.lock)?;
+        let wait = [rustix::fd::AsRawFd::as_raw_fd(&self.vm.pidfd)];
+        behind(&wait, || {
+            keeper::ends_within(&self.vm, u64::from(u32::MAX));
+            self.home.empty_trash()
+        })
     }
 
     /// Ends the VM and gives back its record and lock: nothing of it runs any more.
@@ -366,7 +400,7 @@ impl Running {
             // The first packet says that the program runs: the end is the second, or the end of the socket.
             while let Some(session) = session {
                 match proto::read_packet::<Status>(session) {
-                    Some((Status::Started { .. } | Status::Stopped(_) | Status::TimedOut, _)) => {
+                    Some((Status::Started { .. } | Status::Stopped(_) | Status::TimedOut | Status::NobodyLeft, _)) => {
                         if keeper::serve(&self.control, &self.vm, Some(session)).unwrap_or(true) {
                             break;
                         }
@@ -385,9 +419,13 @@ fn relays() -> Result<Relays, VmError> {
 }
 
 /// Those of our streams that are no terminal, after the program's session socket.
-fn with_streams<'a>(session: &'a OwnedFd, program: &Program, relays: &'a Relays) -> Vec<BorrowedFd<'a>> {
+fn with_streams<'a>(session: &'a OwnedFd, program: &mut Program, relays: &'a Relays) -> Vec<BorrowedFd<'a>> {
     let mut fds = vec![session.as_fd()];
-    fds.extend(relays.theirs().into_iter().zip(program.passed).filter(|(_, passed)| *passed).map(|(fd, _)| fd));
+    for (index, (theirs, null)) in relays.theirs().into_iter().zip(relays.null()).enumerate() {
+        program.null[index] = null && program.passed[index];
+        program.passed[index] &= !null;
+        fds.extend(theirs.filter(|_| program.passed[index]));
+    }
     fds
 }
 
@@ -404,15 +442,15 @@ pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmErro
     let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
     let streams = Streams::of_this_process();
     let (session, theirs) = session_pair()?;
-    let program = call.program(record, &streams);
+    let mut program = call.program(record, &streams);
     let relays = relays()?;
-    let fds = with_streams(&theirs, &program, &relays);
+    let fds = with_streams(&theirs, &mut program, &relays);
     keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds)?;
     drop(theirs);
     let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
-    let ended = attach::attach(&session, &signals, streams).map_err(|e| VmError::Sys("wait for the program", e));
+    let ended = attach::attach(&session, &signals, streams, None).map_err(|e| VmError::Sys("wait for the program", e));
     relayed.finish();
-    ended
+    Ok(ended?.ended)
 }
 
 /// A program in a VM whose streams are pipes of the caller's.
@@ -428,7 +466,7 @@ impl Piped {
         let mut decided = None;
         loop {
             let ended = match proto::read_packet::<Status>(&self.session) {
-                Some((Status::Started { .. } | Status::Stopped(_), _)) => continue,
+                Some((Status::Started { .. } | Status::Stopped(_) | Status::NobodyLeft, _)) => continue,
                 Some((Status::NotExecuted { step, errno }, _)) => {
                     decided = Some(Ended::NotExecuted(step, errno));
                     continue;
@@ -537,10 +575,10 @@ fn start_kept(
         return Ok((running, None));
     }
     let (session, theirs) = session_pair()?;
-    let program = call.program(&running.record, &Streams { is_terminal: [false; 3], terminal: None });
+    let mut program = call.program(&running.record, &Streams { is_terminal: [false; 3], terminal: None });
     let relays = Relays::of(streams.map(AsFd::as_fd), LOG_MAX_BYTES);
     let relays = relays.map_err(|e| VmError::Sys("pass the streams", e))?;
-    let fds = with_streams(&theirs, &program, &relays);
+    let fds = with_streams(&theirs, &mut program, &relays);
     proto::write_message(&running.vm.orders, &Order::Start(program), &fds)
         .map_err(|e| VmError::Sys("reach init", e))?;
     let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
@@ -652,6 +690,11 @@ pub fn delete(home: &Home, record: &mut VmRecord, _lock: &VmLock) -> Result<(), 
 /// # Errors
 /// When no process can be started.
 pub fn empty_trash_behind(home: &Home) -> Result<(), VmError> {
+    behind(&[], || home.empty_trash())
+}
+
+/// Does `work` in a process of its own, which keeps `fds` and nothing else of this one.
+fn behind(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<(), VmError> {
     match process::fork().map_err(|e| VmError::Sys("start a cleaner", e))? {
         Fork::Parent(_) => Ok(()),
         Fork::Child => {
@@ -662,8 +705,8 @@ pub fn empty_trash_behind(home: &Home) -> Result<(), VmError> {
                     let _still_open = process::install_stdio(rustix::fd::AsRawFd::as_raw_fd(&null), target);
                 }
             }
-            process::close_all_but(&[]);
-            process::exit_now(i32::from(home.empty_trash(true).is_err()))
+            process::close_all_but(fds);
+            process::exit_now(i32::from(work().is_err()))
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct Program {
     pub background: bool,
     /// Which of standard input, output and error come with the message; the others are the terminal.
     pub passed: [bool; 3],
+    /// Which of them are the VM's `/dev/null`.
+    #[serde(default)]
+    pub null: [bool; 3],
     /// File mode creation mask.
     pub umask: u32,
     /// It fails to start when its working directory is not there.
@@ -184,6 +187,8 @@ pub enum Status {
     },
     /// Its time is over: it has been asked to end.
     TimedOut,
+    /// It has ended, and init is the only process of the VM.
+    NobodyLeft,
     /// It ended with a code.
     Exited(i32),
     /// It was ended by a signal.

@@ -5,6 +5,7 @@
 //!   an unnamed pipe, socket  the same one
 //!   a file, FIFO, device     the end of a new pipe; a thread here copies
 //!   a directory              the same: an empty one
+//!   /dev/null                the VM's own
 //! ```
 //!
 //! Whoever has a descriptor of a file has more than its bytes: by `/proc/self/fd` the file can be opened again, for writing
@@ -36,8 +37,8 @@ struct Copy {
 /// Streams that are ready to be passed.
 #[derive(Debug)]
 pub struct Relays {
-    /// For input, output, errors: what the program gets.
-    theirs: [OwnedFd; 3],
+    /// For input, output, errors: what the program gets; `None`: the VM's `/dev/null`.
+    theirs: [Option<OwnedFd>; 3],
     copies: [Option<Copy>; 3],
 }
 
@@ -49,30 +50,43 @@ impl Relays {
     pub fn of(ours: [BorrowedFd<'_>; 3], limit_bytes: u64) -> Result<Self, Errno> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC);
         let own = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
-        let (input, feed) = if is_harmless(ours[0]) {
-            (own(ours[0])?, None)
+        let (input, feed) = if is_null(ours[0]) {
+            (None, None)
+        } else if is_harmless(ours[0]) {
+            (Some(own(ours[0])?), None)
         } else {
             let (theirs, to) = pipe()?;
-            (theirs, Some(Copy { from: own(ours[0])?, to, limit_bytes: u64::MAX }))
+            (Some(theirs), Some(Copy { from: own(ours[0])?, to, limit_bytes: u64::MAX }))
         };
-        let out = |fd: BorrowedFd<'_>| -> Result<(OwnedFd, Option<Copy>), Errno> {
+        let out = |fd: BorrowedFd<'_>| -> Result<(Option<OwnedFd>, Option<Copy>), Errno> {
+            if is_null(fd) {
+                return Ok((None, None));
+            }
             if is_harmless(fd) {
-                return Ok((own(fd)?, None));
+                return Ok((Some(own(fd)?), None));
             }
             let (from, theirs) = pipe()?;
-            Ok((theirs, Some(Copy { from, to: own(fd)?, limit_bytes })))
+            Ok((Some(theirs), Some(Copy { from, to: own(fd)?, limit_bytes })))
         };
         let (output, shown) = out(ours[1])?;
         // `> log 2>&1`: one pipe, so that the lines keep their order.
-        let (errors, told) =
-            if shown.is_some() && is_same(ours[1], ours[2]) { (own(output.as_fd())?, None) } else { out(ours[2])? };
+        let (errors, told) = match &output {
+            Some(output) if shown.is_some() && is_same(ours[1], ours[2]) => (Some(own(output.as_fd())?), None),
+            _ => out(ours[2])?,
+        };
         Ok(Self { theirs: [input, output, errors], copies: [feed, shown, told] })
     }
 
     /// What the program gets.
     #[must_use]
-    pub fn theirs(&self) -> [BorrowedFd<'_>; 3] {
-        [self.theirs[0].as_fd(), self.theirs[1].as_fd(), self.theirs[2].as_fd()]
+    pub fn theirs(&self) -> [Option<BorrowedFd<'_>>; 3] {
+        [0, 1, 2].map(|index| self.theirs[index].as_ref().map(AsFd::as_fd))
+    }
+
+    /// Which of them are the VM's `/dev/null`.
+    #[must_use]
+    pub fn null(&self) -> [bool; 3] {
+        [0, 1, 2].map(|index| self.theirs[index].is_none())
     }
 
     /// Begins to copy; the program has its streams by now.
@@ -112,6 +126,13 @@ impl Running {
             let _never_panics = writer.join();
         }
     }
+}
+
+/// Whether it is the host's `/dev/null`: device 1:3 (Documentation/admin-guide/devices.txt).
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    fs::fstat(fd).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == fs::makedev(1, 3)
+    })
 }
 
 /// Whether a descriptor gives nothing but what goes through it. A terminal is not passed at all: the VM has its own.
@@ -235,7 +256,7 @@ mod tests {
         let (pipe, _end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let relays = Relays::of([input.as_fd(), output.as_fd(), pipe.as_fd()], 1000).unwrap();
         assert!(relays.copies[0].is_some() && relays.copies[1].is_some() && relays.copies[2].is_none());
-        let theirs = relays.theirs().map(|fd| fd.try_clone_to_owned().unwrap());
+        let theirs = relays.theirs().map(|fd| fd.unwrap().try_clone_to_owned().unwrap());
         let running = relays.start().unwrap();
         let [input, output, _] = theirs;
         let mut read = Vec::new();
@@ -253,7 +274,7 @@ mod tests {
     fn what_goes_on_writing_does_not_hold_up_the_end() {
         let output = tempfile::tempfile().unwrap();
         let relays = Relays::of([output.as_fd(); 3], u64::MAX).unwrap();
-        let theirs = relays.theirs()[1].try_clone_to_owned().unwrap();
+        let theirs = relays.theirs()[1].unwrap().try_clone_to_owned().unwrap();
         let running = relays.start().unwrap();
         let (said, told) = std::sync::mpsc::channel();
         for _ in 0..3 {
@@ -274,7 +295,7 @@ mod tests {
         std::fs::write(dir.path().join("in"), vec![0; 1 << 20]).unwrap();
         let input = File::open(dir.path().join("in")).unwrap();
         let relays = Relays::of([input.as_fd(), input.as_fd(), input.as_fd()], 0).unwrap();
-        let _unread = relays.theirs()[0].try_clone_to_owned().unwrap();
+        let _unread = relays.theirs()[0].unwrap().try_clone_to_owned().unwrap();
         relays.start().unwrap().finish();
     }
 }

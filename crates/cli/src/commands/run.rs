@@ -80,8 +80,12 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     for notice in &running.notices {
         out.say(&format!("note: {notice}"));
     }
-    let ended = running.run(&call)?;
-    let code = exit_code(out, &ended, &call);
+    let attached = running.run(&call)?;
+    let code = exit_code(out, &attached.ended, &call);
+    if afterwards == Afterwards::Remove && running.can_vanish(&attached) {
+        running.vanish()?;
+        return Ok(code);
+    }
     let (record, lock) = running.end()?;
     say_reached(out, &record);
     match afterwards {
@@ -149,7 +153,7 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
         return Ok(exit::DONE);
     }
     let running = fvm.boot(record, call)?;
-    let ended = running.run(call)?;
+    let ended = running.run(call)?.ended;
     let code = exit_code(out, &ended, call);
     let (record, lock) = running.end()?;
     say_reached(out, &record);
