@@ -10,6 +10,7 @@
 
 use crate::error::VmError;
 use crate::home::Home;
+use crate::kept::Kept;
 use crate::launch::Launched;
 use crate::proto::{self, Info, Order, Reply, Request};
 use crate::refresh;
@@ -25,7 +26,7 @@ use rustix::net::{
 use rustix::process::{PidfdFlags, Signal};
 use std::path::PathBuf;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than the grace that init gives, before the keeper stops waiting for it.
 const STOP_MARGIN_MS: u64 = 2_000;
@@ -76,36 +77,57 @@ fn address(dir: &OwnedFd, name: &str) -> Result<SocketAddrUnix, Errno> {
     SocketAddrUnix::new(PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())))
 }
 
-/// Answers requests until init ends, or `also` becomes readable. Returns whether init has ended.
+/// Why a keeper does not only answer requests any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Init has ended.
+    Ended,
+    /// What else it waited for can be read.
+    Readable,
+    /// It is time.
+    Due,
+}
+
+/// Answers requests until init ends, `also` becomes readable, or it is time; `due` is asked anew after each request.
 ///
 /// # Errors
 /// When waiting fails.
-pub fn serve(control: &Control, vm: &Launched, also: Option<&OwnedFd>) -> Result<bool, Errno> {
+pub fn serve(
+    control: &Control,
+    vm: &Launched,
+    kept: &Kept,
+    also: Option<&OwnedFd>,
+    due: impl Fn() -> Option<Instant>,
+) -> Result<Woken, Errno> {
     loop {
+        let left = due().map(|due| due.saturating_duration_since(Instant::now()));
+        // Rounded up: not a moment early.
+        let left = left.map(|left| timespec(left.as_millis().saturating_add(u128::from(!left.is_zero()))));
         let mut polled = vec![PollFd::new(&vm.pidfd, PollFlags::IN), PollFd::new(&control.listener, PollFlags::IN)];
         polled.extend(also.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        match poll(&mut polled, None) {
+        match poll(&mut polled, left.as_ref()) {
+            Ok(0) => return Ok(Woken::Due),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e),
         }
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         if ready[0] {
-            return Ok(true);
+            return Ok(Woken::Ended);
         }
         if ready.get(2).copied().unwrap_or(false) {
-            return Ok(false);
+            return Ok(Woken::Readable);
         }
         if ready[1]
             && let Ok(client) = accept_with(&control.listener, SocketFlags::CLOEXEC)
         {
-            answer(&client, vm);
+            answer(&client, vm, kept);
         }
     }
 }
 
 /// One request. A client that says nothing for a second, or nonsense, is dropped.
-fn answer(client: &OwnedFd, vm: &Launched) {
+fn answer(client: &OwnedFd, vm: &Launched, kept: &Kept) {
     let _unlimited = rustix::net::sockopt::set_socket_timeout(
         client,
         rustix::net::sockopt::Timeout::Recv,
@@ -149,17 +171,27 @@ fn answer(client: &OwnedFd, vm: &Launched) {
             drop(pause);
             done(end(vm))
         }
+        Request::Configure(wanted) => {
+            // The kernel may take its time, and the VM may be ended meanwhile.
+            drop(pause);
+            let done = kept.configure(&wanted, vm.init.as_raw_nonzero().get());
+            done.map_or_else(|e| Reply::Refused(e.to_string()), |()| Reply::Done)
+        }
         Request::Refresh => refresh::refresh(vm).map_or_else(Reply::Refused, |()| Reply::Done),
     };
     // A client that left does not need the answer.
     let _left = proto::write_message(client, &reply, &[]);
 }
 
+fn timespec(ms: u128) -> rustix::time::Timespec {
+    rustix::time::Timespec {
+        tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
+    }
+}
+
 fn ends_within(vm: &Launched, wait_ms: u64) -> bool {
-    let timeout = rustix::time::Timespec {
-        tv_sec: (wait_ms / 1000).cast_signed(),
-        tv_nsec: i64::try_from(wait_ms % 1000).unwrap_or(0) * 1_000_000,
-    };
+    let timeout = timespec(wait_ms.into());
     let mut polled = [PollFd::new(&vm.pidfd, PollFlags::IN)];
     poll(&mut polled, Some(&timeout)).is_ok_and(|n| n > 0)
 }

@@ -113,6 +113,8 @@ pub fn draft_copy(home: &Home, record: &VmRecord, policy: Option<Policy>) -> Res
         layers_dir: HostPath::new(place).map_err(|e| VmError::Internal(e.to_string()))?,
         policy: policy.unwrap_or_else(|| record.policy.clone()),
         reached: Vec::new(),
+        restarts: 0,
+        last_exit: None,
         id,
         ..record.clone()
     })

@@ -22,6 +22,12 @@ pub struct Limits {
     pub pids: Option<u32>,
 }
 
+/// The limits that change while a VM runs.
+const LIVE: [&str; 5] = ["memory", "swap", "cpus", "cpu_weight", "pids"];
+
+/// Takes a limit away, in the place of its value.
+pub const NONE: &str = "none";
+
 /// Least memory with which a VM starts.
 pub const MEMORY_MIN_BYTES: u64 = 4 << 20;
 
@@ -42,6 +48,12 @@ impl Limits {
             "pids" => self.pids = None,
             _ => {}
         }
+    }
+
+    /// What of `other` a VM with these limits cannot take over while it runs, by its names in a policy.
+    pub fn fixed_against(&self, other: &Self) -> impl Iterator<Item = &'static str> {
+        let pairs = self.entries().into_iter().zip(other.entries());
+        pairs.filter(|(own, other)| own.1 != other.1 && !LIVE.contains(&own.0)).map(|(own, _)| own.0)
     }
 
     /// What each is called in a policy, and its value as written there, where there is one.
