@@ -47,7 +47,8 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     if let Some(mut record) = existing {
         if args.rm || args.policy.is_given() {
             let text = format!("'{}' is there already: --rm and what a VM may use are for new VMs", record.name);
-            return Err(Failure::usage(text, "leave them out, or choose another name"));
+            let next = format!("leave them out, choose another name, or 'fvm configure {}' first", record.name);
+            return Err(Failure::usage(text, next));
         }
         // Only for the program that starts now: one that runs has a 'fvm configure' of its own.
         if args.restart.is_some_and(|restart| restart != record.restart) && fvm.state(&record)? == VmState::Stopped {
@@ -113,7 +114,8 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
             let record = fvm.find(name)?;
             if args.policy.is_given() {
                 let text = format!("'{}' is there already: what a VM may use is for new VMs", record.name);
-                return Err(Failure::usage(text, "leave it out, or open a shell in a new VM"));
+                let next = format!("leave it out, open a shell in a new VM, or 'fvm configure {}' first", record.name);
+                return Err(Failure::usage(text, next));
             }
             in_existing(fvm, out, record, &call(command), false, false)
         }

@@ -150,12 +150,11 @@ impl Change<'_> {
             let busy = e.raw_os_error() == Some(Errno::BUSY.raw_os_error());
             if busy { too_little(dir, &step.value) } else { format!("cannot write '{}' there: {e}", step.value) }
         };
-        if step.file == MEMORY_TWO {
-            make_room(dir, &step.value)?;
-        }
-        self.written.push((path.clone(), before));
+        let _slowed = if step.file == MEMORY_TWO { Some(make_room(dir, &step.value)?) } else { None };
+        self.written.push((path.clone(), before.clone()));
         let lowers_one = MEMORY_ONE.contains(&step.file) && step.value != "-1";
-        let done = if lowers_one { in_time(path, step.value.clone()) } else { std::fs::write(&path, &step.value) };
+        let done =
+            if lowers_one { in_time(path, step.value.clone(), before) } else { std::fs::write(&path, &step.value) };
         done.map_err(|e| failed(&e))
     }
 
@@ -216,26 +215,47 @@ fn too_little(dir: &Path, value: &str) -> String {
     format!("the VM uses more than {value} now{used}, and that cannot be freed: end programs in it, or give it more")
 }
 
-/// Version 2 limits memory below what is used too, and then kills. What can be freed is freed before.
-fn make_room(dir: &Path, value: &str) -> Result<(), String> {
-    let Ok(wanted) = value.parse::<u64>() else { return Ok(()) };
-    let used = || std::fs::read_to_string(dir.join("memory.current")).map_or(0, |text| bytes(&text));
-    let until = Instant::now() + LONGEST;
-    while used() > wanted {
-        let more = used().saturating_sub(wanted);
-        let freed = std::fs::write(dir.join("memory.reclaim"), more.to_string());
-        if (freed.is_err() && used() > wanted) || Instant::now() > until {
-            return Err(too_little(dir, value));
+/// Version 2: what a VM of which memory is taken away is slowed down at; gone when dropped.
+struct Slowed(Option<PathBuf>);
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        if let Some(high) = &self.0 {
+            let _ended = std::fs::write(high, "max");
         }
     }
-    Ok(())
 }
 
-/// Version 1 frees what it can and then refuses; while the VM fills up what is freed, it goes on. Such a VM is given
-/// up after a while, by letting it have the memory that it had.
-fn in_time(path: PathBuf, value: String) -> Result<(), Error> {
+/// Version 2 limits memory below what is used too, and then kills. What can be freed is freed before, and the VM held
+/// there until the limit is set.
+fn make_room(dir: &Path, value: &str) -> Result<Slowed, String> {
+    /// Each tries to free it many times.
+    const TRIES: u32 = 3;
+    let Ok(wanted) = value.parse::<u64>() else { return Ok(Slowed(None)) };
+    let used = || std::fs::read_to_string(dir.join("memory.current")).map_or(0, |text| bytes(&text));
+    if used() <= wanted {
+        return Ok(Slowed(None));
+    }
+    let high = dir.join("memory.high");
+    let slowed = Slowed(Some(high.clone()));
+    for _ in 0..TRIES {
+        std::fs::write(&high, value).map_err(|e| format!("cannot write '{value}' to {}: {e}", high.display()))?;
+        if used() <= wanted {
+            return Ok(slowed);
+        }
+    }
+    Err(too_little(dir, value))
+}
+
+/// Version 1 frees what it can and then refuses; while the VM fills up what is freed, it could go on for ever. After a
+/// while that is a refusal too, and if it comes to an end later, what was there `before` is written again.
+fn in_time(path: PathBuf, value: String, before: String) -> Result<(), Error> {
     let (said, told) = std::sync::mpsc::channel();
-    let write = move || drop(said.send(std::fs::write(&path, &value)));
+    let write = move || {
+        if said.send(std::fs::write(&path, &value)).is_err() {
+            let _ended = std::fs::write(&path, &before);
+        }
+    };
     // It ends at the latest with the VM.
     drop(std::thread::Builder::new().spawn(write)?);
     told.recv_timeout(LONGEST).unwrap_or_else(|_| Err(Errno::BUSY.into()))
@@ -306,6 +326,21 @@ mod tests {
             ]
         );
         assert_eq!(written(&Limits::default(), &ALL, Version::Two).len(), 5);
+    }
+
+    #[test]
+    fn a_vm_that_uses_more_is_not_limited_and_not_slowed_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let high = dir.path().join("memory.high");
+        std::fs::write(dir.path().join("memory.current"), format!("{}\n", 20 << 20)).unwrap();
+        let refused = make_room(dir.path(), &(16 << 20).to_string()).err().unwrap();
+        assert!(refused.contains("more than 16M now (it uses 20 MiB)"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&high).unwrap(), "max");
+        std::fs::remove_file(&high).unwrap();
+        for fits in ["max", "20971520"] {
+            drop(make_room(dir.path(), fits).unwrap());
+            assert!(!high.exists(), "{fits}");
+        }
     }
 
     #[test]
