@@ -6,7 +6,8 @@
 //!   the VM ended       ─► close ─────┘
 //! ```
 //!
-//! Invariants: what is in force is what is saved: a change that cannot be saved is taken back; nothing is lost by a record
+//! Invariants: what is in force is what is saved: a change that cannot be saved is taken back (an ordinary
+//! user's lower limit of processes cannot be, and that is said); nothing is lost by a record
 //! that was read earlier, for there is one, here.
 
 use crate::error::VmError;
@@ -67,8 +68,10 @@ impl Kept {
         let mut changed = VmRecord { policy: wanted.to.clone(), ..record.clone() };
         changed.restart = wanted.restart.unwrap_or(record.restart);
         if let Err(error) = self.home.save(&changed, !changed.ephemeral) {
-            apply(record, groups, init, &after, &before)?;
-            return Err(error);
+            return Err(match apply(record, groups, init, &after, &before) {
+                Ok(()) => error,
+                Err(also) => VmError::Limit { what: "as before".into(), why: format!("{error}; and {also}") },
+            });
         }
         *record = changed;
         Ok(())

@@ -463,7 +463,7 @@ pub fn refresh(home: &Home, record: &VmRecord) -> Result<(), VmError> {
 /// Changes what a stopped VM may use, from its next start.
 ///
 /// # Errors
-/// When the record cannot be written.
+/// When the record cannot be read or written.
 pub fn configure(
     home: &Home,
     record: &VmRecord,
@@ -471,7 +471,7 @@ pub fn configure(
     restart: Restart,
     _lock: &VmLock,
 ) -> Result<VmRecord, VmError> {
-    let changed = VmRecord { policy, restart, ..record.clone() };
+    let changed = VmRecord { policy, restart, ..record.clone() }.with_last_run_of(&home.load(&record.id)?);
     home.save(&changed, !record.ephemeral)?;
     Ok(changed)
 }

@@ -298,25 +298,22 @@ mod tests {
         steps.iter().map(|step| format!("{}={}", step.file, step.value)).collect()
     }
 
-    const ALL: Limits = Limits {
-        memory_bytes: Some(64 << 20),
-        swap_bytes: None,
-        cpu_milli: Some(500),
-        cpu_weight: Some(50),
-        pids: Some(32),
-    };
+    fn all() -> Limits {
+        let (memory_bytes, pids) = (Some(64 << 20), Some(32));
+        Limits { memory_bytes, cpu_milli: Some(500), cpu_weight: Some(50), pids, ..Limits::default() }
+    }
 
     #[test]
     fn only_what_differs_is_written_and_what_is_gone_is_unlimited() {
-        let fewer = Limits { pids: Some(16), ..ALL };
-        assert_eq!(written(&ALL, &fewer, Version::One), ["pids.max=16"]);
-        assert!(written(&ALL, &ALL, Version::Two).is_empty());
+        let fewer = Limits { pids: Some(16), ..all() };
+        assert_eq!(written(&all(), &fewer, Version::One), ["pids.max=16"]);
+        assert!(written(&all(), &all(), Version::Two).is_empty());
         assert_eq!(
-            written(&ALL, &Limits::default(), Version::Two),
+            written(&all(), &Limits::default(), Version::Two),
             ["memory.max=max", "memory.swap.max=max", "cpu.max=max 100000", "cpu.weight=100", "pids.max=max"]
         );
         assert_eq!(
-            written(&ALL, &Limits::default(), Version::One),
+            written(&all(), &Limits::default(), Version::One),
             [
                 "memory.limit_in_bytes=-1",
                 "memory.memsw.limit_in_bytes=-1",
@@ -325,7 +322,7 @@ mod tests {
                 "pids.max=max"
             ]
         );
-        assert_eq!(written(&Limits::default(), &ALL, Version::Two).len(), 5);
+        assert_eq!(written(&Limits::default(), &all(), Version::Two).len(), 5);
     }
 
     #[test]
