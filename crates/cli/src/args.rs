@@ -65,6 +65,8 @@ pub enum Command {
     Delete(Delete),
     /// Give a stopped VM another name
     Rename(Rename),
+    /// Change what a VM may use; of a running one its limits, at once
+    Configure(Configure),
     /// Make a VM that is as a stopped one is now; what both hold is on the disk once
     Copy(Copy),
     /// Write a stopped VM to a file: what it changed, its policy, its logs
@@ -187,7 +189,7 @@ pub struct PolicyArgs {
     /// Let it ask this of the host's desktop: notifications, or open-uri (a web or mail address)
     #[arg(long, value_name = "WHAT")]
     pub dbus: Vec<String>,
-    /// How much memory it may use, such as 2G (and no swap, unless --swap says so)
+    /// How much memory it may use, such as 2G (and no swap, unless --swap says so), or none: as much as there is
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// How much swap space it may use beside --memory
@@ -328,6 +330,9 @@ pub struct Run {
     /// Do not wait: CMD runs on by itself, 'fvm logs' shows its output
     #[arg(long, short, conflicts_with_all = ["rm", "commit"])]
     pub detach: bool,
+    /// With --detach: start CMD again when it has ended: no, always, on-failure, or on-failure:3 (at most three times)
+    #[arg(long, value_name = "WHEN", requires = "detach")]
+    pub restart: Option<fvm::model::Restart>,
     /// What the VM may use.
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -368,6 +373,25 @@ pub struct Create {
     /// What the VM may use.
     #[command(flatten)]
     pub policy: PolicyArgs,
+}
+
+/// `fvm configure`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What is not given stays as it is; --policy replaces the whole. Lists grow: '!' before an entry takes it \
+out. 'none' takes a limit away.\n\nOf a running VM these change at once: --memory, --swap, --cpus, --cpu-weight, --pids \
+and --restart. All else needs it stopped."
+)]
+pub struct Configure {
+    /// Name of the VM
+    pub name: String,
+    /// What the VM may use.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Start the program of 'fvm run --detach' again when it has ended: no, always, on-failure, or on-failure:3 (at most
+    /// three times)
+    #[arg(long, value_name = "WHEN")]
+    pub restart: Option<fvm::model::Restart>,
 }
 
 /// `fvm export`.

@@ -113,7 +113,7 @@ impl FvmError {
             Self::Alias { name, path } => Some(format!("'fvm commit {name} {path}' or 'fvm discard {name} {path}' first")),
             Self::Policy(_) => Some("'fvm policy list' names those there are, 'fvm policy show NAME' shows one".into()),
             Self::Lacks { .. } => Some("'fvm doctor' says what to do about it; --allow-partial starts without it".into()),
-            Self::Running(name) => Some(format!("'fvm stop {name}' first")),
+            Self::Running(name) | Self::Vm(VmError::Fixed { name, .. }) => Some(format!("'fvm stop {name}' first")),
             Self::Vm(VmError::BadRecord { .. }) => {
                 Some("the VM's layers are untouched; restore the file from a backup, or remove the VM's directory to give it up".into())
             }

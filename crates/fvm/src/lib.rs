@@ -50,14 +50,14 @@ pub use fvm_vm::usage::Usage;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, Step, Timeout, VmError, VmLock};
 pub use interrupts::Interrupts;
 pub use migrate::{Imported, Machine};
-pub use policies::{PolicyEntry, policies, policy, unenforced};
+pub use policies::{PolicyEntry, amended, policies, policy, unenforced};
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::plan::LayerDir;
 use fvm_model::service::{ServiceAction, ServiceAnswer, ServiceRequest};
-use fvm_model::{ChangeKind, ChangeSet, LayerKind, VmName, VmPath, VmRecord, VmState};
+use fvm_model::{ChangeKind, ChangeSet, LayerKind, Policy, Restart, VmName, VmPath, VmRecord, VmState};
 use fvm_vm::lifecycle;
 use std::path::{Path, PathBuf};
 
@@ -265,6 +265,29 @@ impl Fvm {
         Ok(lifecycle::rename(&self.home, record, name, &lock)?)
     }
 
+    /// Changes what a VM may use, and when its program is started again; of one that runs, at once. What is `None` stays as
+    /// it is. Either all is changed or nothing.
+    ///
+    /// # Errors
+    /// When it runs and something else than limits is to be changed, when the kernel refuses, or when the VM was changed
+    /// since `record` was read.
+    pub fn configure(
+        &self,
+        record: &VmRecord,
+        policy: Option<Policy>,
+        restart: Option<Restart>,
+    ) -> Result<VmRecord, FvmError> {
+        let policy = policy.unwrap_or_else(|| record.policy.clone());
+        match self.lock(record) {
+            Ok(lock) => {
+                let restart = restart.unwrap_or(record.restart);
+                Ok(lifecycle::configure(&self.home, record, policy, restart, &lock)?)
+            }
+            Err(FvmError::Running(_)) => Ok(lifecycle::configure_live(&self.home, record, policy, restart)?),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Takes a stopped VM away; the slow part goes on behind.
     ///
     /// # Errors
@@ -413,7 +436,8 @@ impl Fvm {
             if let Some(lock) = self.home.try_lock(&record.id)? {
                 let now = self.home.load(&record.id)?;
                 // Its last commit may have made it anew; all else must be as the caller knows it.
-                let same = VmRecord { forked: record.forked, imported: record.imported, ..now } == *record;
+                let now = VmRecord { forked: record.forked, imported: record.imported, ..now };
+                let same = now.with_last_run_of(record) == *record;
                 return if same { Ok(lock) } else { Err(VmError::Changed(record.name.clone()).into()) };
             }
             if lifecycle::info(&self.home, record).is_ok() {

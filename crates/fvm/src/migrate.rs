@@ -282,7 +282,8 @@ impl Fvm {
         let layers = manifest.vm.layers.clone();
         let state = VmState::Building;
         let (forked, imported) = (manifest.vm.forked, Some(now));
-        Ok((VmRecord { mode, state, layers, forked, imported, copied: imported, ..draft }, closed, owners))
+        let restart = manifest.vm.restart;
+        Ok((VmRecord { mode, state, layers, forked, imported, copied: imported, restart, ..draft }, closed, owners))
     }
 
     /// Compares what its changes stand on with this host, and makes it a VM that can be found.

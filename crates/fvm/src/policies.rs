@@ -9,8 +9,8 @@
 //! Invariant: a built-in name always means the built-in profile: nobody can weaken `untrusted` by a file.
 
 use crate::{Fvm, FvmError};
-use fvm_model::Policy;
-use fvm_model::policy::{Flags, OWN_NETWORK, PROFILES, PolicyError, Source, resolve};
+use fvm_model::policy::{Flags, OWN_NETWORK, PROFILES, PolicyError, Source, amend, resolve};
+use fvm_model::{Policy, VmRecord};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +78,14 @@ pub fn policy(named: Option<&str>, flags: &Flags, dirs: &[PathBuf]) -> Result<Po
         wrong(format!("there is no policy '{name}': it is one of {}, or a file", names.join(", ")))
     })?;
     resolve(&source, flags, &find).map_err(FvmError::Policy)
+}
+
+/// The policy of `record`, with `flags` on top.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn amended(record: &VmRecord, flags: &Flags) -> Result<Policy, FvmError> {
+    amend(&record.policy, flags, &format!("the policy of '{}'", record.name)).map_err(FvmError::Policy)
 }
 
 fn read(file: &Path) -> Result<Source, PolicyError> {

@@ -8,6 +8,7 @@
 //!   domain, reach  NamePattern, Reach   what it may reach in the network
 //!   change  Change, ChangeSet         what it did to its view of the host
 //!   plan ── Plan, PlanOp              what a commit will do to the host
+//!   restart Restart, Backoff          what becomes of a program that ended
 //!   service ServiceStatus, ...         what runs in a VM as a daemon
 //!   exit ── exit codes                what the CLI answers
 //! ```
@@ -22,6 +23,7 @@ pub mod path;
 pub mod plan;
 pub mod policy;
 pub mod reach;
+pub mod restart;
 pub mod service;
 pub mod state;
 pub mod time;
@@ -34,6 +36,7 @@ pub use plan::{LayerDir, Plan, PlanOp};
 
 pub use policy::{Network, Policy};
 pub use reach::{Publish, Range, Reach};
+pub use restart::Restart;
 pub use state::{IllegalEvent, VmEvent, VmState};
 pub use time::Timestamp;
 pub use vm::{Layer, LayerKind, Mode, VmId, VmName, VmRecord};

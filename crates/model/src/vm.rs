@@ -2,6 +2,7 @@
 
 use crate::path::HostPath;
 use crate::policy::Policy;
+use crate::restart::Restart;
 use crate::state::VmState;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -211,6 +212,28 @@ pub struct VmRecord {
     /// What its limits did to it when it ran last, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reached: Vec<String>,
+    /// When a program that it runs by itself (`fvm run --detach`) is started again.
+    #[serde(default, skip_serializing_if = "crate::restart::is_no")]
+    pub restart: Restart,
+    /// How often that program was started again when the VM ran last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+    /// Its last exit status, as `fvm run` would have had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<i32>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl VmRecord {
+    /// The same with what `other` says of the VM's last run: that its keeper writes whenever it comes to know it.
+    #[must_use]
+    pub fn with_last_run_of(self, other: &Self) -> Self {
+        Self { reached: other.reached.clone(), restarts: other.restarts, last_exit: other.last_exit, ..self }
+    }
 }
 
 #[cfg(test)]

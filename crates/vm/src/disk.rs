@@ -294,6 +294,24 @@ fn copy_image(file: &File, to: &Path, len: u64) -> Result<File, VmError> {
     Ok(new.into())
 }
 
+/// Changes the limit of a stopped VM, whose lock the caller holds.
+///
+/// # Errors
+/// When its disk would become smaller, or cannot grow.
+pub fn resize(home: &Home, record: &VmRecord, after: Option<u64>) -> Result<(), VmError> {
+    match after {
+        _ if !has(home, record) || after == record.policy.limits.disk_bytes => Ok(()),
+        Some(bytes) => grow(home, record, bytes, false),
+        None => Err(stays()),
+    }
+}
+
+/// Why a limit cannot be taken away.
+#[must_use]
+pub fn stays() -> VmError {
+    fail("take the limit away")("its changes lie in a file system of that size; it can become larger".into())
+}
+
 /// What a VM's disk says about its limit, in words, once the VM has ended.
 #[must_use]
 pub fn reached(home: &Home, record: &VmRecord) -> Option<String> {

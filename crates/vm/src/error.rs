@@ -51,6 +51,14 @@ pub enum VmError {
     /// Another fvm command changed it since it was looked up.
     #[error("'{0}' was changed by another fvm command just now; try again")]
     Changed(VmName),
+    /// It must be stopped for this.
+    #[error("'{name}' is running: this of its policy cannot be changed now: {what}; nothing was changed")]
+    Fixed {
+        /// Which VM.
+        name: VmName,
+        /// What, as policies call it.
+        what: String,
+    },
     /// It must run for this.
     #[error("'{0}' is not running")]
     NotRunning(VmName),

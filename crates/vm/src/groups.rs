@@ -11,6 +11,12 @@
 //! Invariants: a group is made empty and named by the VM's id; one that is there already belongs to a dead keeper, for the
 //! caller holds the VM's lock; what the policy limits and the kernel cannot is an error, never left out silently.
 
+mod gather;
+mod live;
+
+pub(crate) use gather::gather;
+pub(crate) use live::{change, lower_processes};
+
 use crate::error::VmError;
 use fvm_host::Mount;
 use fvm_model::policy::Limits;

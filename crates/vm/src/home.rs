@@ -519,6 +519,9 @@ mod tests {
             imported: None,
             copied: None,
             reached: Vec::new(),
+            restart: fvm_model::Restart::No,
+            restarts: 0,
+            last_exit: None,
         }
     }
 

@@ -11,6 +11,7 @@
 use crate::disk::Quota;
 use crate::error::VmError;
 use crate::home::Home;
+use crate::kept::Kept;
 use crate::launch::Launched;
 use crate::proto::{self, Info, Order, Reply, Request};
 use crate::refresh;
@@ -85,43 +86,62 @@ fn address(dir: &OwnedFd, name: &str) -> Result<SocketAddrUnix, Errno> {
     SocketAddrUnix::new(PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())))
 }
 
-/// Answers requests until init ends, or `also` becomes readable. Returns whether init has ended.
+/// Why a keeper does not only answer requests any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Init has ended.
+    Ended,
+    /// What else it waited for can be read.
+    Readable,
+    /// It is time.
+    Due,
+}
+
+/// Answers requests until init ends, `also` becomes readable, or it is time; `due` is asked anew after each request.
 ///
 /// # Errors
 /// When waiting fails.
-pub fn serve(control: &Control, vm: &Launched, also: Option<&OwnedFd>) -> Result<bool, Errno> {
+pub fn serve(
+    control: &Control,
+    vm: &Launched,
+    kept: &Kept,
+    also: Option<&OwnedFd>,
+    due: impl Fn() -> Option<Instant>,
+) -> Result<Woken, Errno> {
     loop {
+        let look = vm.quota.as_ref().map(Quota::due);
+        let left = due().into_iter().chain(look).min().map(|due| due.saturating_duration_since(Instant::now()));
+        let left = left.map(timespec);
         let mut polled = vec![PollFd::new(&vm.pidfd, PollFlags::IN), PollFd::new(&control.listener, PollFlags::IN)];
         polled.extend(also.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let look = vm.quota.as_ref().map(|quota| timespec(quota.due().saturating_duration_since(Instant::now())));
-        match poll(&mut polled, look.as_ref()) {
-            Ok(0) => {
-                if vm.quota.as_ref().is_some_and(Quota::is_passed) {
-                    end(vm)?;
-                }
+        match poll(&mut polled, left.as_ref()) {
+            Ok(0) if vm.quota.as_ref().is_some_and(Quota::is_passed) => {
+                end(vm)?;
                 continue;
             }
+            Ok(0) if due().is_some_and(|due| due <= Instant::now()) => return Ok(Woken::Due),
+            Ok(0) => continue,
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e),
         }
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         if ready[0] {
-            return Ok(true);
+            return Ok(Woken::Ended);
         }
         if ready.get(2).copied().unwrap_or(false) {
-            return Ok(false);
+            return Ok(Woken::Readable);
         }
         if ready[1]
             && let Ok(client) = accept_with(&control.listener, SocketFlags::CLOEXEC)
         {
-            answer(&client, vm);
+            answer(&client, vm, kept);
         }
     }
 }
 
 /// One request. A client that says nothing for a second, or nonsense, is dropped.
-fn answer(client: &OwnedFd, vm: &Launched) {
+fn answer(client: &OwnedFd, vm: &Launched, kept: &Kept) {
     let _unlimited = rustix::net::sockopt::set_socket_timeout(
         client,
         rustix::net::sockopt::Timeout::Recv,
@@ -164,6 +184,12 @@ fn answer(client: &OwnedFd, vm: &Launched) {
         Request::Kill => {
             drop(pause);
             done(end(vm))
+        }
+        Request::Configure(wanted) => {
+            // The kernel may take its time, and the VM may be ended meanwhile.
+            drop(pause);
+            let done = kept.configure(&wanted, vm.init.as_raw_nonzero().get(), vm.quota.as_ref());
+            done.map_or_else(|e| Reply::Refused(e.to_string()), |()| Reply::Done)
         }
         Request::Refresh => refresh::refresh(vm).map_or_else(Reply::Refused, |()| Reply::Done),
     };

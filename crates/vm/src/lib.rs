@@ -12,6 +12,7 @@
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //!   router      rootless: the namespace between a VM and the host's network, and who holds it
 //!   stack       layers that several VMs stand on, and how a VM is copied by them
+//!   kept        what a keeper knows of its VM and changes live: the record, the groups
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
 //!   groups      memory, processors, processes, devices   disk        how much its changes may take
 //!   calls       which system calls a VM has: the list, and the filter made of it
@@ -31,6 +32,7 @@ pub mod groups;
 pub mod home;
 mod init;
 pub mod keeper;
+pub mod kept;
 pub mod launch;
 mod layers;
 pub mod lifecycle;

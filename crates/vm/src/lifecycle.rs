@@ -8,6 +8,10 @@
 //! Invariants: a VM's layers are written only while its lock is held; a VM that nobody may keep is never synced to
 //! disk; whatever fails, no process is left.
 
+mod detach;
+
+pub use detach::detach;
+
 use crate::attach::{self, Attached, Ended, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
 use crate::bus::relay::{Errand, HOST_BUS, Relay};
@@ -17,15 +21,16 @@ use crate::executor::Site;
 use crate::groups::Groups;
 use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control};
+use crate::kept::Kept;
 use crate::launch::{self, Launched};
 use crate::layers;
-use crate::proto::{self, Info, Order, Program, Reply, Request, Status, Timeout};
-use crate::relay::{LOG_MAX_BYTES, Relays};
+use crate::proto::{self, Configuration, Info, Order, Program, Reply, Request, Status, Timeout};
+use crate::relay::Relays;
 use crate::stack;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
-use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
+use fvm_model::{HostPath, Mode, Network, Policy, Restart, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
 use fvm_sys::process::{self, Fork};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
@@ -44,6 +49,8 @@ pub struct NewVm {
     pub policy: Policy,
     /// Deleted when its run ends.
     pub ephemeral: bool,
+    /// When a detached program of it is started again.
+    pub restart: Restart,
     /// The home directory of whoever makes it, where stores are whose first version is kept for merges.
     pub user_home: Option<PathBuf>,
 }
@@ -180,6 +187,9 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
         imported: None,
         copied: None,
         reached: Vec::new(),
+        restart: new.restart,
+        restarts: 0,
+        last_exit: None,
         id,
     })
 }
@@ -231,16 +241,13 @@ pub fn plan(home: &Home, facts: &HostFacts, record: &VmRecord) -> Blueprint {
 /// A VM that this process keeps.
 #[derive(Debug)]
 pub struct Running {
-    /// Its record as it is now.
-    pub record: VmRecord,
     /// What the VM does not have, in words.
     pub notices: Vec<String>,
     vm: Launched,
     control: Control,
     lock: VmLock,
     relay: Option<Relay>,
-    groups: Option<Groups>,
-    home: Home,
+    kept: Kept,
 }
 
 /// Starts a VM's init. The calling process must have one thread; see [`launch::launch`].
@@ -259,9 +266,11 @@ pub fn boot(
         return Err(VmError::UsersVm(record.name.clone()));
     }
     let blueprint = plan(home, facts, &record);
-    if blueprint.layers != record.layers || record.ephemeral {
+    let has_news = blueprint.layers != record.layers;
+    let last_run = (std::mem::take(&mut record.restarts), record.last_exit.take());
+    if has_news || record.ephemeral || last_run != (0, None) {
         record.layers.clone_from(&blueprint.layers);
-        home.save(&record, !record.ephemeral)?;
+        home.save(&record, has_news && !record.ephemeral)?;
     }
     stack::complete(home, &record)?;
     disk::reach(home, &record)?;
@@ -297,7 +306,8 @@ pub fn boot(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    Ok(Running { record, notices, vm, control, lock, relay, groups, home: home.clone() })
+    let kept = Kept::new(home, record, groups);
+    Ok(Running { notices, vm, control, lock, relay, kept })
 }
 
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
@@ -324,7 +334,7 @@ impl Running {
         let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
         let streams = Streams::of_this_process();
         let (session, theirs) = session_pair()?;
-        let mut program = call.program(&self.record, &streams);
+        let mut program = call.program(&self.kept.record(), &streams);
         let relays = relays()?;
         let fds = with_streams(&theirs, &mut program, &relays);
         proto::write_message(&self.vm.orders, &Order::Start(program), &fds)
@@ -334,7 +344,8 @@ impl Running {
         let (done, finished) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
         let ended = std::thread::scope(|scope| {
-            let mut serve = || drop(scope.spawn(|| keeper::serve(&self.control, &self.vm, Some(&done))));
+            let mut serve =
+                || drop(scope.spawn(|| keeper::serve(&self.control, &self.vm, &self.kept, Some(&done), || None)));
             // Nobody asks anything of most VMs, and a thread takes longer to make than many programs to run.
             let knock: Option<(BorrowedFd<'_>, &mut dyn FnMut())> = match &self.vm.quota {
                 None => Some((self.control.listener(), &mut serve)),
@@ -355,22 +366,24 @@ impl Running {
     /// Whether the VM can [`Running::vanish`] after `attached`: nothing of it runs, and nothing is to be told of it.
     #[must_use]
     pub fn can_vanish(&self, attached: &Attached) -> bool {
-        let tells = self.groups.is_some() || self.vm.quota.is_some() || disk::has(&self.home, &self.record);
-        self.record.ephemeral && attached.nobody_left && self.relay.is_none() && !tells
+        let record = self.kept.record();
+        let tells = self.kept.has_groups() || self.vm.quota.is_some() || disk::has(self.kept.home(), &record);
+        record.ephemeral && attached.nobody_left && self.relay.is_none() && !tells
     }
 
     /// Throws an ephemeral VM away of which no process is left: what takes the kernel time goes on behind the answer.
     ///
     /// # Errors
     /// When it cannot be ended or taken out of sight.
-    pub fn vanish(mut self) -> Result<(), VmError> {
+    pub fn vanish(self) -> Result<(), VmError> {
         process::kill(self.vm.init.as_raw_nonzero().get(), rustix::process::Signal::KILL.as_raw())
             .map_err(|e| VmError::Sys("end the VM", e))?;
-        delete(&self.home, &mut self.record, &self.lock)?;
+        let home = self.kept.home();
+        delete(home, &mut self.kept.record(), &self.lock)?;
         let wait = [rustix::fd::AsRawFd::as_raw_fd(&self.vm.pidfd)];
         behind(&wait, || {
             keeper::ends_within(&self.vm, u64::from(u32::MAX));
-            self.home.empty_trash()
+            home.empty_trash()
         })
     }
 
@@ -383,33 +396,9 @@ impl Running {
         let _collected = process::wait_nonblocking(self.vm.init.as_raw_nonzero().get(), false);
         // It may hold what the VM sent it.
         drop(self.relay);
-        let mut record = self.record;
-        let mut reached = self.groups.as_ref().map(|groups| groups.reached(&record.policy.limits)).unwrap_or_default();
-        reached.extend(self.vm.quota.as_ref().and_then(Quota::reached).or_else(|| disk::reached(&self.home, &record)));
-        if record.reached != reached {
-            record.reached = reached;
-            self.home.save(&record, false)?;
-        }
-        Ok((record, self.lock))
-    }
-
-    /// Keeps the VM until init ends, or, with a program, until that ends.
-    fn keep(self, session: Option<&OwnedFd>) -> Result<(), VmError> {
-        let ended = keeper::serve(&self.control, &self.vm, session).map_err(|e| VmError::Sys("wait for requests", e));
-        if !matches!(ended, Ok(true)) {
-            // The first packet says that the program runs: the end is the second, or the end of the socket.
-            while let Some(session) = session {
-                match proto::read_packet::<Status>(session) {
-                    Some((Status::Started { .. } | Status::Stopped(_) | Status::TimedOut | Status::NobodyLeft, _)) => {
-                        if keeper::serve(&self.control, &self.vm, Some(session)).unwrap_or(true) {
-                            break;
-                        }
-                    }
-                    _ => break,
-                }
-            }
-        }
-        self.end().map(drop)
+        let also = self.vm.quota.as_ref().and_then(Quota::reached);
+        let also = also.or_else(|| disk::reached(self.kept.home(), &self.kept.record()));
+        Ok((self.kept.close(also)?, self.lock))
     }
 }
 
@@ -496,95 +485,6 @@ pub fn exec_piped(home: &Home, record: &VmRecord, call: &Call, streams: [Borrowe
     Ok(Piped { session })
 }
 
-/// Starts a VM with a keeper of its own and returns when it is ready. When `call` has a program, its output goes to
-/// the VM's log, and the VM ends with it.
-///
-/// # Errors
-/// Those of [`boot`], as the keeper met them.
-pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, call: &Call) -> Result<(), VmError> {
-    let log_path = home.output_log(&record.id);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let log =
-        fs::open(&log_path, flags, FileMode::RUSR | FileMode::WUSR).map_err(|e| VmError::sys("open", &log_path, e))?;
-    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty())
-        .map_err(|e| VmError::Sys("open /dev/null", e))?;
-    let (result, report) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
-    match process::fork().map_err(|e| VmError::Sys("start a keeper", e))? {
-        Fork::Parent(_) => {
-            drop((report, lock));
-            let mut text = Vec::new();
-            let mut buffer = [0u8; 4096];
-            while let Ok(len @ 1..) = rustix::io::read(&result, &mut buffer[..]) {
-                text.extend_from_slice(&buffer[..len]);
-            }
-            match text.as_slice() {
-                b"ready" => Ok(()),
-                [] => Err(VmError::Keeper { name: record.name, why: "it died while starting".into() }),
-                why => Err(VmError::Setup {
-                    step: "start its keeper".into(),
-                    why: String::from_utf8_lossy(why).into_owned(),
-                }),
-            }
-        }
-        Fork::Child => {
-            drop(result);
-            let say = |text: &str| {
-                // The parent is the only reader; if it left, nobody needs to know.
-                let _left = rustix::io::write(&report, text.as_bytes());
-            };
-            let _leader = rustix::process::setsid();
-            let quiet =
-                (0..3).all(|target| process::install_stdio(rustix::fd::AsRawFd::as_raw_fd(&null), target).is_ok());
-            let _root = rustix::process::chdir("/");
-            if !quiet {
-                say("cannot open /dev/null");
-                process::exit_now(1);
-            }
-            let code = match start_kept(home, facts, record, lock, call, [&null, &log, &log]) {
-                Ok((running, program)) => {
-                    say("ready");
-                    drop(report);
-                    let (session, relayed) = program.unzip();
-                    let code = i32::from(running.keep(session.as_ref()).is_err());
-                    if let Some(relayed) = relayed {
-                        relayed.finish();
-                    }
-                    code
-                }
-                Err(e) => {
-                    say(&e.to_string());
-                    1
-                }
-            };
-            process::exit_now(code)
-        }
-    }
-}
-
-fn start_kept(
-    home: &Home,
-    facts: &HostFacts,
-    record: VmRecord,
-    lock: VmLock,
-    call: &Call,
-    streams: [&OwnedFd; 3],
-) -> Result<(Running, Option<(OwnedFd, crate::relay::Running)>), VmError> {
-    let running = boot(home, facts, record, lock, call)?;
-    if call.argv.is_empty() {
-        return Ok((running, None));
-    }
-    let (session, theirs) = session_pair()?;
-    let mut program = call.program(&running.record, &Streams { is_terminal: [false; 3], terminal: None });
-    let relays = Relays::of(streams.map(AsFd::as_fd), LOG_MAX_BYTES);
-    let relays = relays.map_err(|e| VmError::Sys("pass the streams", e))?;
-    let fds = with_streams(&theirs, &mut program, &relays);
-    proto::write_message(&running.vm.orders, &Order::Start(program), &fds)
-        .map_err(|e| VmError::Sys("reach init", e))?;
-    let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
-    Ok((running, Some((session, relayed))))
-}
-
 /// Ends a running VM: its processes get SIGTERM and `grace_ms` to end.
 ///
 /// # Errors
@@ -609,6 +509,42 @@ pub fn kill(home: &Home, record: &VmRecord) -> Result<(), VmError> {
 /// [`VmError::NotRunning`], or when its keeper does not answer or could not do it all.
 pub fn refresh(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     keeper::ask(home, &record.id, &record.name, &Request::Refresh, &[]).map(drop)
+}
+
+/// Changes what a stopped VM may use, from its next start.
+///
+/// # Errors
+/// When the record cannot be read or written.
+pub fn configure(
+    home: &Home,
+    record: &VmRecord,
+    policy: Policy,
+    restart: Restart,
+    _lock: &VmLock,
+) -> Result<VmRecord, VmError> {
+    disk::resize(home, record, policy.limits.disk_bytes)?;
+    let changed = VmRecord { policy, restart, ..record.clone() }.with_last_run_of(&home.load(&record.id)?);
+    home.save(&changed, !record.ephemeral)?;
+    Ok(changed)
+}
+
+/// Changes what a running VM may use, at once; its keeper saves it.
+///
+/// # Errors
+/// [`VmError::NotRunning`], [`VmError::Fixed`], or when its keeper could not do it; nothing is changed then.
+pub fn configure_live(
+    home: &Home,
+    record: &VmRecord,
+    policy: Policy,
+    restart: Option<Restart>,
+) -> Result<VmRecord, VmError> {
+    let fixed = record.policy.fixed_against(&policy);
+    if !fixed.is_empty() {
+        return Err(VmError::Fixed { name: record.name.clone(), what: fixed.join(", ") });
+    }
+    let wanted = Configuration { from: record.policy.clone(), to: policy, restart };
+    keeper::ask(home, &record.id, &record.name, &Request::Configure(Box::new(wanted)), &[])?;
+    home.load(&record.id)
 }
 
 /// After init's end the keeper gives the lock back, a moment later.

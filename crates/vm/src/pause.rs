@@ -126,7 +126,7 @@ impl Freezer {
         let until = Instant::now() + LONGEST;
         // First: who moves in stands still at once, and makes no more processes.
         self.set(true)?;
-        let frozen = self.gather(init, until).and_then(|()| {
+        let frozen = groups::gather(&self.dir, init, until).and_then(|()| {
             while !self.is_frozen() {
                 if Instant::now() > until {
                     let why = "the kernel did not freeze it: a process waits in the kernel, for a disk or a server";
@@ -140,31 +140,6 @@ impl Freezer {
             self.set(false)?;
         }
         frozen
-    }
-
-    /// Moves init and all that descends from it: until nobody is left outside. Who is born meanwhile is born inside, if
-    /// the parent was moved already.
-    fn gather(&self, init: i32, until: Instant) -> Result<(), String> {
-        let mut moved = BTreeSet::new();
-        loop {
-            let all = ps::descendants(init).into_iter().chain([init]);
-            let left: Vec<i32> = all.filter(|pid| !moved.contains(pid)).collect();
-            if left.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > until {
-                return Err("its processes make others faster than they can be held; '--pids' limits them".into());
-            }
-            for pid in left {
-                match std::fs::write(self.dir.join("cgroup.procs"), pid.to_string()) {
-                    Ok(()) => {}
-                    // It has ended.
-                    Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
-                    Err(e) => return Err(format!("cannot move a process into {}: {e}", self.dir.display())),
-                }
-                moved.insert(pid);
-            }
-        }
     }
 
     fn set(&self, frozen: bool) -> Result<(), String> {

@@ -14,6 +14,7 @@
 
 use fvm_model::path::Bytes;
 use fvm_model::service::ServiceRequest;
+use fvm_model::{Policy, Restart};
 use fvm_sys::socket;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -140,8 +141,21 @@ pub enum Request {
     Suspend,
     /// Let them run on.
     Resume,
+    /// Change what it may use, at once, and save it.
+    Configure(Box<Configuration>),
     /// For its services; descriptors as in [`Order::Service`].
     Service(ServiceRequest),
+}
+
+/// What a running VM is to be changed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The policy that the client knows: another one means that somebody else changed it meanwhile.
+    pub from: Policy,
+    /// The policy that it is to have.
+    pub to: Policy,
+    /// When its program is started again; as it is, if not said.
+    pub restart: Option<Restart>,
 }
 
 /// A running VM.

@@ -121,6 +121,8 @@ pub fn draft_copy(home: &Home, record: &VmRecord, mut policy: Policy) -> Result<
         layers_dir: HostPath::new(place).map_err(|e| VmError::Internal(e.to_string()))?,
         policy,
         reached: Vec::new(),
+        restarts: 0,
+        last_exit: None,
         id,
         ..record.clone()
     })

@@ -110,6 +110,30 @@ fn root_a_vm_with_a_disk_is_like_any_other_needs_loop_devices() {
     assert!(refused.err.contains("cannot become smaller"), "{}", refused.err);
     lab.fvm(["inspect", "small"]).expect(4);
 
+    // It grows, with all that is in it, and does not shrink.
+    lab.fvm(["configure", "disk", "--disk", "96M"]).expect(0);
+    assert_eq!(told("disk"), told("plain"));
+    for smaller in ["80M", "none"] {
+        assert!(
+            lab.fvm(["configure", "disk", "--disk", smaller]).expect(1).err.contains("smaller")
+                || smaller == "none"
+                    && lab.fvm(["configure", "disk", "--disk", smaller]).expect(1).err.contains("larger")
+        );
+    }
+    assert!(lab.fvm(["inspect", "disk"]).expect(0).out.contains("\"disk_bytes\": 100663296"));
+    // While it runs too, where the kernel lets this process (CAP_SYS_RESOURCE); else it says when.
+    lab.fvm(["start", "disk"]).expect(0);
+    let grown = lab.fvm(["configure", "disk", "--disk", "128M"]);
+    let room: u64 =
+        lab.fvm(["exec", "disk", "sh", "-c", "df --output=size -k . | tail -1"]).expect(0).out.trim().parse().unwrap();
+    if grown.code == 0 {
+        assert!(room > 100 << 10, "{room}");
+    } else {
+        assert!(grown.err.contains("while the VM is stopped") && room < 96 << 10, "{} {room}", grown.err);
+    }
+    lab.fvm(["stop", "-t", "1", "disk"]).expect(0);
+    assert_eq!(told("disk"), told("plain"));
+
     // Out and in again, into a disk as well.
     lab.fvm(["export", "disk", "disk.fvm"]).expect(0);
     lab.fvm(["import", "--trust", "disk.fvm", "--name", "back"]).expect(0);
@@ -147,6 +171,16 @@ fn root_and_user_a_watched_disk_ends_the_vm_that_fills_it() {
     assert!(ran.err.contains("its disk limit is watched"), "{}", ran.err);
     assert!(ran.err.contains("more than its limit of 16M, and was ended"), "{}", ran.err);
     assert!(lab.fvm(["inspect", "d"]).expect(0).out.contains("more than its limit of 16M"));
+    // A limit that is watched is changed while the VM runs; one that nobody watches, is not.
+    lab.fvm(["create", "w", "--net", "none", "--disk", "64M"]).expect(0);
+    lab.fvm(["start", "w"]).expect(0);
+    lab.fvm(["configure", "w", "--disk", "16M"]).expect(0);
+    let ran = lab.fvm(["exec", "w", "sh", "-c", fill]);
+    assert!(ran.code == 125 && lab.fvm(["inspect", "w"]).expect(0).out.contains("its limit of 16M"), "{}", ran.err);
+    lab.fvm(["create", "n", "--net", "none"]).expect(0);
+    lab.fvm(["start", "n"]).expect(0);
+    assert!(lab.fvm(["configure", "n", "--disk", "64M"]).expect(1).err.contains("stop it first"));
+    lab.fvm(["delete", "-f", "n", "w"]).expect(0);
     // What it wrote is there; with less of it, it runs again.
     assert!(lab.fvm(["status", "d"]).expect(0).out.contains("/f0"));
     lab.fvm(["discard", "d"]).expect(0);

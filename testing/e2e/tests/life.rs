@@ -1,7 +1,7 @@
 //! A VM's life from the command line: exit codes, streams, states, bad input, sudden death.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
-use fvm_kit::{Lab, User, is_root};
+use fvm_kit::{Lab, Ran, User, is_root};
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
@@ -118,9 +118,14 @@ fn root_and_user_vms_do_not_see_each_other_and_twenty_run_at_once() {
                 "echo vm{n} > shared; sleep 0.5; test \"$(cat shared)\" = vm{n} && test \"$(ps ax -o comm= | grep -c '^sleep$')\" = 0"
             )
         };
-        let children: Vec<_> = (0..20).map(|n| lab.spawn(["run", "--rm", "--", "sh", "-c", &script(n)])).collect();
-        for (n, mut child) in children.into_iter().enumerate() {
-            assert!(child.wait().unwrap().success(), "VM {n}");
+        let start = |n: u32| {
+            let mut run = lab.fvm_command(["run", "--rm", "--", "sh", "-c", &script(n)]);
+            run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..20).map(start).collect();
+        for (n, child) in children.into_iter().enumerate() {
+            let ran = Ran::of(child.wait_with_output().unwrap());
+            assert_eq!(ran.code, 0, "{:?}, VM {n}: {ran:?}", lab.user());
         }
         assert_eq!(lab.sh("cat shared"), "host\n");
     });

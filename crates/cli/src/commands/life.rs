@@ -1,7 +1,7 @@
-//! `rename`, `copy`, `export`, `import`, `cp`: what becomes of whole VMs, and what passes in and out of them.
+//! `rename`, `configure`, `copy`, `export`, `import`, `cp`: what becomes of whole VMs, and what passes in and out of them.
 
-use super::{run, vms::Row};
-use crate::args::{Copy, Cp, Export, Import, PolicyArgs, Rename};
+use super::{run, vms::Row, vms::inspect};
+use crate::args::{Configure, Copy, Cp, Export, Import, PolicyArgs, Rename};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{Done, dirs};
@@ -20,6 +20,29 @@ pub fn rename(fvm: &Fvm, out: &Output, args: &Rename) -> Done {
     } else {
         out.say(&format!("{} is now {}", record.name, renamed.name));
     }
+    Ok(exit::DONE)
+}
+
+/// `fvm configure`.
+pub fn configure(fvm: &Fvm, out: &Output, args: &Configure) -> Done {
+    let given = args.policy.is_given();
+    if !given && args.restart.is_none() {
+        return Err(Failure::usage(
+            "nothing to change was given",
+            "for example: --memory 2G, --pids none, --restart no",
+        ));
+    }
+    let record = fvm.find(&args.name)?;
+    let policy = given.then(|| args.policy.policy_on(fvm, out, &record)).transpose()?;
+    let changed = fvm.configure(&record, policy, args.restart)?;
+    if out.json() {
+        return inspect(fvm, out, changed.id.as_str());
+    }
+    let name = &changed.name;
+    out.say(&match fvm.state(&changed)? {
+        VmState::Running | VmState::Suspended => format!("{name} is changed, and runs on"),
+        _ => format!("{name} is changed; 'fvm inspect {name}' shows it"),
+    });
     Ok(exit::DONE)
 }
 

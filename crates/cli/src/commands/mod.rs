@@ -3,7 +3,7 @@
 //! ```text
 //!   run      run, exec, shell               programs in VMs
 //!   vms      create, start, stop, list ...  VMs themselves
-//!   life     rename, copy, export ...                 VMs among each other, and their files
+//!   life     configure, rename, copy, export ...      VMs anew, among each other, and their files
 //!   stats    stats, top                    what VMs use
 //!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
@@ -60,6 +60,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Refresh(args) => vms::refresh(&fvm, out, &args.names),
         Command::Cp(args) => life::cp(&fvm, out, &args),
         Command::Rename(args) => life::rename(&fvm, out, &args),
+        Command::Configure(args) => life::configure(&fvm, out, &args),
         Command::Copy(args) => life::copy(&fvm, out, &args),
         Command::Export(args) => life::export(&fvm, out, &args),
         Command::Import(args) => life::import(&fvm, out, &args),

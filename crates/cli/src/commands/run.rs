@@ -44,10 +44,15 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
             Err(e) => return Err(e.into()),
         },
     };
-    if let Some(record) = existing {
+    if let Some(mut record) = existing {
         if args.rm || args.policy.is_given() {
             let text = format!("'{}' is there already: --rm and what a VM may use are for new VMs", record.name);
-            return Err(Failure::usage(text, "leave them out, or choose another name"));
+            let next = format!("leave them out, choose another name, or 'fvm configure {}' first", record.name);
+            return Err(Failure::usage(text, next));
+        }
+        // Only for the program that starts now: one that runs has a 'fvm configure' of its own.
+        if args.restart.is_some_and(|restart| restart != record.restart) && fvm.state(&record)? == VmState::Stopped {
+            record = fvm.configure(&record, None, args.restart)?;
         }
         return in_existing(fvm, out, record, &call, args.commit, args.detach);
     }
@@ -67,7 +72,8 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     let named = name.is_some() || args.keep;
     let ephemeral = afterwards == Afterwards::Remove;
     let policy = args.policy.policy(fvm, out)?;
-    let new = NewVm { name, policy, ephemeral, user_home: dirs::user_home() };
+    let restart = args.restart.unwrap_or_default();
+    let new = NewVm { name, policy, ephemeral, restart, user_home: dirs::user_home() };
     if args.detach {
         let (record, lock) = fvm.create(&new)?;
         drop(lock);
@@ -112,7 +118,8 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
             let record = fvm.find(name)?;
             if args.policy.is_given() {
                 let text = format!("'{}' is there already: what a VM may use is for new VMs", record.name);
-                return Err(Failure::usage(text, "leave it out, or open a shell in a new VM"));
+                let next = format!("leave it out, open a shell in a new VM, or 'fvm configure {}' first", record.name);
+                return Err(Failure::usage(text, next));
             }
             in_existing(fvm, out, record, &call(command), false, false)
         }
@@ -123,6 +130,7 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
                 keep: false,
                 commit: false,
                 detach: false,
+                restart: None,
                 policy: args.policy.clone(),
                 program: ProgramArgs::default(),
                 command,
@@ -328,6 +336,22 @@ fn exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
 impl crate::args::PolicyArgs {
     /// The policy that the options ask for, on this machine.
     pub fn policy(&self, fvm: &Fvm, out: &Output) -> Result<Policy, Failure> {
+        let usual = dirs::usual_policy();
+        let named = self.policy.as_deref().or(usual.as_deref());
+        self.on_this_machine(fvm, out, fvm::policy(named, &self.flags()?, &dirs::policy_dirs())?)
+    }
+
+    /// The policy of a VM that is there, with the options on top.
+    pub fn policy_on(&self, fvm: &Fvm, out: &Output, record: &VmRecord) -> Result<Policy, Failure> {
+        let flags = self.flags()?;
+        let policy = match &self.policy {
+            Some(named) => fvm::policy(Some(named), &flags, &dirs::policy_dirs())?,
+            None => fvm::amended(record, &flags)?,
+        };
+        self.on_this_machine(fvm, out, policy)
+    }
+
+    fn flags(&self) -> Result<Flags, Failure> {
         let path = |path: &PathBuf| {
             let text = path.to_str().map(ToOwned::to_owned);
             let text = text.ok_or_else(|| Failure::usage(format!("'{}' is not text", path.display()), "rename it"))?;
@@ -340,7 +364,7 @@ impl crate::args::PolicyArgs {
             let absolute = absolute.map_err(|e| Failure::usage(e.to_string(), "give an absolute path"))?;
             Ok(format!("{out}{}", absolute.as_path().display()))
         };
-        let flags = Flags {
+        Ok(Flags {
             network: self.net,
             allow: self.allow.clone(),
             publish: self.publish.clone(),
@@ -352,10 +376,10 @@ impl crate::args::PolicyArgs {
             desktop: self.dbus.clone(),
             limits: self.limits().map(|(name, value)| (name, value.clone())).collect(),
             hostname: self.hostname.clone(),
-        };
-        let usual = dirs::usual_policy();
-        let named = self.policy.as_deref().or(usual.as_deref());
-        let mut policy = fvm::policy(named, &flags, &dirs::policy_dirs())?;
+        })
+    }
+
+    fn on_this_machine(&self, fvm: &Fvm, out: &Output, mut policy: Policy) -> Result<Policy, Failure> {
         if self.allow_partial {
             // For good: it is asked again at every start.
             policy.requires.clear();

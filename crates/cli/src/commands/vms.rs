@@ -20,7 +20,7 @@ pub fn create(fvm: &Fvm, out: &Output, args: &Create) -> Done {
     } else {
         let policy = args.policy.policy(fvm, out)?;
         let (name, user_home) = (Some(name), dirs::user_home());
-        fvm.create(&NewVm { name, policy, ephemeral: false, user_home })?.0
+        fvm.create(&NewVm { name, policy, user_home, ..NewVm::default() })?.0
     };
     if out.json() {
         out.document(&Row::of(&record, VmState::Stopped))?;

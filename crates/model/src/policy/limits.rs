@@ -29,6 +29,9 @@ pub struct Limits {
     pub io_weight: Option<u32>,
 }
 
+/// Takes a limit away, in the place of its value.
+pub const NONE: &str = "none";
+
 /// Least memory with which a VM starts.
 pub const MEMORY_MIN_BYTES: u64 = 4 << 20;
 /// Least disk: a file system has room for itself and something else in it.

@@ -10,6 +10,7 @@
 //! Invariants: pure: no file is read here; a [`Policy`] is whole: every question has an answer in it, so that a VM means
 //! the same in every version of fvm that reads it.
 
+mod amend;
 mod builtin;
 pub mod limits;
 mod pattern;
@@ -17,6 +18,7 @@ mod resolve;
 mod show;
 mod text;
 
+pub use amend::amend;
 pub use builtin::{PROFILES, Profile, Secret, secrets};
 pub use limits::Limits;
 pub use pattern::Pattern;

@@ -275,6 +275,14 @@ fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(
 }
 
 fn limit(key: &str, value: &str, limits: &mut Limits) -> Result<(), String> {
+    if value == limits::NONE {
+        limits.clear(key);
+        if key == "memory" {
+            // It is what a VM may use beside memory.
+            limits.clear("swap");
+        }
+        return Ok(());
+    }
     match key {
         "memory" => limits.memory_bytes = Some(limits::memory(value)?),
         "swap" => limits.swap_bytes = Some(limits::size(value)?),
