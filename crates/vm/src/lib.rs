@@ -13,6 +13,7 @@
 //!   router      rootless: the namespace between a VM and the host's network, and who holds it
 //!   stack       layers that several VMs stand on, and how a VM is copied by them
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
+//!   scope       limits of an ordinary user's VM, by the user's systemd
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -42,6 +43,7 @@ pub mod ps;
 pub mod refresh;
 mod relay;
 pub mod router;
+pub mod scope;
 pub mod service;
 mod session;
 pub mod stack;

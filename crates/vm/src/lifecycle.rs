@@ -20,8 +20,9 @@ use crate::launch::{self, Launched};
 use crate::layers;
 use crate::proto::{self, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::relay::{LOG_MAX_BYTES, Relays};
+use crate::scope::{self, Gate, Scope};
 use crate::stack;
-use fvm_host::HostFacts;
+use fvm_host::{HostFacts, UserManager};
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
 use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
@@ -231,6 +232,7 @@ pub struct Running {
     lock: VmLock,
     relay: Option<Relay>,
     groups: Option<Groups>,
+    scope: Option<Scope>,
     home: Home,
 }
 
@@ -270,13 +272,19 @@ pub fn boot(
     );
     site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
     site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
-    site.pids = record.policy.limits.pids.filter(|_| groups.is_none());
+    let (mut scope, gate) = scope(home, &record, call)?.unzip();
+    site.gate = gate;
+    let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
+    site.pids = record.policy.limits.pids.filter(|_| !counts);
     let (relay, absent) = match relay(&record, call) {
         Some(Ok(relay)) => (Some(relay), None),
         Some(Err(e)) => (None, Some(e.to_string())),
         None => (None, None),
     };
     let mut vm = launch::launch(site, &blueprint)?;
+    if let Some(scope) = &mut scope {
+        scope.settle();
+    }
     let mut notices = blueprint.notices;
     notices.extend(std::mem::take(&mut vm.notices).into_iter().chain(absent));
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
@@ -285,7 +293,28 @@ pub fn boot(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    Ok(Running { record, notices, vm, control, lock, relay, groups, home: home.clone() })
+    Ok(Running { record, notices, vm, control, lock, relay, groups, scope, home: home.clone() })
+}
+
+/// The scope of an ordinary user's VM, where its policy limits anything. Processes alone are limited without one, where no
+/// systemd of the user's can do it.
+fn scope(home: &Home, record: &VmRecord, call: &Call) -> Result<Option<(Scope, Gate)>, VmError> {
+    let limits = &record.policy.limits;
+    if record.mode != Mode::Rootless || !limits.any() {
+        return Ok(None);
+    }
+    let manager = UserManager::find(home.run_dir().parent());
+    if let Some((what, why)) = scope::unenforced(limits, manager.as_ref()).into_iter().next() {
+        return Err(VmError::Limit { what: what.into(), why });
+    }
+    let Some(manager) = manager else { return Ok(None) };
+    let limits = &scope::held(limits, &manager);
+    if !limits.any() {
+        return Ok(None);
+    }
+    let bus = call.env.iter().find(|(key, _)| key == HOST_BUS).and_then(|(_, value)| value.to_str());
+    let errand = scope::Errand { id: &record.id, limits, ways: scope::Ways::new(&manager, bus) };
+    Scope::prepare(&errand).map(Some)
 }
 
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
@@ -342,7 +371,14 @@ impl Running {
         // It may hold what the VM sent it.
         drop(self.relay);
         let mut record = self.record;
-        let reached = self.groups.as_ref().map(|groups| groups.reached(&record.policy.limits)).unwrap_or_default();
+        let limits = &record.policy.limits;
+        let reached = match (&self.groups, &self.scope) {
+            (Some(groups), _) => groups.reached(limits),
+            (None, Some(scope)) => scope.reached(limits),
+            (None, None) => Vec::new(),
+        };
+        // Its control groups may go now.
+        drop(self.scope);
         if record.reached != reached {
             record.reached = reached;
             self.home.save(&record, false)?;

@@ -1,0 +1,486 @@
+//! Limits of an ordinary user's VM: a transient scope of the user's own systemd.
+//!
+//! ```text
+//!   keeper ─ fork ─► anchor   sleeps in the scope, so that it is there until its counters were read
+//!      ├──── fork ─► asker    StartTransientUnit(fvm-<id>.scope, PIDs = anchor + init, MemoryMax, ...) ──► systemd --user
+//!      │              │  ends when init is in the scope, and the scope has the controllers
+//!      └── clone ─► init      waits until then; then makes its cgroup namespace, and everything else of the VM
+//! ```
+//!
+//! The bus is spoken by a process of its own, because zbus has threads, and who clones init must have one.
+//!
+//! systemd removes a scope's control group as soon as nobody is in it, and with it the number of processes that the kernel
+//! killed or refused; a descriptor of its files is no help, for they are then gone, not only nameless. So a process that does
+//! nothing stays in it until the keeper has read them. It is the smallest one there, so the last that the kernel kills, and
+//! counted out of the limit of processes. `Delegate` keeps systemd from ending the whole scope for one killed process.
+//!
+//! Invariants: nothing of the VM runs before init is in the scope; a limit that systemd took and the kernel does not hold,
+//! for want of a controller, is an error; whatever fails, neither scope nor process is left; no environment variable is read.
+
+use crate::error::VmError;
+use crate::groups;
+use crate::launch::die_with_parent;
+use fvm_host::manager::{Place, places};
+use fvm_host::{DELEGATE, UserManager};
+use fvm_model::VmId;
+use fvm_model::policy::Limits;
+use fvm_sys::process::{self, Fork};
+use fvm_sys::socket;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use zbus::Connection;
+use zbus::connection::Builder;
+use zbus::wire::{OwnedObjectPath, Variant};
+
+/// How long systemd may take for what it is asked.
+const LONGEST: Duration = Duration::from_secs(5);
+/// How long the keeper waits for the asker: longer, so that it hears why.
+const ANSWER_MAX_S: i64 = 15;
+const POLL: Duration = Duration::from_millis(2);
+/// Longest answer of an asker.
+const ANSWER_MAX_BYTES: usize = 1024;
+/// systemd's word for "as much as there is".
+const INFINITY: u64 = u64::MAX;
+/// Processes in the scope that are not the VM's: the anchor.
+const OURS: u64 = 1;
+
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const SYSTEMD_AT: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// What the scope of a VM is called.
+#[must_use]
+pub fn name(id: &str) -> String {
+    format!("fvm-{id}.scope")
+}
+
+/// Limits, as systemd names them; what is not limited is said too, so that the same list takes a limit away.
+#[must_use]
+pub fn properties(limits: &Limits) -> Vec<(&'static str, u64)> {
+    let swap = limits.memory_bytes.map(|_| limits.swap_bytes.unwrap_or(0));
+    vec![
+        ("MemoryMax", limits.memory_bytes.unwrap_or(INFINITY)),
+        ("MemorySwapMax", swap.unwrap_or(INFINITY)),
+        ("CPUQuotaPerSecUSec", limits.cpu_milli.map_or(INFINITY, |milli| u64::from(milli) * 1000)),
+        ("CPUWeight", limits.cpu_weight.map_or(INFINITY, u64::from)),
+        ("TasksMax", limits.pids.map_or(INFINITY, |pids| u64::from(pids) + OURS)),
+    ]
+}
+
+/// The controller that a limit needs; `None`: it is no matter of control groups.
+fn controller(limit: &str) -> Option<&'static str> {
+    match limit {
+        "memory" | "swap" => Some("memory"),
+        "cpus" | "cpu_weight" => Some("cpu"),
+        "pids" => Some("pids"),
+        "io_weight" => Some("io"),
+        _ => None,
+    }
+}
+
+/// The limits that are set and that need a controller, with it.
+fn wanted(limits: &Limits) -> Vec<(&'static str, &'static str)> {
+    let set = limits.entries().into_iter().filter(|(_, value)| value.is_some());
+    set.filter_map(|(limit, _)| Some((limit, controller(limit)?))).collect()
+}
+
+/// The limits that cannot be held for a user with this systemd, each with why.
+#[must_use]
+pub fn unenforced(limits: &Limits, manager: Option<&UserManager>) -> Vec<(&'static str, String)> {
+    let Some(manager) = manager else { return groups::unenforced(limits, false) };
+    // Processes can be counted without.
+    let lacking = wanted(limits).into_iter().filter(|(_, name)| *name != "pids" && !manager.has(name));
+    lacking.map(|(limit, name)| (limit, lacks(name))).collect()
+}
+
+/// The limits that a scope holds: processes are left to `RLIMIT_NPROC` where systemd cannot count them.
+#[must_use]
+pub fn held(limits: &Limits, manager: &UserManager) -> Limits {
+    Limits { pids: limits.pids.filter(|_| manager.has("pids")), ..*limits }
+}
+
+fn lacks(controller: &str) -> String {
+    format!("this user's systemd has no controller '{controller}'; {DELEGATE}")
+}
+
+/// The control groups of a VM's scope, one in each tree in which it has one; `pid` is in it.
+#[must_use]
+pub fn places_in(name: &str, pid: i32) -> Vec<Place> {
+    places(pid).into_iter().filter(|place| place.dir.ends_with(name)).collect()
+}
+
+/// The controllers that hold in these groups.
+fn controllers(places: &[Place]) -> Vec<String> {
+    let of = |place: &Place| -> Vec<String> {
+        if !place.controllers.is_empty() {
+            return place.controllers.clone();
+        }
+        let text = std::fs::read_to_string(place.dir.join("cgroup.controllers")).unwrap_or_default();
+        text.split_whitespace().map(ToOwned::to_owned).collect()
+    };
+    places.iter().flat_map(of).collect()
+}
+
+/// Ways to the user's systemd, in the order in which they are tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ways {
+    /// Its run-time directory: its own socket, then the bus beside it.
+    dir: PathBuf,
+    /// A bus that the user named.
+    bus: Option<String>,
+}
+
+impl Ways {
+    /// To `manager`, and by the session bus at `bus`.
+    #[must_use]
+    pub fn new(manager: &UserManager, bus: Option<&str>) -> Self {
+        Self { dir: manager.dir.clone(), bus: bus.filter(|address| !address.is_empty()).map(ToOwned::to_owned) }
+    }
+}
+
+/// The user's systemd, reached.
+struct Manager {
+    connection: Connection,
+    /// On a bus it has a name; on its own socket nobody else is there.
+    name: Option<&'static str>,
+}
+
+impl Manager {
+    fn reach(ways: &Ways) -> Result<Self, String> {
+        let own = ways.dir.join("systemd/private");
+        let direct = UnixStream::connect(&own).map_err(|e| e.to_string()).and_then(|stream| {
+            let builder = Builder::unix_stream(stream).p2p().method_timeout(LONGEST);
+            zbus::block_on(builder.build()).map_err(|e| e.to_string())
+        });
+        let mut why = match direct {
+            Ok(connection) => return Ok(Self { connection, name: None }),
+            Err(e) => format!("{}: {e}", own.display()),
+        };
+        let beside = format!("unix:path={}", ways.dir.join("bus").display());
+        for address in [Some(&beside), ways.bus.as_ref()].into_iter().flatten() {
+            let builder = Builder::address(address.as_str()).method_timeout(LONGEST);
+            match zbus::block_on(builder.build()) {
+                Ok(connection) => return Ok(Self { connection, name: Some(SYSTEMD) }),
+                Err(e) => why = format!("{why}; {address}: {e}"),
+            }
+        }
+        Err(format!("cannot reach this user's systemd ({why}); 'systemctl --user status' tells whether it is well"))
+    }
+
+    fn call<B, R>(&self, at: &str, interface: &str, method: &str, body: &B) -> zbus::Result<R>
+    where
+        B: serde::Serialize + zbus::wire::DynamicType,
+        R: serde::de::DeserializeOwned + zbus::wire::Type,
+    {
+        let reply = zbus::block_on(self.connection.call_method(self.name, at, Some(interface), method, body))?;
+        reply.body().deserialize()
+    }
+
+    /// Puts `pids` into a new scope.
+    fn start(&self, name: &str, limits: &Limits, pids: &[u32]) -> Result<(), String> {
+        let until = Instant::now() + LONGEST;
+        let fail = |why: String| format!("this user's systemd did not start {name}: {why}");
+        let job: OwnedObjectPath = loop {
+            let mut all = vec![
+                ("Description", Variant::from(format!("virtual machine {name}"))),
+                ("PIDs", Variant::from(pids.to_vec())),
+                ("Delegate", Variant::from(true)),
+                ("CollectMode", Variant::from("inactive-or-failed")),
+            ];
+            all.extend(properties(limits).into_iter().map(|(key, value)| (key, Variant::from(value))));
+            let none: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
+            match self.call(SYSTEMD_AT, MANAGER, "StartTransientUnit", &(name, "fail", all, none)) {
+                Ok(job) => break job,
+                // The caller holds the VM's lock: it is what a dead keeper left.
+                Err(e) if is(&e, "org.freedesktop.systemd1.UnitExists") && Instant::now() < until => self.stop(name),
+                Err(e) => return Err(fail(e.to_string())),
+            }
+            std::thread::sleep(POLL);
+        };
+        let is_in = || pids.iter().all(|pid| !places_in(name, pid.cast_signed()).is_empty());
+        let goes_on = || {
+            let state = ("org.freedesktop.systemd1.Job", "State");
+            let asked: zbus::Result<zbus::wire::OwnedVariant> =
+                self.call(job.as_str(), "org.freedesktop.DBus.Properties", "Get", &state);
+            asked.is_ok()
+        };
+        while !is_in() {
+            if !goes_on() && !is_in() {
+                self.stop(name);
+                let hint = format!("'journalctl --user -u {name}' tells more");
+                return Err(fail(format!("it could not move the VM's processes there; {hint}")));
+            }
+            if Instant::now() > until {
+                self.stop(name);
+                let secs = LONGEST.as_secs();
+                return Err(fail(format!("it took longer than {secs} s; 'systemctl --user list-jobs' tells for what")));
+            }
+            std::thread::sleep(POLL);
+        }
+        let in_force = controllers(&places_in(name, pids[0].cast_signed()));
+        match wanted(limits).into_iter().find(|(_, wanted)| !in_force.iter().any(|have| have == wanted)) {
+            None => Ok(()),
+            Some((_, missing)) => {
+                self.stop(name);
+                Err(lacks(missing))
+            }
+        }
+    }
+
+    /// Ends whatever is in the scope; it may have gone by itself.
+    fn stop(&self, name: &str) {
+        let _gone: zbus::Result<OwnedObjectPath> = self.call(SYSTEMD_AT, MANAGER, "StopUnit", &(name, "replace"));
+    }
+
+    fn set(&self, name: &str, limits: &Limits) -> zbus::Result<()> {
+        let all: Vec<_> = properties(limits).into_iter().map(|(key, value)| (key, Variant::from(value))).collect();
+        self.call(SYSTEMD_AT, MANAGER, "SetUnitProperties", &(name, true, all))
+    }
+}
+
+fn is(error: &zbus::Error, name: &str) -> bool {
+    matches!(error, zbus::Error::MethodError(found, _, _) if found.as_str() == name)
+}
+
+/// Gives the scope of a running VM other limits, until it ends. Starts threads: not for a process that forks afterwards.
+///
+/// # Errors
+/// [`VmError::Limit`], with what systemd said; then the old ones hold.
+pub fn set(ways: &Ways, id: &VmId, limits: &Limits, init: i32) -> Result<(), VmError> {
+    let name = name(id.as_str());
+    let fail = |why: String| VmError::Limit { what: name.clone(), why };
+    let in_force = controllers(&places_in(&name, init));
+    if let Some((limit, missing)) = wanted(limits).into_iter().find(|(_, wanted)| !in_force.iter().any(|c| c == wanted))
+    {
+        return Err(VmError::Limit { what: limit.into(), why: lacks(missing) });
+    }
+    let manager = Manager::reach(ways).map_err(&fail)?;
+    manager.set(&name, limits).map_err(|e| fail(format!("this user's systemd did not change it: {e}")))
+}
+
+/// Where whoever clones init has it put into the scope.
+#[derive(Debug)]
+pub struct Gate(OwnedFd);
+
+impl Gate {
+    /// Returns when `init`, as the host numbers it, is in the scope.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn admit(&self, init: Pid) -> Result<(), String> {
+        let words = |e: Errno| format!("cannot reach who asks this user's systemd: {e}");
+        socket::send(&self.0, init.as_raw_nonzero().to_string().as_bytes(), &[]).map_err(words)?;
+        answer(&self.0)
+    }
+}
+
+impl AsRawFd for Gate {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn answer(from: &OwnedFd) -> Result<(), String> {
+    let wait = rustix::time::Timespec { tv_sec: ANSWER_MAX_S, tv_nsec: 0 };
+    let came = loop {
+        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&wait)) {
+            Err(Errno::INTR) => {}
+            other => break other.map_err(|e| format!("cannot wait for this user's systemd: {e}"))?,
+        }
+    };
+    if came == 0 {
+        return Err(format!("this user's systemd did not answer in {ANSWER_MAX_S} s; see 'systemctl --user status'"));
+    }
+    let mut text = [0u8; ANSWER_MAX_BYTES];
+    match socket::receive(from, &mut text) {
+        Ok((2, _)) if &text[..2] == b"ok" => Ok(()),
+        Ok((len @ 1.., _)) => Err(String::from_utf8_lossy(&text[..len]).into_owned()),
+        _ => Err("the process that asks this user's systemd ended".into()),
+    }
+}
+
+/// The scope of a VM, as its keeper has it. Its end is the end of the scope, once the VM's processes are gone.
+#[derive(Debug)]
+pub struct Scope {
+    name: String,
+    anchor: Child,
+    asker: Option<Child>,
+    dirs: Vec<PathBuf>,
+    counts: bool,
+}
+
+/// What a scope is made of.
+#[derive(Debug)]
+pub struct Errand<'a> {
+    /// Whose it is.
+    pub id: &'a VmId,
+    /// What it holds.
+    pub limits: &'a Limits,
+    /// Who makes it.
+    pub ways: Ways,
+}
+
+impl Scope {
+    /// Reaches systemd. The calling process must have one thread, and the calling thread must live as long as the VM.
+    ///
+    /// # Errors
+    /// [`VmError::Limit`] when systemd is not reached.
+    pub fn prepare(errand: &Errand<'_>) -> Result<(Self, Gate), VmError> {
+        let name = name(errand.id.as_str());
+        let (gate, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| VmError::Sys("make a socket pair", e))?;
+        let anchor = Child::start("hold the VM's scope", &[], "fvm: scope", || {
+            loop {
+                rustix::event::pause();
+            }
+        })?;
+        let pid = anchor.0;
+        let asker = Child::start("ask this user's systemd", &[theirs.as_raw_fd()], "fvm: asks systemd", || {
+            ask(errand, &name, pid, &theirs);
+        })?;
+        drop(theirs);
+        answer(&gate).map_err(|why| VmError::Limit { what: name.clone(), why })?;
+        Ok((
+            Self { name, anchor, asker: Some(asker), dirs: Vec::new(), counts: errand.limits.pids.is_some() },
+            Gate(gate),
+        ))
+    }
+
+    /// Whether it limits processes.
+    #[must_use]
+    pub fn counts_processes(&self) -> bool {
+        self.counts
+    }
+
+    /// Takes note of its control groups. To be called when init runs.
+    pub fn settle(&mut self) {
+        self.dirs = places_in(&self.name, self.anchor.0.as_raw_nonzero().get()).into_iter().map(|p| p.dir).collect();
+        // It has done its work.
+        self.asker = None;
+    }
+
+    /// What happened to the VM's processes because of its limits, in words.
+    #[must_use]
+    pub fn reached(&self, limits: &Limits) -> Vec<String> {
+        groups::reached(&self.dirs, limits)
+    }
+}
+
+/// A process of ours; ended and collected when dropped.
+#[derive(Debug)]
+struct Child(Pid);
+
+impl Child {
+    fn start(what: &'static str, keep: &[RawFd], title: &str, body: impl FnOnce()) -> Result<Self, VmError> {
+        match process::fork().map_err(|e| VmError::Sys(what, e))? {
+            Fork::Parent(pid) => Ok(Self(pid)),
+            Fork::Child => {
+                // A panic must not run the keeper's code in this process.
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    die_with_parent();
+                    // Not in the terminal's group, whose signals are not for it.
+                    let _leader = rustix::process::setsid();
+                    crate::launch::hide_command(title);
+                    // Not the host's terminal, nor the VM's lock.
+                    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+                    if let Ok(null) = null
+                        && (0..3).all(|target| process::install_stdio(null.as_raw_fd(), target).is_ok())
+                    {
+                        drop(null);
+                        process::close_all_but(keep);
+                        body();
+                    }
+                }));
+                process::exit_now(i32::from(done.is_err()));
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _already_gone = rustix::process::kill_process(self.0, Signal::KILL);
+        let _collected = process::wait_blocking(self.0.as_raw_nonzero().get(), false);
+    }
+}
+
+/// The asker's life.
+fn ask(errand: &Errand<'_>, name: &str, anchor: Pid, keeper: &OwnedFd) {
+    let tell = |result: Result<(), String>| {
+        let text = result.err().unwrap_or_else(|| "ok".into());
+        let _keeper_gone = socket::send(keeper, &text.as_bytes()[..text.len().min(ANSWER_MAX_BYTES)], &[]);
+    };
+    let manager = match Manager::reach(&errand.ways) {
+        Ok(manager) => manager,
+        Err(why) => return tell(Err(why)),
+    };
+    tell(Ok(()));
+    let mut text = [0u8; 16];
+    // The end: the VM is not started.
+    let Ok((len @ 1.., _)) = socket::receive(keeper, &mut text) else { return };
+    let init = std::str::from_utf8(&text[..len]).ok().and_then(|text| text.parse().ok());
+    let Some(init) = init else { return };
+    tell(manager.start(name, errand.limits, &[anchor.as_raw_nonzero().get().cast_unsigned(), init]));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(limits: &Limits) -> Vec<String> {
+        let shown = |value: u64| if value == INFINITY { "infinity".into() } else { value.to_string() };
+        properties(limits).into_iter().map(|(key, value)| format!("{key}={}", shown(value))).collect()
+    }
+
+    #[test]
+    fn limits_become_properties() {
+        let all = Limits {
+            memory_bytes: Some(64 << 20),
+            cpu_milli: Some(1500),
+            cpu_weight: Some(50),
+            pids: Some(32),
+            ..Limits::default()
+        };
+        let expected =
+            ["MemoryMax=67108864", "MemorySwapMax=0", "CPUQuotaPerSecUSec=1500000", "CPUWeight=50", "TasksMax=33"];
+        assert_eq!(said(&all), expected);
+        let swap = Limits { memory_bytes: Some(1 << 20), swap_bytes: Some(4096), ..Limits::default() };
+        assert_eq!(said(&swap)[..2], ["MemoryMax=1048576", "MemorySwapMax=4096"]);
+    }
+
+    #[test]
+    fn what_is_not_limited_is_unlimited() {
+        assert!(said(&Limits::default()).iter().all(|property| property.ends_with("=infinity")));
+    }
+
+    #[test]
+    fn a_limit_without_its_controller_is_named_with_what_to_do() {
+        let limits = Limits { memory_bytes: Some(1 << 30), cpu_milli: Some(500), pids: Some(64), ..Limits::default() };
+        let manager = |controllers: &[&str]| UserManager {
+            dir: "/run/user/7".into(),
+            controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let names = |manager: Option<UserManager>| -> Vec<&str> {
+            unenforced(&limits, manager.as_ref()).into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(names(Some(manager(&["cpu", "memory", "pids"]))), Vec::<&str>::new());
+        assert_eq!(names(Some(manager(&["memory", "pids"]))), ["cpus"]);
+        // Processes are then counted by the kernel for the user in the VM's namespace.
+        assert_eq!(names(Some(manager(&[]))), ["memory", "cpus"]);
+        assert_eq!(names(None), ["memory", "cpus"]);
+        let (_, why) = unenforced(&limits, Some(&manager(&["memory"]))).remove(0);
+        assert!(why.contains("'cpu'") && why.contains("Delegate="), "{why}");
+    }
+
+    #[test]
+    fn this_process_is_in_no_scope_of_a_vm() {
+        assert!(places_in(&name("0123456789ab"), std::process::id().cast_signed()).is_empty());
+    }
+}
