@@ -10,13 +10,13 @@
 #   apt-get install qemu-system-x86 debootstrap e2fsprogs
 #   cargo build -p fvm-cli && sudo testing/qemu/systemd.sh [WORK-DIRECTORY]
 #
-# Variables: FVM, the binary (target/debug/fvm); QEMU (qemu-system-x86_64); PHASES; ACCEL, for machines whose KVM does not work:
+# Variables: FVM, the binary (that of a debug build); QEMU (qemu-system-x86_64); PHASES; ACCEL, for machines whose KVM does not work:
 # ACCEL='-accel tcg -cpu max', some minutes for each boot. Not part of CI: it takes minutes and loads a distribution. WORK-DIRECTORY/root is kept for the
 # next time.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${1:-/var/tmp/fvm-qemu}
-fvm=${FVM:-$here/../../target/debug/fvm}
+fvm=${FVM:-$here/../../target/x86_64-unknown-linux-gnu/debug/fvm}
 qemu=${QEMU:-qemu-system-x86_64}
 mkdir -p "$work"
 root=$work/root

@@ -25,11 +25,20 @@ const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 pub const DELEGATE: &str = "root: put '[Service]' and 'Delegate=cpu cpuset io memory pids' in \
                             /etc/systemd/system/user@.service.d/delegate.conf, 'systemctl daemon-reload', log in again";
 
+/// What to do where there is no bus to ask it by.
+pub const NO_BUS: &str = "this user's systemd has no message bus by which it can be asked: install dbus-user-session (Fedora: \
+                          dbus-broker), log in again";
+
+/// The bus, in the run-time directory.
+const BUS: &str = "bus";
+
 /// The systemd of this process's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserManager {
     /// The run-time directory that it is in; its sockets are `systemd/private` and, if there is a bus, `bus`.
     pub dir: PathBuf,
+    /// Whether a message bus is beside it, by which it can be asked.
+    pub bus: bool,
     /// What can be limited in the units that it starts, sorted.
     pub controllers: Vec<String>,
 }
@@ -59,14 +68,21 @@ impl UserManager {
             }
             controllers.sort_unstable();
             controllers.dedup();
-            Some(Self { dir, controllers })
+            let bus = listener(&dir.join(BUS), uid).is_some();
+            Some(Self { dir, bus, controllers })
         })
     }
 
-    /// Whether a controller was passed on to it.
+    /// Whether it can be asked to limit what `controller` does.
     #[must_use]
-    pub fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().any(|name| name == controller)
+    pub fn can(&self, controller: &str) -> bool {
+        self.bus && self.controllers.iter().any(|name| name == controller)
+    }
+
+    /// Where its message bus is.
+    #[must_use]
+    pub fn bus(&self) -> PathBuf {
+        self.dir.join(BUS)
     }
 }
 

@@ -7,7 +7,8 @@
 //!      └── clone ─► init      waits until then; then makes its cgroup namespace, and everything else of the VM
 //! ```
 //!
-//! The bus is spoken by a process of its own, because zbus has threads, and who clones init must have one.
+//! The bus is spoken by a process of its own, because zbus has threads, and who clones init must have one. It is the user's bus,
+//! not systemd's own socket: there systemd signs as `org.freedesktop.systemd1`, which zbus takes for no sender's name.
 //!
 //! systemd removes a scope's control group as soon as nobody is in it, and with it the number of processes that the kernel
 //! killed or refused; a descriptor of its files is no help, for they are then gone, not only nameless. So a process that does
@@ -20,6 +21,7 @@
 use crate::error::VmError;
 use crate::groups;
 use crate::launch::die_with_parent;
+use fvm_host::manager::NO_BUS;
 use fvm_host::manager::{Place, places};
 use fvm_host::{DELEGATE, UserManager};
 use fvm_model::VmId;
@@ -32,7 +34,6 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use zbus::Connection;
@@ -96,14 +97,15 @@ fn wanted(limits: &Limits) -> Vec<(&'static str, &'static str)> {
 pub fn unenforced(limits: &Limits, manager: Option<&UserManager>) -> Vec<(&'static str, String)> {
     let Some(manager) = manager else { return groups::unenforced(limits, false) };
     // Processes can be counted without.
-    let lacking = wanted(limits).into_iter().filter(|(_, name)| *name != "pids" && !manager.has(name));
-    lacking.map(|(limit, name)| (limit, lacks(name))).collect()
+    let lacking = wanted(limits).into_iter().filter(|(_, name)| *name != "pids" && !manager.can(name));
+    let why = |name| if manager.bus { lacks(name) } else { NO_BUS.into() };
+    lacking.map(|(limit, name)| (limit, why(name))).collect()
 }
 
 /// The limits that a scope holds: processes are left to `RLIMIT_NPROC` where systemd cannot count them.
 #[must_use]
 pub fn held(limits: &Limits, manager: &UserManager) -> Limits {
-    Limits { pids: limits.pids.filter(|_| manager.has("pids")), ..*limits }
+    Limits { pids: limits.pids.filter(|_| manager.can("pids")), ..*limits }
 }
 
 fn lacks(controller: &str) -> String {
@@ -131,46 +133,33 @@ fn controllers(places: &[Place]) -> Vec<String> {
 /// Ways to the user's systemd, in the order in which they are tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ways {
-    /// Its run-time directory: its own socket, then the bus beside it.
-    dir: PathBuf,
-    /// A bus that the user named.
-    bus: Option<String>,
+    /// Addresses of buses.
+    buses: Vec<String>,
 }
 
 impl Ways {
-    /// To `manager`, and by the session bus at `bus`.
+    /// By the bus beside `manager`, else by that at `bus`, which the user named.
     #[must_use]
     pub fn new(manager: &UserManager, bus: Option<&str>) -> Self {
-        Self { dir: manager.dir.clone(), bus: bus.filter(|address| !address.is_empty()).map(ToOwned::to_owned) }
+        let beside = format!("unix:path={}", manager.bus().display());
+        let named = bus.filter(|address| !address.is_empty() && **address != beside).map(ToOwned::to_owned);
+        Self { buses: [beside].into_iter().chain(named).collect() }
     }
 }
 
-/// The user's systemd, reached.
-struct Manager {
-    connection: Connection,
-    /// On a bus it has a name; on its own socket nobody else is there.
-    name: Option<&'static str>,
-}
+/// A connection to the bus that the user's systemd is on.
+struct Manager(Connection);
 
 impl Manager {
     fn reach(ways: &Ways) -> Result<Self, String> {
-        let own = ways.dir.join("systemd/private");
-        let direct = UnixStream::connect(&own).map_err(|e| e.to_string()).and_then(|stream| {
-            let builder = Builder::unix_stream(stream).p2p().method_timeout(LONGEST);
-            zbus::block_on(builder.build()).map_err(|e| e.to_string())
-        });
-        let mut why = match direct {
-            Ok(connection) => return Ok(Self { connection, name: None }),
-            Err(e) => format!("{}: {e}", own.display()),
-        };
-        let beside = format!("unix:path={}", ways.dir.join("bus").display());
-        for address in [Some(&beside), ways.bus.as_ref()].into_iter().flatten() {
-            let builder = Builder::address(address.as_str()).method_timeout(LONGEST);
-            match zbus::block_on(builder.build()) {
-                Ok(connection) => return Ok(Self { connection, name: Some(SYSTEMD) }),
-                Err(e) => why = format!("{why}; {address}: {e}"),
+        let mut why = Vec::new();
+        for address in &ways.buses {
+            match zbus::block_on(Builder::address(address.as_str()).method_timeout(LONGEST).build()) {
+                Ok(connection) => return Ok(Self(connection)),
+                Err(e) => why.push(format!("{address}: {e}")),
             }
         }
+        let why = why.join("; ");
         Err(format!("cannot reach this user's systemd ({why}); 'systemctl --user status' tells whether it is well"))
     }
 
@@ -179,7 +168,7 @@ impl Manager {
         B: serde::Serialize + zbus::wire::DynamicType,
         R: serde::de::DeserializeOwned + zbus::wire::Type,
     {
-        let reply = zbus::block_on(self.connection.call_method(self.name, at, Some(interface), method, body))?;
+        let reply = zbus::block_on(self.0.call_method(Some(SYSTEMD), at, Some(interface), method, body))?;
         reply.body().deserialize()
     }
 
@@ -465,6 +454,7 @@ mod tests {
         let limits = Limits { memory_bytes: Some(1 << 30), cpu_milli: Some(500), pids: Some(64), ..Limits::default() };
         let manager = |controllers: &[&str]| UserManager {
             dir: "/run/user/7".into(),
+            bus: true,
             controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
         };
         let names = |manager: Option<UserManager>| -> Vec<&str> {
@@ -477,6 +467,23 @@ mod tests {
         assert_eq!(names(None), ["memory", "cpus"]);
         let (_, why) = unenforced(&limits, Some(&manager(&["memory"]))).remove(0);
         assert!(why.contains("'cpu'") && why.contains("Delegate="), "{why}");
+        let unreachable = UserManager { bus: false, ..manager(&["cpu", "memory", "pids"]) };
+        assert_eq!(held(&limits, &unreachable).pids, None);
+        let (_, why) = unenforced(&limits, Some(&unreachable)).remove(0);
+        assert!(why.contains("dbus-user-session"), "{why}");
+    }
+
+    #[test]
+    fn a_live_change_that_the_scope_has_no_controller_for_is_refused_before_anything_is_asked() {
+        let ways = Ways { buses: vec!["unix:path=/nowhere".into()] };
+        let id: VmId = "0123456789ab".parse().unwrap();
+        let change = |limits: &Limits| match set(&ways, &id, limits, std::process::id().cast_signed()) {
+            Err(VmError::Limit { what, why }) => format!("{what}: {why}"),
+            other => panic!("{other:?}"),
+        };
+        let memory = Limits { memory_bytes: Some(1 << 30), ..Limits::default() };
+        assert!(change(&memory).starts_with("memory: this user's systemd has no controller 'memory'"));
+        assert!(change(&Limits::default()).contains("cannot reach this user's systemd (unix:path=/nowhere"));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! Invariant: nothing is made or moved: a directory that may be written is enough to know.
 
 use super::Feature;
-use crate::manager::{DELEGATE, Place, UserManager, places_of};
+use crate::manager::{DELEGATE, NO_BUS, Place, UserManager, places_of};
 use crate::mounts::{Mount, parse};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use std::path::Path;
@@ -64,7 +64,10 @@ fn judge_user(manager: Option<&UserManager>) -> Feature {
         let why = "no systemd of this user's runs: only processes are limited";
         return feature.partly(why).advise("log in by ssh or on a terminal, or 'loginctl enable-linger' for this user");
     };
-    let lacking: Vec<_> = WANTED.into_iter().filter(|name| !manager.has(name)).collect();
+    if !manager.bus {
+        return feature.partly("this user's systemd cannot be asked: only processes are limited").advise(NO_BUS);
+    }
+    let lacking: Vec<_> = WANTED.into_iter().filter(|name| !manager.can(name)).collect();
     if lacking.is_empty() {
         return feature;
     }
@@ -136,12 +139,17 @@ mod tests {
     fn a_user_has_what_the_users_systemd_has() {
         let manager = |text: &str| UserManager {
             dir: "/run/user/7".into(),
+            bus: true,
             controllers: text.split_whitespace().map(ToOwned::to_owned).collect(),
         };
         let table = [
             (None, "no systemd of this user's runs: only processes are limited"),
             (Some(manager("cpu io memory pids")), "ok"),
             (Some(manager("memory pids")), "this user's systemd cannot limit cpu"),
+            (
+                Some(UserManager { bus: false, ..manager("cpu memory pids") }),
+                "this user's systemd cannot be asked: only processes are limited",
+            ),
             (Some(manager("")), "this user's systemd cannot limit cpu, memory, pids"),
         ];
         for (manager, expected) in table {
