@@ -55,8 +55,11 @@ else
     fvm run --rm --net none --memory 64M -- sh -c 'cat /proc/self/cgroup; ls /sys/fs/cgroup'
     step the VM lifts its limit
     expect 137 "it reached its memory limit" fvm run --rm --net none --memory 64M -- sh -c '
-        for way in "" "unshare -Ur" "unshare -UrC" "unshare -UrCm"; do
-            $way sh -c "mkdir -p /tmp/c; mount -t cgroup2 none /tmp/c; for f in /tmp/c/memory.max /sys/fs/cgroup/memory.max \$(find /sys/fs/cgroup /tmp/c -name memory.max 2>/dev/null); do echo max > \$f && echo LIFTED \$f; done" 2>&1 | sort -u | head -n 4
+        mkdir -p /tmp/c
+        for way in env "unshare -Ur" "unshare -Urm" "unshare -UrCm"; do
+            echo "$way:"
+            $way sh -c "mount -t cgroup2 none /tmp/c; find /sys/fs/cgroup /tmp/c -name memory.max |
+                while read -r f; do ls -l \$f; if echo max > \$f; then echo FAILED: lifted \$f; fi; done" 2>&1 | tail -n 4
         done
         exec python3 -c "$1"' sh "$hog"
     step kept, with its record
