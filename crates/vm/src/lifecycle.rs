@@ -20,9 +20,9 @@ use crate::launch::{self, Launched};
 use crate::layers;
 use crate::proto::{self, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::relay::{LOG_MAX_BYTES, Relays};
-use crate::scope::{self, Gate, Scope};
+use crate::scope::Scope;
 use crate::stack;
-use fvm_host::{HostFacts, UserManager};
+use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
 use fvm_model::{HostPath, Mode, Network, Policy, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
@@ -79,6 +79,12 @@ impl Call {
         let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"];
         let of_env = self.env.iter().filter(|(key, _)| named.iter().any(|n| key == n)).map(|(_, value)| value);
         [&self.cwd].into_iter().chain(of_env).map(PathBuf::from).collect()
+    }
+
+    /// The session bus of the host's that its environment names.
+    fn host_bus(&self) -> Option<&str> {
+        let address = self.env.iter().find(|(key, _)| key == HOST_BUS).and_then(|(_, value)| value.to_str());
+        address.filter(|address| !address.is_empty())
     }
 
     fn program(&self, vm: &VmRecord, streams: &Streams) -> Program {
@@ -272,7 +278,11 @@ pub fn boot(
     );
     site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
     site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
-    let (mut scope, gate) = scope(home, &record, call)?.unzip();
+    let limits = &record.policy.limits;
+    let (mut scope, gate) = match record.mode {
+        Mode::Rootless => Scope::prepare(&record.id, limits, home.run_dir().parent(), call.host_bus())?.unzip(),
+        Mode::Shifted | Mode::Identity => (None, None),
+    };
     site.gate = gate;
     let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
     site.pids = record.policy.limits.pids.filter(|_| !counts);
@@ -296,35 +306,13 @@ pub fn boot(
     Ok(Running { record, notices, vm, control, lock, relay, groups, scope, home: home.clone() })
 }
 
-/// The scope of an ordinary user's VM, where its policy limits anything. Processes alone are limited without one, where no
-/// systemd of the user's can do it.
-fn scope(home: &Home, record: &VmRecord, call: &Call) -> Result<Option<(Scope, Gate)>, VmError> {
-    let limits = &record.policy.limits;
-    if record.mode != Mode::Rootless || !limits.any() {
-        return Ok(None);
-    }
-    let manager = UserManager::find(home.run_dir().parent());
-    if let Some((what, why)) = scope::unenforced(limits, manager.as_ref()).into_iter().next() {
-        return Err(VmError::Limit { what: what.into(), why });
-    }
-    let Some(manager) = manager else { return Ok(None) };
-    let limits = &scope::held(limits, &manager);
-    if !limits.any() {
-        return Ok(None);
-    }
-    let bus = call.env.iter().find(|(key, _)| key == HOST_BUS).and_then(|(_, value)| value.to_str());
-    let errand = scope::Errand { id: &record.id, limits, ways: scope::Ways::new(&manager, bus) };
-    Scope::prepare(&errand).map(Some)
-}
-
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
 fn relay(record: &VmRecord, call: &Call) -> Option<Result<Relay, VmError>> {
     let pass = &record.policy.dbus.pass;
     if pass.is_empty() {
         return None;
     }
-    let address = call.env.iter().find(|(key, _)| key == HOST_BUS).and_then(|(_, value)| value.to_str());
-    let Some(address) = address.filter(|address| !address.is_empty()) else {
+    let Some(address) = call.host_bus() else {
         let why = format!("{HOST_BUS} is not set here");
         return Some(Err(VmError::Desktop { address: "none".into(), why }));
     };

@@ -16,13 +16,17 @@
 //! counted out of the limit of processes. `Delegate` keeps systemd from ending the whole scope for one killed process.
 //!
 //! Invariants: nothing of the VM runs before init is in the scope; a limit that systemd took and the kernel does not hold,
-//! for want of a controller, is an error; whatever fails, neither scope nor process is left; no environment variable is read.
+//! for want of a controller, is an error; where only processes are limited and systemd cannot do it, `RLIMIT_NPROC` does; whatever
+//! fails, neither scope nor process is left; no environment variable is read.
+
+mod systemd;
+
+pub use systemd::{Ways, properties, set};
 
 use crate::error::VmError;
 use crate::groups;
 use crate::launch::die_with_parent;
-use fvm_host::manager::NO_BUS;
-use fvm_host::manager::{Place, places};
+use fvm_host::manager::{NO_BUS, Place, places};
 use fvm_host::{DELEGATE, UserManager};
 use fvm_model::VmId;
 use fvm_model::policy::Limits;
@@ -34,45 +38,17 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal};
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-use zbus::Connection;
-use zbus::connection::Builder;
-use zbus::wire::{OwnedObjectPath, Variant};
+use std::path::{Path, PathBuf};
 
-/// How long systemd may take for what it is asked.
-const LONGEST: Duration = Duration::from_secs(5);
 /// How long the keeper waits for the asker: longer, so that it hears why.
 const ANSWER_MAX_S: i64 = 15;
-const POLL: Duration = Duration::from_millis(2);
 /// Longest answer of an asker.
 const ANSWER_MAX_BYTES: usize = 1024;
-/// systemd's word for "as much as there is".
-const INFINITY: u64 = u64::MAX;
-/// Processes in the scope that are not the VM's: the anchor.
-const OURS: u64 = 1;
-
-const SYSTEMD: &str = "org.freedesktop.systemd1";
-const SYSTEMD_AT: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 /// What the scope of a VM is called.
 #[must_use]
 pub fn name(id: &str) -> String {
     format!("fvm-{id}.scope")
-}
-
-/// Limits, as systemd names them; what is not limited is said too, so that the same list takes a limit away.
-#[must_use]
-pub fn properties(limits: &Limits) -> Vec<(&'static str, u64)> {
-    let swap = limits.memory_bytes.map(|_| limits.swap_bytes.unwrap_or(0));
-    vec![
-        ("MemoryMax", limits.memory_bytes.unwrap_or(INFINITY)),
-        ("MemorySwapMax", swap.unwrap_or(INFINITY)),
-        ("CPUQuotaPerSecUSec", limits.cpu_milli.map_or(INFINITY, |milli| u64::from(milli) * 1000)),
-        ("CPUWeight", limits.cpu_weight.map_or(INFINITY, u64::from)),
-        ("TasksMax", limits.pids.map_or(INFINITY, |pids| u64::from(pids) + OURS)),
-    ]
 }
 
 /// The controller that a limit needs; `None`: it is no matter of control groups.
@@ -103,8 +79,7 @@ pub fn unenforced(limits: &Limits, manager: Option<&UserManager>) -> Vec<(&'stat
 }
 
 /// The limits that a scope holds: processes are left to `RLIMIT_NPROC` where systemd cannot count them.
-#[must_use]
-pub fn held(limits: &Limits, manager: &UserManager) -> Limits {
+fn held(limits: &Limits, manager: &UserManager) -> Limits {
     Limits { pids: limits.pids.filter(|_| manager.can("pids")), ..*limits }
 }
 
@@ -128,130 +103,6 @@ fn controllers(places: &[Place]) -> Vec<String> {
         text.split_whitespace().map(ToOwned::to_owned).collect()
     };
     places.iter().flat_map(of).collect()
-}
-
-/// Ways to the user's systemd, in the order in which they are tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ways {
-    /// Addresses of buses.
-    buses: Vec<String>,
-}
-
-impl Ways {
-    /// By the bus beside `manager`, else by that at `bus`, which the user named.
-    #[must_use]
-    pub fn new(manager: &UserManager, bus: Option<&str>) -> Self {
-        let beside = format!("unix:path={}", manager.bus().display());
-        let named = bus.filter(|address| !address.is_empty() && **address != beside).map(ToOwned::to_owned);
-        Self { buses: [beside].into_iter().chain(named).collect() }
-    }
-}
-
-/// A connection to the bus that the user's systemd is on.
-struct Manager(Connection);
-
-impl Manager {
-    fn reach(ways: &Ways) -> Result<Self, String> {
-        let mut why = Vec::new();
-        for address in &ways.buses {
-            match zbus::block_on(Builder::address(address.as_str()).method_timeout(LONGEST).build()) {
-                Ok(connection) => return Ok(Self(connection)),
-                Err(e) => why.push(format!("{address}: {e}")),
-            }
-        }
-        let why = why.join("; ");
-        Err(format!("cannot reach this user's systemd ({why}); 'systemctl --user status' tells whether it is well"))
-    }
-
-    fn call<B, R>(&self, at: &str, interface: &str, method: &str, body: &B) -> zbus::Result<R>
-    where
-        B: serde::Serialize + zbus::wire::DynamicType,
-        R: serde::de::DeserializeOwned + zbus::wire::Type,
-    {
-        let reply = zbus::block_on(self.0.call_method(Some(SYSTEMD), at, Some(interface), method, body))?;
-        reply.body().deserialize()
-    }
-
-    /// Puts `pids` into a new scope.
-    fn start(&self, name: &str, limits: &Limits, pids: &[u32]) -> Result<(), String> {
-        let until = Instant::now() + LONGEST;
-        let fail = |why: String| format!("this user's systemd did not start {name}: {why}");
-        let job: OwnedObjectPath = loop {
-            let mut all = vec![
-                ("Description", Variant::from(format!("virtual machine {name}"))),
-                ("PIDs", Variant::from(pids.to_vec())),
-                ("Delegate", Variant::from(true)),
-                ("CollectMode", Variant::from("inactive-or-failed")),
-            ];
-            all.extend(properties(limits).into_iter().map(|(key, value)| (key, Variant::from(value))));
-            let none: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
-            match self.call(SYSTEMD_AT, MANAGER, "StartTransientUnit", &(name, "fail", all, none)) {
-                Ok(job) => break job,
-                // The caller holds the VM's lock: it is what a dead keeper left.
-                Err(e) if is(&e, "org.freedesktop.systemd1.UnitExists") && Instant::now() < until => self.stop(name),
-                Err(e) => return Err(fail(e.to_string())),
-            }
-            std::thread::sleep(POLL);
-        };
-        let is_in = || pids.iter().all(|pid| !places_in(name, pid.cast_signed()).is_empty());
-        let goes_on = || {
-            let state = ("org.freedesktop.systemd1.Job", "State");
-            let asked: zbus::Result<zbus::wire::OwnedVariant> =
-                self.call(job.as_str(), "org.freedesktop.DBus.Properties", "Get", &state);
-            asked.is_ok()
-        };
-        while !is_in() {
-            if !goes_on() && !is_in() {
-                self.stop(name);
-                let hint = format!("'journalctl --user -u {name}' tells more");
-                return Err(fail(format!("it could not move the VM's processes there; {hint}")));
-            }
-            if Instant::now() > until {
-                self.stop(name);
-                let secs = LONGEST.as_secs();
-                return Err(fail(format!("it took longer than {secs} s; 'systemctl --user list-jobs' tells for what")));
-            }
-            std::thread::sleep(POLL);
-        }
-        let in_force = controllers(&places_in(name, pids[0].cast_signed()));
-        match wanted(limits).into_iter().find(|(_, wanted)| !in_force.iter().any(|have| have == wanted)) {
-            None => Ok(()),
-            Some((_, missing)) => {
-                self.stop(name);
-                Err(lacks(missing))
-            }
-        }
-    }
-
-    /// Ends whatever is in the scope; it may have gone by itself.
-    fn stop(&self, name: &str) {
-        let _gone: zbus::Result<OwnedObjectPath> = self.call(SYSTEMD_AT, MANAGER, "StopUnit", &(name, "replace"));
-    }
-
-    fn set(&self, name: &str, limits: &Limits) -> zbus::Result<()> {
-        let all: Vec<_> = properties(limits).into_iter().map(|(key, value)| (key, Variant::from(value))).collect();
-        self.call(SYSTEMD_AT, MANAGER, "SetUnitProperties", &(name, true, all))
-    }
-}
-
-fn is(error: &zbus::Error, name: &str) -> bool {
-    matches!(error, zbus::Error::MethodError(found, _, _) if found.as_str() == name)
-}
-
-/// Gives the scope of a running VM other limits, until it ends. Starts threads: not for a process that forks afterwards.
-///
-/// # Errors
-/// [`VmError::Limit`], with what systemd said; then the old ones hold.
-pub fn set(ways: &Ways, id: &VmId, limits: &Limits, init: i32) -> Result<(), VmError> {
-    let name = name(id.as_str());
-    let fail = |why: String| VmError::Limit { what: name.clone(), why };
-    let in_force = controllers(&places_in(&name, init));
-    if let Some((limit, missing)) = wanted(limits).into_iter().find(|(_, wanted)| !in_force.iter().any(|c| c == wanted))
-    {
-        return Err(VmError::Limit { what: limit.into(), why: lacks(missing) });
-    }
-    let manager = Manager::reach(ways).map_err(&fail)?;
-    manager.set(&name, limits).map_err(|e| fail(format!("this user's systemd did not change it: {e}")))
 }
 
 /// Where whoever clones init has it put into the scope.
@@ -306,22 +157,43 @@ pub struct Scope {
 }
 
 /// What a scope is made of.
-#[derive(Debug)]
-pub struct Errand<'a> {
-    /// Whose it is.
-    pub id: &'a VmId,
-    /// What it holds.
-    pub limits: &'a Limits,
-    /// Who makes it.
-    pub ways: Ways,
+struct Errand<'a> {
+    id: &'a VmId,
+    limits: &'a Limits,
+    ways: Ways,
 }
 
 impl Scope {
-    /// Reaches systemd. The calling process must have one thread, and the calling thread must live as long as the VM.
+    /// The scope that the limits of VM `id` ask for, and where its init is put into it; `None` when they ask for none. `run`: the
+    /// user's run-time directory, where that is known; `bus`: the session bus that the user named. The calling process must have
+    /// one thread, and the calling thread must live as long as the VM.
     ///
     /// # Errors
-    /// [`VmError::Limit`] when systemd is not reached.
-    pub fn prepare(errand: &Errand<'_>) -> Result<(Self, Gate), VmError> {
+    /// [`VmError::Limit`] when a limit cannot be held, or systemd is not reached.
+    pub fn prepare(
+        id: &VmId,
+        limits: &Limits,
+        run: Option<&Path>,
+        bus: Option<&str>,
+    ) -> Result<Option<(Self, Gate)>, VmError> {
+        if wanted(limits).is_empty() {
+            return Ok(None);
+        }
+        let manager = UserManager::find(run);
+        if let Some((what, why)) = unenforced(limits, manager.as_ref()).into_iter().next() {
+            return Err(VmError::Limit { what: what.into(), why });
+        }
+        let Some(manager) = manager else { return Ok(None) };
+        let limits = &held(limits, &manager);
+        if wanted(limits).is_empty() {
+            return Ok(None);
+        }
+        let made = Self::reach(&Errand { id, limits, ways: Ways::new(&manager, bus) });
+        let only_processes = wanted(limits).iter().all(|(limit, _)| *limit == "pids");
+        if only_processes { Ok(made.ok()) } else { made.map(Some) }
+    }
+
+    fn reach(errand: &Errand<'_>) -> Result<(Self, Gate), VmError> {
         let name = name(errand.id.as_str());
         let (gate, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| VmError::Sys("make a socket pair", e))?;
@@ -368,12 +240,17 @@ struct Child(Pid);
 
 impl Child {
     fn start(what: &'static str, keep: &[RawFd], title: &str, body: impl FnOnce()) -> Result<Self, VmError> {
+        let keeper = rustix::process::getpid();
         match process::fork().map_err(|e| VmError::Sys(what, e))? {
             Fork::Parent(pid) => Ok(Self(pid)),
             Fork::Child => {
                 // A panic must not run the keeper's code in this process.
                 let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     die_with_parent();
+                    if rustix::process::getppid() != Some(keeper) {
+                        // It died before that.
+                        return;
+                    }
                     // Not in the terminal's group, whose signals are not for it.
                     let _leader = rustix::process::setsid();
                     crate::launch::hide_command(title);
@@ -406,7 +283,7 @@ fn ask(errand: &Errand<'_>, name: &str, anchor: Pid, keeper: &OwnedFd) {
         let text = result.err().unwrap_or_else(|| "ok".into());
         let _keeper_gone = socket::send(keeper, &text.as_bytes()[..text.len().min(ANSWER_MAX_BYTES)], &[]);
     };
-    let manager = match Manager::reach(&errand.ways) {
+    let manager = match systemd::Manager::reach(&errand.ways) {
         Ok(manager) => manager,
         Err(why) => return tell(Err(why)),
     };
@@ -422,32 +299,6 @@ fn ask(errand: &Errand<'_>, name: &str, anchor: Pid, keeper: &OwnedFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn said(limits: &Limits) -> Vec<String> {
-        let shown = |value: u64| if value == INFINITY { "infinity".into() } else { value.to_string() };
-        properties(limits).into_iter().map(|(key, value)| format!("{key}={}", shown(value))).collect()
-    }
-
-    #[test]
-    fn limits_become_properties() {
-        let all = Limits {
-            memory_bytes: Some(64 << 20),
-            cpu_milli: Some(1500),
-            cpu_weight: Some(50),
-            pids: Some(32),
-            ..Limits::default()
-        };
-        let expected =
-            ["MemoryMax=67108864", "MemorySwapMax=0", "CPUQuotaPerSecUSec=1500000", "CPUWeight=50", "TasksMax=33"];
-        assert_eq!(said(&all), expected);
-        let swap = Limits { memory_bytes: Some(1 << 20), swap_bytes: Some(4096), ..Limits::default() };
-        assert_eq!(said(&swap)[..2], ["MemoryMax=1048576", "MemorySwapMax=4096"]);
-    }
-
-    #[test]
-    fn what_is_not_limited_is_unlimited() {
-        assert!(said(&Limits::default()).iter().all(|property| property.ends_with("=infinity")));
-    }
 
     #[test]
     fn a_limit_without_its_controller_is_named_with_what_to_do() {
@@ -471,19 +322,6 @@ mod tests {
         assert_eq!(held(&limits, &unreachable).pids, None);
         let (_, why) = unenforced(&limits, Some(&unreachable)).remove(0);
         assert!(why.contains("dbus-user-session"), "{why}");
-    }
-
-    #[test]
-    fn a_live_change_that_the_scope_has_no_controller_for_is_refused_before_anything_is_asked() {
-        let ways = Ways { buses: vec!["unix:path=/nowhere".into()] };
-        let id: VmId = "0123456789ab".parse().unwrap();
-        let change = |limits: &Limits| match set(&ways, &id, limits, std::process::id().cast_signed()) {
-            Err(VmError::Limit { what, why }) => format!("{what}: {why}"),
-            other => panic!("{other:?}"),
-        };
-        let memory = Limits { memory_bytes: Some(1 << 30), ..Limits::default() };
-        assert!(change(&memory).starts_with("memory: this user's systemd has no controller 'memory'"));
-        assert!(change(&Limits::default()).contains("cannot reach this user's systemd (unix:path=/nowhere"));
     }
 
     #[test]
