@@ -1,7 +1,7 @@
 #!/bin/sh
 # Limits of an ordinary user's VM under a real systemd, in a virtual machine of its own (QEMU).
 #
-#   host ── debootstrap ─► root/ (Debian 12: kernel, systemd, python3, passt; this build's fvm; a user with a login session)
+#   host ── debootstrap ─► root/ (Debian: kernel, systemd, python3, passt; this build's fvm; a user with a login session)
 #        └─ mke2fs -d ───► disk.img ── qemu ─► serial console ─► this script's standard output
 #
 # Three boots: as Debian delegates controllers to users, with all of them, and with none but pids. In each the user logs in on
@@ -10,7 +10,7 @@
 #   apt-get install qemu-system-x86 debootstrap e2fsprogs
 #   cargo build -p fvm-cli && sudo testing/qemu/systemd.sh [WORK-DIRECTORY]
 #
-# Variables: FVM, the binary (that of a debug build); QEMU (qemu-system-x86_64); PHASES; ACCEL, for machines whose KVM does not work:
+# Variables: RELEASE (bookworm; trixie has a systemd that may end a scope for one killed process), a WORK-DIRECTORY each; FVM, the binary (that of a debug build); QEMU (qemu-system-x86_64); PHASES; ACCEL, for machines whose KVM does not work:
 # ACCEL='-accel tcg -cpu max', some minutes for each boot. Not part of CI: it takes minutes and loads a distribution. WORK-DIRECTORY/root is kept for the
 # next time.
 set -eu
@@ -23,7 +23,7 @@ root=$work/root
 if [ ! -e "$root/.complete" ]; then
     rm -rf "$root"
     debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,python3-minimal,linux-image-amd64,passt,iproute2,procps,kmod,udev \
-        bookworm "$root" "${MIRROR:-http://deb.debian.org/debian}"
+        "${RELEASE:-bookworm}" "$root" "${MIRROR:-http://deb.debian.org/debian}"
     touch "$root/.complete"
 fi
 grep -q '^tester:' "$root/etc/passwd" || chroot "$root" useradd --create-home --shell /bin/sh tester

@@ -12,6 +12,8 @@ use crate::error::VmError;
 use fvm_host::UserManager;
 use fvm_model::VmId;
 use fvm_model::policy::Limits;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use zbus::Connection;
 use zbus::connection::Builder;
@@ -53,10 +55,20 @@ impl Ways {
     /// By the bus beside `manager`, else by that at `bus`, which the user named.
     #[must_use]
     pub fn new(manager: &UserManager, bus: Option<&str>) -> Self {
-        let beside = format!("unix:path={}", manager.bus().display());
+        let beside = address(&manager.bus());
         let named = bus.filter(|address| !address.is_empty() && **address != beside).map(ToOwned::to_owned);
         Self { buses: [beside].into_iter().chain(named).collect() }
     }
+}
+
+/// The address of a bus at `path` (D-Bus Specification, "Server Addresses").
+fn address(path: &Path) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_/.\\*".contains(&b);
+    let escaped = path.as_os_str().as_bytes().iter().map(|b| match *b {
+        b if plain(b) => char::from(b).to_string(),
+        b => format!("%{b:02x}"),
+    });
+    format!("unix:path={}", escaped.collect::<String>())
 }
 
 /// A connection to the bus that the user's systemd is on.
@@ -189,6 +201,12 @@ mod tests {
         assert_eq!(said(&all), expected);
         let swap = Limits { memory_bytes: Some(1 << 20), swap_bytes: Some(4096), ..Limits::default() };
         assert_eq!(said(&swap)[..2], ["MemoryMax=1048576", "MemorySwapMax=4096"]);
+    }
+
+    #[test]
+    fn a_path_with_strange_bytes_is_an_address() {
+        assert_eq!(address(Path::new("/run/user/7/bus")), "unix:path=/run/user/7/bus");
+        assert_eq!(address(Path::new("/a b;c,d%")), "unix:path=/a%20b%3bc%2cd%25");
     }
 
     #[test]
