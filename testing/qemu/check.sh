@@ -37,7 +37,7 @@ grep cgroup2 /proc/self/mounts
 step doctor
 fvm doctor | grep -A2 cgroups
 
-if [ "$phase" = pids ]; then
+if [ "$phase" = few ]; then
     step refused
     expect 125 "this user's systemd has no controller 'memory'" fvm run --rm --net none --memory 64M -- true
     expect 0 "without a limit of memory" fvm run --rm --net none --allow-partial --memory 64M --pids 20 -- true
