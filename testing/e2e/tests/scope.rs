@@ -108,6 +108,8 @@ impl Standin {
 
 impl Drop for Standin {
     fn drop(&mut self) {
+        // After a failure it may run, in these groups.
+        let _none = self.fvm(&["delete", "--force", "m"]);
         for process in [&mut self.process, &mut self.bus] {
             let _gone = process.kill();
             let _gone = process.wait();
