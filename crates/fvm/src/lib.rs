@@ -50,7 +50,7 @@ pub use fvm_vm::usage::Usage;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, Step, Timeout, VmError, VmLock};
 pub use interrupts::Interrupts;
 pub use migrate::{Imported, Machine};
-pub use policies::{PolicyEntry, amended, policies, policy, unenforced};
+pub use policies::{PolicyEntry, amended, policies, policy};
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;

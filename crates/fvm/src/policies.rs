@@ -97,22 +97,27 @@ fn read(file: &Path) -> Result<Source, PolicyError> {
     Ok(Source { file: shown, text })
 }
 
-/// The limits of `policy` that cannot be held on this machine, each with why.
-#[must_use]
-pub fn unenforced(policy: &Policy) -> Vec<(&'static str, String)> {
-    if !policy.limits.any() {
-        return Vec::new();
-    }
-    fvm_vm::groups::unenforced(&policy.limits, fvm_sys::process::is_privileged())
-}
-
 impl Fvm {
+    /// The limits of `policy` that cannot be held on this machine, each with why.
+    #[must_use]
+    pub fn unenforced(&self, policy: &Policy) -> Vec<(&'static str, String)> {
+        let limits = &policy.limits;
+        if !limits.any() {
+            return Vec::new();
+        }
+        if fvm_sys::process::is_privileged() {
+            return fvm_vm::groups::unenforced(limits, true);
+        }
+        let manager = fvm_host::UserManager::find(self.home().run_dir().parent());
+        fvm_vm::scope::unenforced(limits, manager.as_ref())
+    }
+
     /// Checks that this machine has what the policy requires.
     ///
     /// # Errors
     /// [`FvmError::Lacks`] with the first feature that is missing.
     pub fn check_requirements(&self, policy: &Policy) -> Result<(), FvmError> {
-        if let Some((name, why)) = unenforced(policy).into_iter().next() {
+        if let Some((name, why)) = self.unenforced(policy).into_iter().next() {
             return Err(FvmError::Vm(fvm_vm::VmError::Limit { what: name.into(), why }));
         }
         if policy.requires.is_empty() {

@@ -5,6 +5,7 @@
 //!   process ids ─────────────────────────────────────────────┴ collect ─► HostFacts ─► crate vm
 //!   file systems of the home and other places ─ choose_layers_dir ─► LayersPlace ────► crate vm
 //!   /etc/passwd, subuid, subgid ─ ids::user, ids::sub_ids ─► User, SubIds
+//!   <run-time directory>/systemd/private ─ UserManager::find ─► which limits the user's systemd can hold
 //!   trials in forked children ─ probe ─► Kernel ─────────────────────────────────────► fvm doctor
 //! ```
 //!
@@ -21,11 +22,13 @@
 
 pub mod ids;
 mod kernel;
+pub mod manager;
 pub mod mounts;
 mod place;
 
 pub use ids::{SubIds, User};
 pub use kernel::{Feature, Kernel, Level, own_network, probe};
+pub use manager::{DELEGATE, UserManager};
 pub use mounts::{Mount, MountFlags, MountInfoError, Shown, VisibleMount, parse, visible};
 pub use place::{LayersPlace, choose_layers_dir, memory_layers_dir};
 

@@ -11,6 +11,7 @@
 
 use crate::blueprint::SHIFT;
 use crate::op::{Restrict, SetupOp};
+use crate::scope::Gate;
 use fvm_model::vm::XattrClass;
 use fvm_model::{HostPath, Mode, VmPath};
 use fvm_sys::dir::Dir;
@@ -57,6 +58,8 @@ pub struct Site {
     pub doors: Vec<OwnedFd>,
     /// The most processes, where that is not a matter of control groups.
     pub pids: Option<u32>,
+    /// Where an ordinary user's init is put into the scope that limits it.
+    pub gate: Option<Gate>,
     /// Overlays that stand below others: nobody but init, which refreshes them, has them.
     pub inner: Vec<OwnedFd>,
     /// The assembled tree, once its root is mounted.
@@ -79,6 +82,7 @@ impl Site {
             bus_client: None,
             doors: Vec::new(),
             pids: None,
+            gate: None,
             inner: Vec::new(),
             tree: None,
         }
@@ -613,6 +617,10 @@ impl Site {
     pub fn enter_limits(&mut self) -> Result<(), Errno> {
         for door in std::mem::take(&mut self.doors) {
             rustix::io::write(&door, b"0")?;
+        }
+        if self.gate.take().is_some() {
+            // The namespace that it was cloned into has the keeper's group as its root.
+            fvm_sys::process::unshare(fvm_sys::process::Namespaces::CGROUP)?;
         }
         if let Some(most) = self.pids {
             let limit = rustix::process::Rlimit { current: Some(most.into()), maximum: Some(most.into()) };

@@ -271,29 +271,34 @@ impl Groups {
     /// What happened to the VM's processes because of its limits, in words.
     #[must_use]
     pub fn reached(&self, limits: &Limits) -> Vec<String> {
-        let count = |file: &str, key: &str| -> u64 {
-            let texts = self.dirs.iter().filter_map(|dir| std::fs::read_to_string(dir.join(file)).ok());
-            texts.filter_map(|text| counter(&text, key)).sum()
-        };
-        let mut said = Vec::new();
-        let killed = count("memory.events", "oom_kill") + count("memory.oom_control", "oom_kill");
-        if let (Some(limit), 1..) = (limits.memory_bytes, killed) {
-            let processes = if killed == 1 { "1 process was".to_owned() } else { format!("{killed} processes were") };
-            let names = crate::oom::names(&self.id, killed);
-            let names = if names.is_empty() { names } else { format!(" ({names})") };
-            said.push(format!("it reached its memory limit of {}: {processes} killed{names}", show_size(limit)));
-        }
-        let held_back = count("cpu.stat", "nr_throttled");
-        if let (Some(milli), HELD_BACK_MIN..) = (limits.cpu_milli, held_back) {
-            let processors = f64::from(milli) / 1000.0;
-            said.push(format!("it wanted more than its {processors} processors: it was held back {held_back} times"));
-        }
-        let refused = count("pids.events", "max");
-        if let (Some(limit), 1..) = (limits.pids, refused) {
-            said.push(format!("it reached its limit of {limit} processes: {refused} were not started"));
-        }
-        said
+        reached(&self.dirs, limits, Some(&self.id))
     }
+}
+
+/// The same of the control groups in `dirs`; `id`: that of a VM for which fvm made them.
+pub(crate) fn reached(dirs: &[PathBuf], limits: &Limits, id: Option<&VmId>) -> Vec<String> {
+    let count = |file: &str, key: &str| -> u64 {
+        let texts = dirs.iter().filter_map(|dir| std::fs::read_to_string(dir.join(file)).ok());
+        texts.filter_map(|text| counter(&text, key)).sum()
+    };
+    let mut said = Vec::new();
+    let killed = count("memory.events", "oom_kill") + count("memory.oom_control", "oom_kill");
+    if let (Some(limit), 1..) = (limits.memory_bytes, killed) {
+        let processes = if killed == 1 { "1 process was".to_owned() } else { format!("{killed} processes were") };
+        let names = id.map(|id| crate::oom::names(id, killed)).filter(|names| !names.is_empty());
+        let names = names.map_or_else(String::new, |names| format!(" ({names})"));
+        said.push(format!("it reached its memory limit of {}: {processes} killed{names}", show_size(limit)));
+    }
+    let held_back = count("cpu.stat", "nr_throttled");
+    if let (Some(milli), HELD_BACK_MIN..) = (limits.cpu_milli, held_back) {
+        let processors = f64::from(milli) / 1000.0;
+        said.push(format!("it wanted more than its {processors} processors: it was held back {held_back} times"));
+    }
+    let refused = count("pids.events", "max");
+    if let (Some(limit), 1..) = (limits.pids, refused) {
+        said.push(format!("it reached its limit of {limit} processes: {refused} were not started"));
+    }
+    said
 }
 
 impl Drop for Groups {
@@ -403,7 +408,7 @@ pub fn unenforced(limits: &Limits, root: bool) -> Vec<(&'static str, String)> {
         }
         if !root {
             // What the kernel counts for each user in a user namespace.
-            let why = "an ordinary user's VM has no control groups of its own; start it as root for this";
+            let why = "no systemd of this user's runs, which could do it: log in by ssh or on a terminal, or start the VM as root";
             return (controller != "pids").then(|| why.to_owned());
         }
         let file = |dir: &Path| std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();

@@ -15,6 +15,7 @@ use crate::error::VmError;
 use crate::groups::{self, Groups};
 use crate::home::Home;
 use crate::proto::Configuration;
+use crate::scope::Scope;
 use fvm_model::policy::Limits;
 use fvm_model::{Mode, VmRecord};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,13 +31,14 @@ pub struct Kept {
 struct State {
     record: VmRecord,
     groups: Option<Groups>,
+    scope: Option<Scope>,
 }
 
 impl Kept {
     /// Of a VM whose lock the caller holds.
     #[must_use]
-    pub fn new(home: &Home, record: VmRecord, groups: Option<Groups>) -> Self {
-        Self { home: home.clone(), state: Mutex::new(State { record, groups }) }
+    pub fn new(home: &Home, record: VmRecord, groups: Option<Groups>, scope: Option<Scope>) -> Self {
+        Self { home: home.clone(), state: Mutex::new(State { record, groups, scope }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -52,7 +54,8 @@ impl Kept {
     /// Whether the VM is in control groups.
     #[must_use]
     pub fn has_groups(&self) -> bool {
-        self.state().groups.is_some()
+        let state = self.state();
+        state.groups.is_some() || state.scope.is_some()
     }
 
     /// The record as it is now.
@@ -68,7 +71,7 @@ impl Kept {
     /// changed then.
     pub fn configure(&self, wanted: &Configuration, init: i32, quota: Option<&Quota>) -> Result<(), VmError> {
         let mut state = self.state();
-        let State { record, groups } = &mut *state;
+        let State { record, groups, scope } = &mut *state;
         if record.policy != wanted.from {
             return Err(VmError::Changed(record.name.clone()));
         }
@@ -77,15 +80,15 @@ impl Kept {
             return Err(VmError::Fixed { name: record.name.clone(), what: fixed.join(", ") });
         }
         let (before, after) = (record.policy.limits, wanted.to.limits);
-        apply(record, groups, init, &before, &after)?;
+        apply(record, groups, scope.as_ref(), init, &before, &after)?;
         if let Err(error) = self.resize(record, quota, before.disk_bytes, after.disk_bytes) {
-            apply(record, groups, init, &after, &before)?;
+            apply(record, groups, scope.as_ref(), init, &after, &before)?;
             return Err(error);
         }
         let mut changed = VmRecord { policy: wanted.to.clone(), ..record.clone() };
         changed.restart = wanted.restart.unwrap_or(record.restart);
         if let Err(error) = self.home.save(&changed, !changed.ephemeral) {
-            return Err(match apply(record, groups, init, &after, &before) {
+            return Err(match apply(record, groups, scope.as_ref(), init, &after, &before) {
                 Ok(()) => error,
                 Err(also) => VmError::Limit { what: "as before".into(), why: format!("{error}; and {also}") },
             });
@@ -149,8 +152,12 @@ impl Kept {
     /// # Errors
     /// When that cannot be saved.
     pub fn close(self, also: Option<String>) -> Result<VmRecord, VmError> {
-        let State { mut record, groups } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut reached = groups.as_ref().map(|groups| groups.reached(&record.policy.limits)).unwrap_or_default();
+        let State { mut record, groups, scope } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let limits = &record.policy.limits;
+        let mut reached = groups.as_ref().map(|groups| groups.reached(limits)).unwrap_or_default();
+        reached.extend(scope.iter().flat_map(|scope| scope.reached(limits)));
+        // Its control groups may go now.
+        drop(scope);
         reached.extend(also);
         if record.reached != reached {
             record.reached = reached;
@@ -161,7 +168,14 @@ impl Kept {
 }
 
 /// Limits of a running VM, in the way of its mode.
-fn apply(record: &VmRecord, groups: &mut Option<Groups>, init: i32, from: &Limits, to: &Limits) -> Result<(), VmError> {
+fn apply(
+    record: &VmRecord,
+    groups: &mut Option<Groups>,
+    scope: Option<&Scope>,
+    init: i32,
+    from: &Limits,
+    to: &Limits,
+) -> Result<(), VmError> {
     let of_groups = |limits: &Limits| Limits { disk_bytes: None, ..*limits };
     let (from, to) = (&of_groups(from), &of_groups(to));
     if from == to {
@@ -169,13 +183,18 @@ fn apply(record: &VmRecord, groups: &mut Option<Groups>, init: i32, from: &Limit
     }
     match record.mode {
         Mode::Shifted | Mode::Identity => groups::change(groups, &record.id, init, from, to),
+        // It counts processes from the start, or somebody else does.
+        Mode::Rootless if scope.is_some_and(|scope| scope.counts_processes() || from.pids == to.pids) => {
+            scope.map_or(Ok(()), |scope| scope.change(to, init))
+        }
         Mode::Rootless => {
             let refused = |what: &str, why: &str| Err(VmError::Limit { what: what.into(), why: why.into() });
             let pids = |limits: &Limits| Limits { pids: None, ..*limits };
             match (from.pids, to.pids) {
-                _ if pids(from) != pids(to) => {
-                    refused("memory, processors", "an ordinary user's VM has no control groups of its own")
-                }
+                _ if pids(from) != pids(to) => refused(
+                    "memory, processors",
+                    "an ordinary user's VM that was started without such limits has no control groups: stop it first",
+                ),
                 (before, Some(most)) if before.is_none_or(|before| most < before) => {
                     groups::lower_processes(init, most).map_err(|why| VmError::Limit { what: "pids".into(), why })
                 }

@@ -304,11 +304,11 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
         Fork::Parent(init) => {
             drop(go);
             ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
-            match write_maps(init, &entry.maps, true) {
+            let maps = write_maps(init, &entry.maps, true);
+            let maps = maps.map_err(|e| StepError { step: "map the VM's ids".into(), why: e.to_string() });
+            match maps.and_then(|()| admit(&site, init)) {
                 Ok(()) => drop(rustix::io::write(&went, b"!")?),
-                Err(e) => {
-                    ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() }))
-                }
+                Err(error) => ends.tell(&Progress::Failed(error)),
             }
             Ok(None)
         }
@@ -324,6 +324,12 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             build_rootless(&mut site, entry, &ends, None)
         }
     }
+}
+
+/// Has the user's systemd put init into the scope that limits the VM, if it is limited.
+pub(crate) fn admit(site: &Site, init: Pid) -> Result<(), StepError> {
+    let admitted = site.gate.as_ref().map_or(Ok(()), |gate| gate.admit(init));
+    admitted.map_err(|why| StepError { step: "limit the VM".into(), why })
 }
 
 /// Init of an ordinary user's VM builds it itself, in its namespaces. `network`: readable when that is there.

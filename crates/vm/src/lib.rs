@@ -15,6 +15,7 @@
 //!   kept        what a keeper knows of its VM and changes live: the record, the groups
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
 //!   groups      memory, processors, processes, devices   disk        how much its changes may take
+//!   scope       limits of an ordinary user's VM, by the user's systemd
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -47,6 +48,7 @@ pub mod ps;
 pub mod refresh;
 mod relay;
 pub mod router;
+pub mod scope;
 pub mod service;
 mod session;
 pub mod stack;

@@ -26,6 +26,7 @@ use crate::launch::{self, Launched};
 use crate::layers;
 use crate::proto::{self, Configuration, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::relay::Relays;
+use crate::scope::Scope;
 use crate::stack;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
@@ -86,6 +87,12 @@ impl Call {
         let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"];
         let of_env = self.env.iter().filter(|(key, _)| named.iter().any(|n| key == n)).map(|(_, value)| value);
         [&self.cwd].into_iter().chain(of_env).map(PathBuf::from).collect()
+    }
+
+    /// The session bus of the host's that its environment names.
+    fn host_bus(&self) -> Option<&str> {
+        let address = self.env.iter().find(|(key, _)| key == HOST_BUS).and_then(|(_, value)| value.to_str());
+        address.filter(|address| !address.is_empty())
     }
 
     fn program(&self, vm: &VmRecord, streams: &Streams) -> Program {
@@ -289,13 +296,23 @@ pub fn boot(
     );
     site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
     site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
-    site.pids = record.policy.limits.pids.filter(|_| groups.is_none());
+    let limits = &record.policy.limits;
+    let (mut scope, gate) = match record.mode {
+        Mode::Rootless => Scope::prepare(&record.id, limits, home.run_dir().parent(), call.host_bus())?.unzip(),
+        Mode::Shifted | Mode::Identity => (None, None),
+    };
+    site.gate = gate;
+    let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
+    site.pids = record.policy.limits.pids.filter(|_| !counts);
     let (relay, absent) = match relay(&record, call) {
         Some(Ok(relay)) => (Some(relay), None),
         Some(Err(e)) => (None, Some(e.to_string())),
         None => (None, None),
     };
     let mut vm = launch::launch(site, &blueprint)?;
+    if let Some(scope) = &mut scope {
+        scope.settle();
+    }
     vm.quota = Quota::of(home, &record);
     let mut notices = blueprint.notices;
     let said = std::mem::take(&mut vm.notices).into_iter().chain(absent);
@@ -306,7 +323,7 @@ pub fn boot(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    let kept = Kept::new(home, record, groups);
+    let kept = Kept::new(home, record, groups, scope);
     Ok(Running { notices, vm, control, lock, relay, kept })
 }
 
@@ -316,8 +333,7 @@ fn relay(record: &VmRecord, call: &Call) -> Option<Result<Relay, VmError>> {
     if pass.is_empty() {
         return None;
     }
-    let address = call.env.iter().find(|(key, _)| key == HOST_BUS).and_then(|(_, value)| value.to_str());
-    let Some(address) = address.filter(|address| !address.is_empty()) else {
+    let Some(address) = call.host_bus() else {
         let why = format!("{HOST_BUS} is not set here");
         return Some(Err(VmError::Desktop { address: "none".into(), why }));
     };

@@ -3,6 +3,7 @@
 //! ```text
 //!   /proc/<pid>/{stat,statm,io}   of every process below init: what lives now     /proc/<init>/net/dev   its own network
 //!   .../fvm/<id>/memory.current, cpu.stat, ...     where it has control groups: all of it
+//!   .../fvm-<id>.scope/           the same for an ordinary user's
 //!   layers/<n>/                   blocks on the disk
 //! ```
 //!
@@ -11,6 +12,7 @@
 
 use crate::groups;
 use crate::ps;
+use crate::scope;
 use fvm_model::{VmId, VmRecord};
 use fvm_sys::dir::Dir;
 use rustix::fs::FileType;
@@ -57,7 +59,11 @@ pub struct Usage {
 #[must_use]
 pub fn usage(id: &VmId, init: i32) -> Usage {
     let mut usage = of_processes(init);
-    let group = |controller: &str, file: &str| groups::file_of(id, controller, file);
+    let scope = scope::places_in(&scope::name(id.as_str()), init);
+    let group = |controller: &str, file: &str| {
+        let of_scope = || scope.iter().find_map(|place| std::fs::read_to_string(place.dir.join(file)).ok());
+        groups::file_of(id, controller, file).or_else(of_scope)
+    };
     let memory = group("memory", "memory.current").or_else(|| group("memory", "memory.usage_in_bytes"));
     let cpu = group("cpu", "cpu.stat").and_then(|text| groups::counter(&text, "usage_usec"));
     let cpu =

@@ -383,7 +383,7 @@ impl crate::args::PolicyArgs {
         if self.allow_partial {
             // For good: it is asked again at every start.
             policy.requires.clear();
-            for (name, why) in fvm::unenforced(&policy) {
+            for (name, why) in fvm.unenforced(&policy) {
                 out.say(&format!("without a limit of {name}: {why}"));
                 policy.limits.clear(name);
             }

@@ -14,7 +14,7 @@
 use super::{Routed, failed, guard, refused, step};
 use crate::executor::{Site, StepError};
 use crate::launch::{
-    Ends, Entry, Maps, Progress, build_rootless, die_with_parent, enter_limits, hide_command, write_maps,
+    Ends, Entry, Maps, Progress, admit, build_rootless, die_with_parent, enter_limits, hide_command, write_maps,
 };
 use fvm_net::router;
 use fvm_sys::process::{self, Fork, Namespaces};
@@ -47,6 +47,7 @@ pub(crate) fn start(mut site: Site, entry: &Entry<'_>, ends: Ends, routed: Route
             die_with_parent();
             hide_command(guard::TITLE);
             let ports = routed.ports.iter().map(|port| port.listener.as_raw_fd()).chain([routed.claim.as_raw_fd()]);
+            let ports = ports.chain(site.gate.as_ref().map(AsRawFd::as_raw_fd));
             let kept: Vec<_> = ports.chain([ends.orders.as_raw_fd(), ends.report.as_raw_fd()]).collect();
             process::close_all_but(&kept);
             if let Err(error) = build(&mut site, entry, &ends, routed) {
@@ -79,6 +80,7 @@ fn build(site: &mut Site, entry: &Entry<'_>, ends: &Ends, routed: Routed) -> Res
     drop((go, network));
     let maps = Maps { uid: [entry.maps.uid[0], 0, 1], gid: [entry.maps.gid[0], 0, 1] };
     write_maps(init, &maps, true).map_err(step("map the VM's ids"))?;
+    admit(site, init)?;
     let open = |path: String| fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty());
     let vm = open(format!("/proc/{}/ns/net", init.as_raw_nonzero())).map_err(step("open the VM's network"))?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
