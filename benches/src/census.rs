@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is changed; a process that ends while it is counted is no error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -70,6 +70,7 @@ pub fn families(parents: &[i32]) -> Vec<i32> {
         let after = stat.rsplit_once(')')?.1;
         Some((pid, after.split_whitespace().nth(1)?.parse().ok()?))
     };
+    let parents: BTreeSet<i32> = parents.iter().copied().collect();
     let parent_of: BTreeMap<i32, i32> = processes().into_iter().filter_map(parent).collect();
     let belongs = |pid: &&i32| {
         let mut at = **pid;

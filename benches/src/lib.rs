@@ -13,6 +13,7 @@
 
 pub mod args;
 pub mod book;
+pub mod calls;
 pub mod census;
 pub mod commit;
 pub mod density;
