@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub const USAGE: &str = "\
 usage: cargo xtask bench start|density|steady|commit|scan [OPTION...]
   --rounds N    how often each candidate runs (start 100, steady 3, commit 5, scan 3)
-  --count N     how many VMs (density, 1000) or changed files (scan, 1000000)
+  --count N     how many VMs (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000)
   --gib N       size of the large file (commit, 4; 0: without it)
   --peers       start: the peers that Debian has as well; as root those that are not there are installed
   --json FILE   write all that was measured to FILE
@@ -46,13 +46,13 @@ impl Bench {
 }
 
 /// What was asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Which benchmark.
     pub bench: Bench,
     /// How often.
     pub rounds: usize,
-    /// How many VMs or files.
+    /// How many VMs, or files.
     pub count: usize,
     /// Size of the large file.
     pub gib: usize,
@@ -81,7 +81,7 @@ impl Options {
             Some("start") => (Bench::Start, 100, 0),
             Some("density") => (Bench::Density, 1, 1000),
             Some("steady") => (Bench::Steady, 3, 0),
-            Some("commit") => (Bench::Commit, 5, 0),
+            Some("commit") => (Bench::Commit, 5, 20_000),
             Some("scan") => (Bench::Scan, 3, 1_000_000),
             _ => return Err(wrong("which benchmark?")),
         };
