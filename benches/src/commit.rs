@@ -12,7 +12,7 @@
 
 use crate::args::Options;
 use crate::error::Error;
-use crate::lab::{Lab, checked};
+use crate::lab::{Lab, checked, shown};
 use crate::machine::{Machine, meminfo_kib};
 use crate::measure::{Surroundings, run as run_once};
 use crate::report::{Report, Table, Unavailable, ratio};
@@ -107,7 +107,7 @@ impl Place<'_> {
     /// Runs a command that must succeed; milliseconds.
     fn timed(command: &mut Command) -> Result<f64, Error> {
         rustix::fs::sync();
-        let shown: String = format!("{command:?}").chars().take(300).collect();
+        let shown = shown(command);
         let wrong = |reason: String| Error::Program { command: shown.clone(), reason };
         let sample = run_once(command, &Surroundings::Host).map_err(|e| wrong(e.to_string()))?;
         if sample.code == 0 { Ok(sample.wall_ms()) } else { Err(wrong(format!("exit status {}", sample.code))) }

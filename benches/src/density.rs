@@ -164,7 +164,13 @@ fn report(options: &Options, machine: Machine, person: &Person, found: &Found, c
             continue;
         };
         let more = at_last as i64 - at_first as i64;
-        left.rows.push(vec![(*name).to_owned(), at_first.to_string(), with.to_string(), at_last.to_string(), more.to_string()]);
+        left.rows.push(vec![
+            (*name).to_owned(),
+            at_first.to_string(),
+            with.to_string(),
+            at_last.to_string(),
+            more.to_string(),
+        ]);
     }
     tables.push(left);
     let mut notes = vec![format!(
@@ -176,7 +182,8 @@ fn report(options: &Options, machine: Machine, person: &Person, found: &Found, c
         notes.push(format!("**Stopped after {vms} of {} VMs: {why}.**", options.count));
     }
     let census = |census: &Census| -> Value { json!(census.0) };
-    let roles = found.roles.iter().map(|(role, (count, kib))| json!({"role": role, "processes": count, "pss_kib": kib}));
+    let roles =
+        found.roles.iter().map(|(role, (count, kib))| json!({"role": role, "processes": count, "pss_kib": kib}));
     let data = json!({
         "person": person.name, "asked": options.count, "vms": vms, "stopped": found.stopped,
         "create_ms": found.create_ms, "start_ms": found.start_ms, "rate_per_second": found.rate_per_second,

@@ -7,8 +7,8 @@
 //!     user/        the same of the ordinary user, owned by him
 //! ```
 //!
-//! Invariants: the ordinary user is the caller when he is not root, otherwise `fvmbench`, made with useradd and removed again;
-//! when the laboratory is dropped, every VM in it is deleted first.
+//! Invariants: the ordinary user is the caller when he is not root, otherwise `fvmbench` or `fvmtest`, or, when neither is
+//! there, `fvmbench`, made with useradd and removed again; when the laboratory is dropped, every VM in it is deleted first.
 
 use crate::args::Options;
 use crate::error::Error;
@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 const USER: &str = "fvmbench";
+/// Who may be there already, and then serves as well: the tests' user.
+const USERS: [&str; 2] = [USER, "fvmtest"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Somebody who runs programs.
@@ -114,7 +116,7 @@ impl Lab {
     }
 
     fn ordinary_user(&mut self) -> Result<(u32, u32), Error> {
-        if let Some(ids) = ids_of(USER) {
+        if let Some(ids) = USERS.into_iter().find_map(ids_of) {
             return Ok(ids);
         }
         checked(Command::new("useradd").args(["--no-create-home", "--shell", "/bin/sh", USER]))?;
@@ -219,14 +221,21 @@ impl Drop for Lab {
 /// # Errors
 /// When it did not succeed; what it said is in the error.
 pub fn checked(command: &mut Command) -> Result<String, Error> {
-    let shown = || format!("{command:?}").chars().take(300).collect::<String>();
-    let shown = shown();
+    let shown = shown(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let out = command.output().map_err(|e| Error::Program { command: shown.clone(), reason: e.to_string() })?;
     if out.status.success() {
         return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
     }
     Err(Error::Program { command: shown, reason: reason(&out) })
+}
+
+/// A command as an error names it: its first words, without the environment.
+#[must_use]
+pub fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = [program].into_iter().chain(command.get_args()).map(OsStr::to_string_lossy);
+    words.collect::<Vec<_>>().join(" ").chars().take(120).collect()
 }
 
 /// Status of what failed, and the line that says why.

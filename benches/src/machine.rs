@@ -32,7 +32,13 @@ impl Machine {
             file_system: file_system(&read("/proc/self/mountinfo"), dir),
             load_before: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
             fvm: version(fvm),
-            commit: said(Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"])),
+            commit: said(Command::new("git").args([
+                "-C",
+                env!("CARGO_MANIFEST_DIR"),
+                "describe",
+                "--always",
+                "--dirty",
+            ])),
         }
     }
 

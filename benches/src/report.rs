@@ -65,7 +65,8 @@ impl Report {
     /// In Markdown, without a heading.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let mut text = format!("`cargo xtask bench {} {}`, {}\n", self.bench.name(), self.settings, self.machine.line());
+        let mut text =
+            format!("`cargo xtask bench {} {}`, {}\n", self.bench.name(), self.settings, self.machine.line());
         for table in &self.tables {
             text.push('\n');
             text.push_str(&table.markdown());

@@ -23,7 +23,17 @@ use std::process::Command;
 const VM: &str = "steady";
 /// As a program has it that is contained but may write everywhere.
 const BWRAP: &[&str] = &[
-    "bwrap", "--bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-user", "--unshare-pid", "--unshare-ipc",
+    "bwrap",
+    "--bind",
+    "/",
+    "/",
+    "--dev",
+    "/dev",
+    "--proc",
+    "/proc",
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
     "--unshare-uts",
 ];
 
@@ -184,8 +194,7 @@ impl Bench<'_> {
     }
 
     fn table(&self, title: &str, unit: &str, nanos: f64, found: &[(String, Series)]) -> Table {
-        let columns: Vec<Spot> =
-            self.spots.iter().copied().filter(|(_, place)| *place >= Place::Bubblewrap).collect();
+        let columns: Vec<Spot> = self.spots.iter().copied().filter(|(_, place)| *place >= Place::Bubblewrap).collect();
         let mut table = Table::new(&format!("Each {title}, outside and as ratios to that:"), &[title]);
         table.header.push(format!("outside {unit}"));
         let name = |spot: &Spot| format!("{}, {}", spot.1.name(), self.person(*spot).name);
@@ -218,7 +227,9 @@ impl Bench<'_> {
         let Some((most, name)) = noises.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return format!("Noise of the {what}: nothing was measured.");
         };
-        format!("Noise of the {what}: outside against outside differs by {middle:.0} % (median), at most {most:.0} % ({name}).")
+        format!(
+            "Noise of the {what}: outside against outside differs by {middle:.0} % (median), at most {most:.0} % ({name})."
+        )
     }
 
     fn json(&self, found: &[(String, Series)]) -> Vec<Value> {

@@ -24,9 +24,9 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["calls", dir] => calls::run(Path::new(dir)),
         ["time", dir, script] => time(Path::new(dir), script),
-        ["fill", dir, count, bytes] => {
-            number(count).and_then(|count| Ok((count, number(bytes)?))).and_then(|(n, len)| fill(Path::new(dir), n, len))
-        }
+        ["fill", dir, count, bytes] => number(count)
+            .and_then(|count| Ok((count, number(bytes)?)))
+            .and_then(|(n, len)| fill(Path::new(dir), n, len)),
         ["big", file, mib] => number(mib).and_then(|mib| big(Path::new(file), mib)),
         _ => Err(io::Error::other("usage: calls DIR | time DIR SCRIPT | fill DIR COUNT BYTES | big FILE MIB")),
     };

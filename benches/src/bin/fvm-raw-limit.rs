@@ -30,7 +30,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: fvm-raw-limit [--net none|host] [--upper tmpfs|DIR] [--userns shifted|none] PROGRAM ARGS...";
+const USAGE: &str =
+    "usage: fvm-raw-limit [--net none|host] [--upper tmpfs|DIR] [--userns shifted|none] PROGRAM ARGS...";
 /// All ids of the new user namespace, where fvm puts them too.
 const MAP: &[u8] = b"0 1073741824 1073741824\n";
 /// User 0 of it, to the host.
@@ -69,8 +70,7 @@ fn parse() -> Option<Job> {
         CString::new(key.into_vec())
     });
     let env = env.collect::<Result<_, _>>().ok()?;
-    let mut job =
-        Job { namespaces: all, own_net: true, shifted: true, upper: None, program: Vec::new(), env };
+    let mut job = Job { namespaces: all, own_net: true, shifted: true, upper: None, program: Vec::new(), env };
     let mut words = std::env::args_os().skip(1).peekable();
     while let Some(flag) = words.next_if(|word| word.as_encoded_bytes().starts_with(b"--")) {
         let value = words.next()?;
@@ -183,8 +183,7 @@ fn build(job: &Job, pid: i32) -> Result<[OwnedFd; 3], Failed> {
         MountOption::Value("workdir", by_fd(&upper, "/work")),
         MountOption::Flag("volatile"),
     ];
-    let overlay =
-        new_mount("overlay", &options, MountAttrFlags::empty()).map_err(|e| Failed("overlay", e.errno))?;
+    let overlay = new_mount("overlay", &options, MountAttrFlags::empty()).map_err(|e| Failed("overlay", e.errno))?;
     Ok([overlay, lower, upper])
 }
 

@@ -9,13 +9,34 @@ use std::path::Path;
 
 /// The same namespaces as a VM has, and `/` read-only.
 pub const BWRAP: &[&str] = &[
-    "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-user", "--unshare-pid", "--unshare-ipc",
-    "--unshare-uts", "--unshare-cgroup",
+    "--ro-bind",
+    "/",
+    "/",
+    "--dev",
+    "/dev",
+    "--proc",
+    "/proc",
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup",
 ];
 /// The same with an overlay, whose upper is in memory.
 const BWRAP_OVERLAY: &[&str] = &[
-    "--overlay-src", "/", "--tmp-overlay", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-user", "--unshare-pid",
-    "--unshare-ipc", "--unshare-uts", "--unshare-cgroup",
+    "--overlay-src",
+    "/",
+    "--tmp-overlay",
+    "/",
+    "--dev",
+    "/dev",
+    "--proc",
+    "/proc",
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup",
 ];
 
 pub(super) fn all(lab: &Lab) -> Result<Vec<Candidate>, Error> {

@@ -106,7 +106,8 @@ fn nspawn(root: &Person) -> Result<Candidate, Error> {
 
 fn unshare(person: &Person) -> Candidate {
     let users: &[&str] = if person.is_root() { &[] } else { &["-U", "-r"] };
-    let words = [&["unshare", "-m", "-p", "-f", "-i", "-u", "-n", "-C", "--mount-proc"], users, &["/bin/true"]].concat();
+    let words =
+        [&["unshare", "-m", "-p", "-f", "-i", "-u", "-n", "-C", "--mount-proc"], users, &["/bin/true"]].concat();
     Candidate::new("unshare(1), the namespaces alone, no network", person, Net::None, words)
 }
 
@@ -119,9 +120,9 @@ fn firejail(person: &Person) -> Candidate {
 /// With runc: crun refuses machines that have both kinds of control groups. The limits are stated because the default ones
 /// are above what an unprivileged root may set.
 fn podman(person: &Person) -> Candidate {
-    let state = ["--root", "--runroot"].into_iter().flat_map(|flag| {
-        [flag.into(), person.home.join(format!("podman{flag}")).into_os_string()]
-    });
+    let state = ["--root", "--runroot"]
+        .into_iter()
+        .flat_map(|flag| [flag.into(), person.home.join(format!("podman{flag}")).into_os_string()]);
     let flags = ["--runtime", "runc", "run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024"];
     let rest = ["--ulimit", "nproc=4096:4096", "--rootfs", "/:O", "/bin/true"];
     let words = ["podman".into()].into_iter().chain(state).chain(flags.map(Into::into)).chain(rest.map(Into::into));
