@@ -71,7 +71,7 @@ struct Memory {
 
 impl Memory {
     fn new(below: &Path) -> Result<Self, Error> {
-        let dir = below.join(format!("fvm-bench-memory-{}", std::process::id()));
+        let dir = below.join(format!("fvm-memory-{}", std::process::id()));
         std::fs::create_dir(&dir).map_err(Error::file("make", &dir))?;
         let memory = Self { dir };
         mount("tmpfs", &memory.dir, "tmpfs", MountFlags::empty(), None)

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const MOST_IN_USE: f64 = 0.7;
 /// Over how many VMs a time is the median.
 const WINDOW: usize = 10;
+/// Lines of /proc/meminfo that say what the memory is used for.
+const USES: [&str; 5] = ["Slab", "KernelStack", "PageTables", "Percpu", "AnonPages"];
 const GONE_WITHIN: Duration = Duration::from_secs(120);
 
 /// What was measured, in the order of the VMs.
@@ -31,6 +33,8 @@ struct Found {
     start_ms: Vec<f64>,
     rate_per_second: f64,
     memory_kib: f64,
+    /// Of [`USES`], in KiB for each VM.
+    uses_kib: [f64; USES.len()],
     /// For each role: how many processes, and their shares of memory in KiB, together.
     roles: BTreeMap<String, (usize, u64)>,
     delete_ms: f64,
@@ -77,7 +81,7 @@ fn one(lab: &Lab, person: &Person, name: &str) -> Result<(f64, f64), Error> {
 
 fn fill(lab: &Lab, person: &Person, count: usize, found: &mut Found) -> Result<(), Error> {
     let available = || meminfo_kib("MemAvailable");
-    let (total, at_first) = (meminfo_kib("MemTotal"), available());
+    let (total, at_first, uses) = (meminfo_kib("MemTotal"), available(), USES.map(meminfo_kib));
     let began = Instant::now();
     for n in 0..count {
         let in_use = 1.0 - available() as f64 / total as f64;
@@ -102,6 +106,9 @@ fn fill(lab: &Lab, person: &Person, count: usize, found: &mut Found) -> Result<(
     // What ended meanwhile is given back by RCU, in its own time.
     std::thread::sleep(Duration::from_secs(1));
     found.memory_kib = (at_first as f64 - available() as f64) / vms;
+    for (each, (name, first)) in found.uses_kib.iter_mut().zip(USES.into_iter().zip(uses)) {
+        *each = (meminfo_kib(name) as f64 - first as f64) / vms;
+    }
     let ours: Vec<i32> = processes().into_iter().filter(|pid| is_ours(*pid, &lab.path("bin"))).collect();
     for pid in families(&ours) {
         if let Some((title, kib)) = share(pid) {
@@ -187,7 +194,8 @@ fn report(options: &Options, machine: Machine, person: &Person, found: &Found, c
     let data = json!({
         "person": person.name, "asked": options.count, "vms": vms, "stopped": found.stopped,
         "create_ms": found.create_ms, "start_ms": found.start_ms, "rate_per_second": found.rate_per_second,
-        "memory_kib_each": found.memory_kib, "roles": roles.collect::<Vec<_>>(),
+        "memory_kib_each": found.memory_kib,
+        "uses_kib_each": USES.into_iter().zip(found.uses_kib).collect::<BTreeMap<_, _>>(), "roles": roles.collect::<Vec<_>>(),
         "delete_ms": found.delete_ms, "gone_ms": found.gone_ms,
         "census": {"before": census(before), "during": census(during), "after": census(after)},
     });
@@ -215,6 +223,9 @@ fn memory(found: &Found) -> Table {
     let mut table = Table::new("Memory of each VM:", &["what", "KiB for each VM", "processes for each VM"]);
     let mut row = |name: String, kib: f64, count: String| table.rows.push(vec![name, format!("{kib:.0}"), count]);
     row("all told: what `MemAvailable` lost".into(), found.memory_kib, String::new());
+    for (name, kib) in USES.into_iter().zip(found.uses_kib) {
+        row(format!("what `{name}` gained"), kib, String::new());
+    }
     let (mut all, mut number) = (0.0, 0.0);
     for (role, (count, kib)) in &found.roles {
         let (count, kib) = (*count as f64 / vms, *kib as f64 / vms);

@@ -8,12 +8,13 @@
 //! ```
 //!
 //! Invariants: the ordinary user is the caller when he is not root, otherwise `fvmbench` or `fvmtest`, or, when neither is
-//! there, `fvmbench`, made with useradd and removed again; when the laboratory is dropped, every VM in it is deleted first.
+//! there, `fvmbench`, made with useradd and removed again; when the laboratory is dropped, every VM in it is deleted first; one
+//! that was left by a benchmark that was killed is dropped by the next.
 
 use crate::args::Options;
 use crate::error::Error;
 use std::ffi::OsStr;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -21,6 +22,8 @@ use std::process::{Command, Output, Stdio};
 const USER: &str = "fvmbench";
 /// Who may be there already, and then serves as well: the tests' user.
 const USERS: [&str; 2] = [USER, "fvmtest"];
+/// Of a laboratory's directory, before the process that made it.
+const NAME: &str = "fvm-bench-";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Somebody who runs programs.
@@ -67,7 +70,8 @@ impl Lab {
     /// # Errors
     /// When it cannot be made, or the binaries are not there.
     pub fn new(options: &Options) -> Result<Self, Error> {
-        let dir = options.dir.join(format!("fvm-bench-{}", std::process::id()));
+        sweep(&options.dir);
+        let dir = options.dir.join(format!("{NAME}{}", std::process::id()));
         std::fs::create_dir(&dir).map_err(Error::file("make", &dir))?;
         // From here on Drop cleans up.
         let mut lab = Self { dir, people: Vec::new(), made_user: false };
@@ -187,7 +191,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for person in &self.people {
+        let has_fvm = self.program("fvm").exists();
+        for person in self.people.iter().filter(|_| has_fvm) {
             if let Err(error) = self.delete_all(person) {
                 eprintln!("fvm-bench: cannot delete all VMs: {error}");
             }
@@ -247,6 +252,7 @@ pub fn reason(out: &Output) -> String {
     // Hints and usage may follow what says why.
     let why = lines.clone().find(|line| line.to_lowercase().contains("error"));
     let said = why.or_else(|| lines.next_back()).unwrap_or("it said nothing");
+    let said: String = said.chars().take(240).collect();
     format!("exit status {code}: {said}")
 }
 
@@ -254,6 +260,28 @@ pub fn reason(out: &Output) -> String {
 #[must_use]
 pub fn found(name: &str) -> Option<PathBuf> {
     PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists())
+}
+
+/// Drops the laboratories of processes that are no more.
+fn sweep(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(NAME)?.parse::<u32>().ok());
+        // Nobody else's: another user could have made it to have his files removed, or his fvm run.
+        let ours =
+            entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == rustix::process::geteuid().as_raw());
+        if !ours || maker.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+            continue;
+        }
+        eprintln!("fvm-bench: removing what is left in {}", entry.path().display());
+        let person = |name: &'static str| {
+            let home = entry.path().join(name);
+            let data = home.metadata().ok()?;
+            Some(Person { name, uid: data.uid(), gid: data.gid(), home })
+        };
+        let people = ["root", "user"].into_iter().filter_map(person).collect();
+        drop(Lab { dir: entry.path(), people, made_user: false });
+    }
 }
 
 fn open_to_all(path: &Path) -> Result<(), Error> {

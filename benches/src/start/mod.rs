@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!   candidates + peers ── probe: twice, unmeasured ─┬─ failed: listed with the reason
-//!                                                   └─ rounds: each once, in another order each time ─► table
+//!                                                   ├─ rounds: each once, in another order each time ─► medians
+//!                                                   └─ blocks: each ten times in a row ─► what each takes all told
 //! ```
+//!
+//! A program may answer before it has cleaned up, as fvm does, or leave it to the kernel: in a row, the next run pays for that.
 //!
 //! Invariants: a run that failed is counted, and its time is not; a ratio is to bubblewrap with the same user and network, and
 //! to the limit with the same network.
@@ -22,6 +25,11 @@ use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
+
+/// How many runs make a block, and how many blocks there are of each candidate; fewer when fewer rounds were asked for.
+const IN_A_ROW: usize = 10;
+const BLOCKS: usize = 5;
 
 /// Which network a candidate's program sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +102,17 @@ impl Candidate {
         command
     }
 
+    /// Milliseconds of each of `len` runs, one right after the other; nothing when one failed.
+    fn in_a_row(&self, len: usize) -> Result<Option<f64>, Error> {
+        let began = Instant::now();
+        for _ in 0..len {
+            if self.sample()?.code != 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(began.elapsed().as_secs_f64() * 1e3 / len as f64))
+    }
+
     fn full_name(&self) -> String {
         format!("{}, as {}", self.name, self.person.name)
     }
@@ -140,6 +159,8 @@ struct Row {
     candidate: Candidate,
     samples: Vec<Sample>,
     failures: usize,
+    /// Of each block, the milliseconds of a run.
+    blocks: Vec<f64>,
 }
 
 impl Row {
@@ -164,7 +185,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     for candidate in all {
         match candidate.probe() {
             Some(reason) => unavailable.push(Unavailable { name: candidate.full_name(), reason }),
-            None => rows.push(Row { candidate, samples: Vec::new(), failures: 0 }),
+            None => rows.push(Row { candidate, samples: Vec::new(), failures: 0, blocks: Vec::new() }),
         }
     }
     for round in 0..options.rounds {
@@ -174,6 +195,15 @@ pub fn run(options: &Options) -> Result<Report, Error> {
                 rows[index].samples.push(sample);
             } else {
                 rows[index].failures += 1;
+            }
+        }
+    }
+    for block in 0..BLOCKS.min(options.rounds) {
+        for index in order(rows.len(), block) {
+            let row = &mut rows[index];
+            match row.candidate.in_a_row(IN_A_ROW.min(options.rounds))? {
+                Some(each_ms) => row.blocks.push(each_ms),
+                None => row.failures += 1,
             }
         }
     }
@@ -192,7 +222,8 @@ fn report(
     let mut tables = Vec::new();
     let mut notes = Vec::new();
     for person in lab.people() {
-        let header = ["what runs `/bin/true`", "median ms", "p95 ms", "MAD ms", "to bwrap", "to the limit"];
+        let header =
+            ["what runs `/bin/true`", "median ms", "p95 ms", "MAD ms", "to bwrap", "to the limit", "in a row ms"];
         let title = format!("As {}:", if person.is_root() { "root" } else { "an ordinary user" });
         let mut table = Table::new(&title, &header);
         for row in rows.iter().filter(|row| row.candidate.person == *person) {
@@ -204,6 +235,11 @@ fn report(
             notes.push(format!("Noise as {name}: bubblewrap against bubblewrap differs by {:.1} %.", noise * 100.0));
         }
     }
+    notes.push(
+        "In a row: of runs one right after the other, each, all told: what a program, or the kernel for it, does after its \
+         answer is in it."
+            .to_owned(),
+    );
     notes.push(
         "To bwrap: with a network namespace of its own if the row has one, otherwise without. To the limit: the same, shifted \
          users, the upper in memory; it needs root, so an ordinary user's rows are compared with what only root can have."
@@ -226,6 +262,7 @@ fn cells(row: &Row, rows: &[Row]) -> Option<Vec<String>> {
         format!("{:.2}", summary.mad),
         ratio(summary.median, to_bwrap(row, rows)),
         ratio(summary.median, to_limit(row, rows)),
+        if row.blocks.is_empty() { "–".to_owned() } else { format!("{:.2}", median(&row.blocks)) },
     ])
 }
 
@@ -263,6 +300,7 @@ fn json_of(row: &Row, rows: &[Row]) -> Value {
         "name": name, "person": person.name, "net": net.name(), "command": words,
         "failures": row.failures, "times_ms": times,
         "median_ms": summary.map(|s| s.median), "p95_ms": summary.map(|s| s.p95), "mad_ms": summary.map(|s| s.mad),
+        "in_a_row_ms": row.blocks,
         "cpu_median_ms": median(&cpu),
         "max_rss_kib": row.samples.iter().map(|s| s.usage.max_rss_kib).max(),
         "ratio_to_bwrap": over(to_bwrap(row, rows)), "ratio_to_limit": over(to_limit(row, rows)),

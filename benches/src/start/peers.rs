@@ -19,6 +19,8 @@ const PROGRAMS: &[(&str, Option<&str>)] = &[
     ("podman", Some("podman")),
     ("firejail", Some("firejail")),
     ("systemd-nspawn", Some("systemd-container")),
+    // What podman needs for a user.
+    ("newuidmap", Some("uidmap")),
     ("try", None),
 ];
 
