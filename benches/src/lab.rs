@@ -18,10 +18,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const USER: &str = "fvmbench";
 /// Who may be there already, and then serves as well: the tests' user.
 const USERS: [&str; 2] = [USER, "fvmtest"];
+/// How long fvm's cleaners may take.
+const REMOVED_WITHIN: Duration = Duration::from_secs(60);
 /// Of a laboratory's directory, before the process that made it.
 const NAME: &str = "fvm-bench-";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -201,14 +204,13 @@ impl Drop for Lab {
         for place in crate::census::mounts_below(&self.dir) {
             crate::measure::unmount_leftovers(&place);
         }
-        // What a cleaner of fvm is still removing may vanish under the walk.
-        for _ in 0..50 {
-            match std::fs::remove_dir_all(&self.dir) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    std::thread::sleep(std::time::Duration::from_millis(20));
-                }
-                _ => break,
-            }
+        // What a cleaner of fvm is still removing may vanish under the walk, or be closed to all but the cleaner.
+        let began = Instant::now();
+        while let Err(error) = std::fs::remove_dir_all(&self.dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+            && began.elapsed() < REMOVED_WITHIN
+        {
+            std::thread::sleep(Duration::from_millis(20));
         }
         if self.dir.exists() {
             eprintln!("fvm-bench: {} could not be removed", self.dir.display());
