@@ -1,14 +1,17 @@
-//! Files that come from the definition of the command line (`fvm_cli::args`).
+//! Files that come from the definition of the command line (`fvm_cli::args`), and what builds before it measures.
 //!
 //! ```text
 //!   Cli::command() ─┬─ man          fvm.1, fvm-run.1, fvm-commit.1, ...
 //!                   └─ completions  fvm.bash, _fvm, fvm.fish
+//!   bench: cargo build --release fvm, fvm-benches ── cargo run ─► fvm-bench WORDS
 //! ```
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
 
 /// The `fvm` command with all that clap adds to it.
 #[must_use]
@@ -27,6 +30,27 @@ pub fn pages() -> impl Iterator<Item = Command> {
         .map(|sub| sub.clone().display_name(format!("fvm-{}", sub.get_name())))
         .collect();
     std::iter::once(top).chain(below)
+}
+
+/// Builds what is measured and what measures, both for release, and runs `fvm-bench` with `words`; its exit status.
+///
+/// # Errors
+/// When cargo cannot be run.
+pub fn bench(words: &[OsString]) -> io::Result<ExitCode> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let run = |words: &[&str], more: &[OsString]| {
+        // The benchmarks build something with it.
+        process::Command::new(&cargo).args(words).args(more).env("CARGO", &cargo).status()
+    };
+    // Each by itself: together, they would share features that fvm is not shipped with.
+    for package in ["fvm-cli", "fvm-benches"] {
+        if !run(&["build", "--release", "--quiet", "--package", package], &[])?.success() {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let bench = ["run", "--release", "--quiet", "--package", "fvm-benches", "--bin", "fvm-bench", "--"];
+    let code = run(&bench, words)?.code();
+    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// Writes all man pages into `dir` and returns their paths.

@@ -1,8 +1,10 @@
-//! `cargo xtask`: what is generated from the one definition of the command line.
+//! `cargo xtask`: what is generated from the one definition of the command line; measurements.
 
 use clap::Parser;
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Chores of the repository.
 #[derive(Debug, Parser)]
@@ -20,15 +22,22 @@ enum Task {
         #[arg(default_value = "target/completions")]
         dir: PathBuf,
     },
+    /// Measure fvm side by side with its peers (benches/README.md): start, density, steady, commit, scan
+    Bench {
+        /// Which, and its options; without: what there is
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
 }
 
-fn main() -> io::Result<()> {
+fn main() -> io::Result<ExitCode> {
     let written = match Task::parse() {
         Task::Man { dir } => xtask::man(&dir)?,
         Task::Completions { dir } => xtask::completions(&dir)?,
+        Task::Bench { words } => return xtask::bench(&words),
     };
     for path in written {
         println!("{}", path.display());
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

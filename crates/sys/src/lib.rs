@@ -12,6 +12,7 @@
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
 //!   seccomp  user notification of named calls
 //!   net      the loopback interface
+//!   vfork    namespaces without a copy of this process; execve; what a child used
 //!   xattr    getxattrat
 //!   socket   file descriptors over unix sockets
 //! ```
@@ -30,6 +31,7 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
+pub mod vfork;
 pub mod xattr;
 
 /// The calling thread's `errno`.

@@ -50,6 +50,12 @@ impl Namespaces {
         self.0 & other.0 == other.0
     }
 
+    /// As `clone(2)` takes them.
+    #[must_use]
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// `self` without `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {

@@ -1,0 +1,146 @@
+//! The command line.
+
+use crate::error::Error;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Shown with an error.
+pub const USAGE: &str = "\
+usage: cargo xtask bench start|density|steady|commit|scan [OPTION...]
+  --rounds N    how often each candidate runs (start 100, steady 3, commit 5, scan 3)
+  --count N     how many VMs (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000)
+  --gib N       size of the large file (commit, 4; 0: without it)
+  --peers       start: the peers that Debian has as well; as root those that are not there are installed
+  --json FILE   write all that was measured to FILE
+  --book        rewrite the tables of docs/book/performance.md
+  --fvm PATH    the fvm to measure (otherwise the one beside this program)
+  --dir DIR     where the laboratory is made (otherwise /var/tmp): what file system is measured";
+
+/// Which benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bench {
+    /// Starting.
+    Start,
+    /// Many VMs.
+    Density,
+    /// What a program pays once it runs.
+    Steady,
+    /// Diff and commit.
+    Commit,
+    /// Diff of very many files.
+    Scan,
+}
+
+impl Bench {
+    /// As it is called on the command line, in JSON and in the book.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Density => "density",
+            Self::Steady => "steady",
+            Self::Commit => "commit",
+            Self::Scan => "scan",
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which benchmark.
+    pub bench: Bench,
+    /// How often.
+    pub rounds: usize,
+    /// How many VMs, or files.
+    pub count: usize,
+    /// Size of the large file.
+    pub gib: usize,
+    /// Whether with all peers.
+    pub peers: bool,
+    /// Where the JSON goes.
+    pub json: Option<PathBuf>,
+    /// Whether to rewrite the book.
+    pub book: bool,
+    /// The fvm to measure.
+    pub fvm: Option<PathBuf>,
+    /// Where the laboratory is made.
+    pub dir: PathBuf,
+}
+
+impl Options {
+    /// From the words after the program's name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
+        let mut words = words.into_iter();
+        let wrong = |what: &str| Error::Usage(what.to_owned());
+        let name = words.next().unwrap_or_default();
+        let (bench, rounds, count) = match name.to_str() {
+            Some("start") => (Bench::Start, 100, 0),
+            Some("density") => (Bench::Density, 1, 1000),
+            Some("steady") => (Bench::Steady, 3, 0),
+            Some("commit") => (Bench::Commit, 5, 20_000),
+            Some("scan") => (Bench::Scan, 3, 1_000_000),
+            _ => return Err(wrong("which benchmark?")),
+        };
+        let (peers, json, book, fvm) = (false, None, false, None);
+        let mut options = Self { bench, rounds, count, gib: 4, peers, json, book, fvm, dir: "/var/tmp".into() };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| wrong(&format!("{}: a value is missing", word.display())));
+            match word.to_str() {
+                Some("--rounds") => options.rounds = number(&value()?)?.max(1),
+                Some("--count") => options.count = number(&value()?)?.max(1),
+                Some("--gib") => options.gib = number(&value()?)?,
+                Some("--peers") => options.peers = true,
+                Some("--json") => options.json = Some(value()?.into()),
+                Some("--book") => options.book = true,
+                Some("--fvm") => options.fvm = Some(value()?.into()),
+                Some("--dir") => options.dir = value()?.into(),
+                _ => return Err(wrong(&format!("unknown option '{}'", word.display()))),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The repository that this program was built from.
+    #[must_use]
+    pub fn repository() -> &'static Path {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    }
+
+    /// The page that `--book` rewrites.
+    #[must_use]
+    pub fn book_path(&self) -> PathBuf {
+        Self::repository().join("docs/book/performance.md")
+    }
+}
+
+fn number(word: &OsString) -> Result<usize, Error> {
+    let parsed = word.to_str().and_then(|word| word.parse().ok());
+    parsed.ok_or_else(|| Error::Usage(format!("'{}' is not a number", word.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, Error> {
+        Options::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn options_are_read_in_any_order() {
+        let options = parse("scan --json /tmp/x --count 10 --book").unwrap();
+        assert_eq!((options.bench, options.count, options.rounds, options.book), (Bench::Scan, 10, 3, true));
+        assert_eq!(options.json.as_deref(), Some(Path::new("/tmp/x")));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for line in ["", "run", "start --rounds", "start --rounds x", "start --fast"] {
+            assert!(matches!(parse(line), Err(Error::Usage(_))), "{line}");
+        }
+    }
+}

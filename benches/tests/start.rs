@@ -1,0 +1,64 @@
+//! The benchmark of starting, as far as a test may look: that everything ran, never how long.
+
+use fvm_kit::{binary, is_root};
+use serde_json::Value;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// One after the other: they may make a user, and remove him.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn bench(words: &[&str]) -> (String, Value) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let json = std::path::PathBuf::from(format!("{}/{}.json", env!("CARGO_TARGET_TMPDIR"), words[0]));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fvm-bench"));
+    command.args(words).arg("--fvm").arg(binary()).arg("--json").arg(&json);
+    let out = command.output().expect("the benchmark can be run");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = std::fs::read(&json).expect("JSON was written");
+    (String::from_utf8(out.stdout).expect("text"), serde_json::from_slice(&text).expect("it is JSON"))
+}
+
+#[test]
+fn root_every_way_to_start_ends_with_status_0_and_is_in_the_table() {
+    if !is_root("root_every_way_to_start_ends_with_status_0_and_is_in_the_table") {
+        return;
+    }
+    let (table, json) = bench(&["start", "--rounds", "2"]);
+    let candidates = json["data"]["candidates"].as_array().expect("candidates");
+    for candidate in candidates {
+        let name = candidate["name"].as_str().expect("a name");
+        assert_eq!(candidate["failures"], 0, "{name}: {candidate}");
+        assert_eq!(candidate["times_ms"].as_array().map(Vec::len), Some(2), "{name}");
+        assert!(table.contains(&format!("| {name} |")), "{name} is not in\n{table}");
+    }
+    // What needs nothing that is not on every machine: the others may be missing, but then are listed with the reason.
+    let listed = json["unavailable"].as_array().expect("a list");
+    for (name, person) in [
+        ("plain `/bin/true`", "root"),
+        ("plain `/bin/true`", "user"),
+        ("**fvm run --rm** --net none", "root"),
+        ("**fvm run --rm** --net none", "user"),
+        ("**limit: the kernel's part alone**, no network", "root"),
+        ("**limit: the kernel's part alone**, host's network", "root"),
+    ] {
+        assert!(candidates.iter().any(|c| c["name"] == name && c["person"] == person), "{name}, {person}: {listed:?}");
+    }
+    for missing in listed {
+        let name = missing["name"].as_str().expect("a name");
+        assert!(missing["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{name} has no reason");
+        assert!(table.contains(name), "{name} is silently left out of\n{table}");
+    }
+}
+
+#[test]
+fn root_a_few_vms_leave_nothing_behind() {
+    if !is_root("root_a_few_vms_leave_nothing_behind") {
+        return;
+    }
+    let (table, json) = bench(&["density", "--count", "3"]);
+    assert_eq!((&json["data"]["vms"], &json["data"]["stopped"]), (&Value::from(3), &Value::Null), "{table}");
+    let ours = |when: &str| json["data"]["census"][when]["processes of this fvm"].as_u64();
+    assert_eq!((ours("before"), ours("after")), (Some(0), Some(0)), "{table}");
+    assert!(ours("during").is_some_and(|count| count >= 3), "{table}");
+}
