@@ -235,7 +235,7 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
         Fork::Parent(init) => init,
         Fork::Child => {
             drop(went);
-            if let (true, Err(e)) = (network_too, process::unshare(Namespaces::NET)) {
+            if network_too && let Err(e) = process::unshare(Namespaces::NET) {
                 ends.give_up(step("make a network namespace")(e));
             }
             begin(network, ends);

@@ -176,7 +176,14 @@ fn root_and_user_a_watched_disk_ends_the_vm_that_fills_it() {
     lab.fvm(["start", "w"]).expect(0);
     lab.fvm(["configure", "w", "--disk", "16M"]).expect(0);
     let ran = lab.fvm(["exec", "w", "sh", "-c", fill]);
-    assert!(ran.code == 125 && lab.fvm(["inspect", "w"]).expect(0).out.contains("its limit of 16M"), "{}", ran.err);
+    assert_eq!(ran.code, 125, "{}", ran.err);
+    // Its keeper says why a moment after it ended.
+    let told = || lab.fvm(["inspect", "w"]).expect(0).out.contains("its limit of 16M");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !told() && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(told());
     lab.fvm(["create", "n", "--net", "none"]).expect(0);
     lab.fvm(["start", "n"]).expect(0);
     assert!(lab.fvm(["configure", "n", "--disk", "64M"]).expect(1).err.contains("stop it first"));

@@ -257,3 +257,14 @@ fn root_a_state_directory_on_a_full_or_read_only_file_system_is_a_clear_error() 
     let codes = told.matches("code 125").count();
     assert!(codes == 2 && told.contains("No space left") && told.contains("Read-only file system"), "{told}");
 }
+
+#[test]
+fn root_and_user_a_vm_has_the_hosts_network_when_it_is_asked_for_and_else_not() {
+    as_both("root_and_user_a_vm_has_the_hosts_network_when_it_is_asked_for_and_else_not", |lab| {
+        let host = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+        let seen =
+            |net: &str| lab.fvm(["run", "--rm", "--net", net, "--", "readlink", "/proc/self/ns/net"]).expect(0).out;
+        assert_eq!(seen("host").trim(), host);
+        assert_ne!(seen("none").trim(), host);
+    });
+}
