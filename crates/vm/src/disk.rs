@@ -6,7 +6,7 @@
 //!   <home>/vms/<id>/disk/        where it is mounted, but in no namespace of the host's
 //!       layers/<n>/upper work/
 //!
-//!   elsewhere: the keeper adds up the layers now and then, and ends the VM when they are over the limit
+//!   elsewhere: the keeper watches a limit ([`crate::quota`])
 //! ```
 //!
 //! A process that needs the layers mounts the image for itself, in a mount namespace of its own that follows the host's. So
@@ -17,7 +17,6 @@
 
 use crate::error::VmError;
 use crate::home::Home;
-use crate::usage;
 use fvm_model::policy::limits::show_size;
 use fvm_model::{Mode, Policy, VmId, VmRecord};
 use fvm_sys::loopdev::Loop;
@@ -31,8 +30,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What is left of a full file system, at most: programs write in pieces, and the last that fits leaves something.
 const FULL_BYTES: u64 = 16 << 20;
@@ -320,67 +318,6 @@ pub fn reached(home: &Home, record: &VmRecord) -> Option<String> {
     let is_full = stat.f_bavail.saturating_mul(stat.f_frsize) < FULL_BYTES.min(limit / FULL_PART)
         || (stat.f_files > 0 && stat.f_favail == 0);
     is_full.then(|| format!("its disk of {} is full", show_size(limit)))
-}
-
-/// A limit that nobody but the keeper holds.
-#[derive(Debug)]
-pub struct Quota {
-    record: VmRecord,
-    limit_bytes: AtomicU64,
-    /// What was there when it was over the limit; 0 before.
-    over_bytes: AtomicU64,
-    next: std::sync::Mutex<Instant>,
-}
-
-impl Quota {
-    /// How long after a look comes the next at the earliest.
-    const PAUSE: Duration = Duration::from_secs(1);
-    /// A large tree is looked at less often: a look takes at most so much of the time.
-    const SHARE: u32 = 20;
-
-    /// One that is to be watched; `None` when the VM has no limit, or one that the kernel holds.
-    #[must_use]
-    pub fn of(home: &Home, record: &VmRecord) -> Option<Self> {
-        let limit = record.policy.limits.disk_bytes.filter(|_| !has(home, record))?;
-        let next = std::sync::Mutex::new(Instant::now() + Self::PAUSE);
-        Some(Self { record: record.clone(), limit_bytes: limit.into(), over_bytes: 0.into(), next })
-    }
-
-    /// When the next look is due.
-    #[must_use]
-    pub fn due(&self) -> Instant {
-        *self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Looks, if it is time to. Whether the VM is over its limit.
-    pub fn is_passed(&self) -> bool {
-        let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let began = Instant::now();
-        if began < *next {
-            return false;
-        }
-        let bytes = usage::disk(&self.record);
-        *next = Instant::now() + Self::PAUSE.max(began.elapsed() * Self::SHARE);
-        let is_over = bytes > self.limit_bytes.load(Ordering::Relaxed);
-        if is_over {
-            self.over_bytes.store(bytes, Ordering::Relaxed);
-        }
-        is_over
-    }
-
-    /// Another limit from now on.
-    pub fn set(&self, bytes: u64) {
-        self.limit_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// What it did, in words.
-    #[must_use]
-    pub fn reached(&self) -> Option<String> {
-        let (limit, over) = (self.limit_bytes.load(Ordering::Relaxed), self.over_bytes.load(Ordering::Relaxed));
-        let mib = over.div_ceil(1 << 20);
-        (over > 0)
-            .then(|| format!("it took {mib}M of disk, more than its limit of {}, and was ended", show_size(limit)))
-    }
 }
 
 /// What a user of `record` has to know about its limit.

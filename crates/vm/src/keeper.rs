@@ -8,12 +8,12 @@
 //! Invariants: it answers only its own user (the socket lies in a 0700 directory); when it dies, init dies; when
 //! init dies, it gives the lock back and removes its socket.
 
-use crate::disk::Quota;
 use crate::error::VmError;
 use crate::home::Home;
 use crate::kept::Kept;
 use crate::launch::Launched;
 use crate::proto::{self, Info, Order, Reply, Request};
+use crate::quota::Quota;
 use crate::refresh;
 use crate::router::Guard;
 use fvm_model::{VmId, VmName};
@@ -114,20 +114,21 @@ pub fn serve(
         let left = left.map(timespec);
         let mut polled = vec![PollFd::new(&vm.pidfd, PollFlags::IN), PollFd::new(&control.listener, PollFlags::IN)];
         polled.extend(also.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        match poll(&mut polled, left.as_ref()) {
-            Ok(0) if vm.quota.as_ref().is_some_and(Quota::is_passed) => {
-                end(vm)?;
-                continue;
-            }
-            Ok(0) if due().is_some_and(|due| due <= Instant::now()) => return Ok(Woken::Due),
-            Ok(0) => continue,
-            Ok(_) => {}
+        let count = match poll(&mut polled, left.as_ref()) {
+            Ok(count) => count,
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e),
-        }
+        };
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         if ready[0] {
             return Ok(Woken::Ended);
+        }
+        if vm.quota.as_ref().is_some_and(Quota::is_passed) {
+            end(vm)?;
+            continue;
+        }
+        if count == 0 && due().is_some_and(|due| due <= Instant::now()) {
+            return Ok(Woken::Due);
         }
         if ready.get(2).copied().unwrap_or(false) {
             return Ok(Woken::Readable);

@@ -10,11 +10,12 @@
 //! user's lower limit of processes cannot be, and that is said); nothing is lost by a record
 //! that was read earlier, for there is one, here.
 
-use crate::disk::{self, Quota};
+use crate::disk;
 use crate::error::VmError;
 use crate::groups::{self, Groups};
 use crate::home::Home;
 use crate::proto::Configuration;
+use crate::quota::Quota;
 use crate::scope::Scope;
 use fvm_model::policy::Limits;
 use fvm_model::{Mode, VmRecord};

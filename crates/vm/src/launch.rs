@@ -17,12 +17,12 @@
 
 use crate::blueprint::{Blueprint, SHIFT};
 use crate::bus::Bus;
-use crate::disk::Quota;
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::init;
 use crate::op::SetupOp;
 use crate::pause::Paused;
+use crate::quota::Quota;
 use crate::refresh::Held;
 use crate::router::{self, Guard, Helper, Routed};
 use fvm_model::{HostPath, Mode};

@@ -14,7 +14,7 @@
 //!   stack       layers that several VMs stand on, and how a VM is copied by them
 //!   kept        what a keeper knows of its VM and changes live: the record, the groups
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
-//!   groups      memory, processors, processes, devices   disk        how much its changes may take
+//!   groups      memory, processors, processes, devices   disk, quota  how much its changes may take
 //!   scope       limits of an ordinary user's VM, by the user's systemd
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
@@ -45,6 +45,7 @@ mod pause;
 mod places;
 pub mod proto;
 pub mod ps;
+pub mod quota;
 pub mod refresh;
 mod relay;
 pub mod router;

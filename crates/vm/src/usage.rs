@@ -16,8 +16,10 @@ use crate::scope;
 use fvm_model::{VmId, VmRecord};
 use fvm_sys::dir::Dir;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// More entries of the layers are not counted.
 const ENTRIES_MAX: usize = 2_000_000;
@@ -85,31 +87,71 @@ pub fn usage(id: &VmId, init: i32) -> Usage {
 /// What the layers of a VM take on the disk, in bytes.
 #[must_use]
 pub fn disk(record: &VmRecord) -> u64 {
-    let Ok(top) = Dir::open_root(record.layers_dir.as_path()) else { return 0 };
-    let (mut pending, mut left, mut blocks) = (vec![PathBuf::new()], ENTRIES_MAX, 0u64);
+    measure(record.layers_dir.as_path(), &|| false).bytes
+}
+
+/// What a tree takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    /// On the disk.
+    pub bytes: u64,
+    /// All of it was measured.
+    pub complete: bool,
+}
+
+/// A directory that is still to be measured: a name at a time below one that is open.
+struct Pending {
+    anchor: Rc<Dir>,
+    rel: PathBuf,
+    depth: usize,
+}
+
+/// Adds up a tree of a hostile VM's. `is_enough` ends it early.
+pub fn measure(tree: &Path, is_enough: &dyn Fn() -> bool) -> Measured {
+    // A directory is reached from the nearest one above it that is open: from the top it would take as long as it is deep.
+    const ANCHOR_EVERY: usize = 32;
+    let Ok(top) = Dir::open_root(tree) else { return Measured { bytes: 0, complete: true } };
+    let (mut left, mut blocks, mut complete) = (ENTRIES_MAX, 0u64, true);
     let mut several_names = std::collections::HashSet::new();
-    while let Some(rel) = pending.pop() {
-        // What cannot be entered is not counted.
-        let Ok(entries) = top.beneath_deep(&rel).and_then(|dir| dir.entries(left).map(|entries| (dir, entries))) else {
-            continue;
+    let mut pending = vec![Pending { anchor: Rc::new(top), rel: PathBuf::new(), depth: 0 }];
+    while let Some(Pending { anchor, rel, depth }) = pending.pop() {
+        if is_enough() {
+            return Measured { bytes: blocks.saturating_mul(512), complete };
+        }
+        let opened = anchor.beneath(&rel).and_then(|dir| dir.entries(left).map(|entries| (dir, entries)));
+        let (dir, entries) = match opened {
+            Ok(opened) => opened,
+            // It went away meanwhile, or became something else.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            // What the user closed to himself is small, or was measured before he did.
+            Err(Errno::ACCESS) if depth > 0 => continue,
+            Err(_) => {
+                complete = false;
+                continue;
+            }
         };
-        let (dir, entries) = entries;
         left -= entries.len();
+        let mut below = Vec::new();
         for (name, _) in entries {
             let Ok(stat) = dir.stat(Path::new(&name)) else { continue };
-            if stat.stx_nlink > 1 && FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
+            let is_dir = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+            if stat.stx_nlink > 1 && !is_dir {
                 let id = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
                 if !several_names.insert(id) {
                     continue;
                 }
             }
             blocks = blocks.saturating_add(stat.stx_blocks);
-            if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory {
-                pending.push(rel.join(name));
+            if is_dir {
+                below.push(name);
             }
         }
+        let is_anchor = depth % ANCHOR_EVERY == ANCHOR_EVERY - 1;
+        let (anchor, rel) = if is_anchor { (Rc::new(dir), PathBuf::new()) } else { (anchor, rel) };
+        let next = |name| Pending { anchor: Rc::clone(&anchor), rel: rel.join(name), depth: depth + 1 };
+        pending.extend(below.into_iter().map(next));
     }
-    blocks.saturating_mul(512)
+    Measured { bytes: blocks.saturating_mul(512), complete }
 }
 
 fn read(pid: i32, name: &str) -> String {
@@ -172,6 +214,29 @@ mod tests {
     fn pressure_is_that_of_the_last_ten_seconds() {
         let text = "some avg10=12.34 avg60=5.00 avg300=1.00 total=99\nfull avg10=7.00 avg60=0.00 avg300=0.00 total=1\n";
         assert_eq!((pressure(text), pressure("")), (Some(12), None));
+    }
+
+    #[test]
+    fn a_deep_tree_is_measured_to_the_end_and_a_wide_one_says_that_it_is_not() {
+        use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+        let tmp = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let mut dir = openat(CWD, tmp.path(), flags, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = openat(&dir, "d", flags, Mode::empty()).unwrap();
+        }
+        let file = openat(&dir, "f", OFlags::WRONLY | OFlags::CREATE, Mode::RWXU).unwrap();
+        rustix::io::write(&file, &[1; 100_000]).unwrap();
+        rustix::fs::fsync(&file).unwrap();
+        let began = std::time::Instant::now();
+        let all = measure(tmp.path(), &|| false);
+        assert!(all.complete && all.bytes >= 100_000, "{all:?}");
+        eprintln!("3,000 levels took {:?}", began.elapsed());
+        let looks = std::cell::Cell::new(0);
+        let some = measure(tmp.path(), &|| looks.replace(looks.get() + 1) > 10);
+        assert!(some.bytes < all.bytes);
+        Dir::open_root(tmp.path()).unwrap().remove_tree(Path::new("d")).unwrap();
     }
 
     #[test]
