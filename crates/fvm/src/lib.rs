@@ -133,7 +133,7 @@ impl Fvm {
         let facts = facts()?;
         let (mut record, lock) = lifecycle::create(&self.home, &facts, new)?;
         self.keep_bases(&record, new);
-        match lifecycle::boot(&self.home, &facts, record.clone(), lock, call) {
+        match lifecycle::boot(&self.home, &facts, record.clone(), lock, call, true) {
             Ok(running) => Ok(running),
             Err(e) => {
                 if let Ok(Some(lock)) = self.home.try_lock(&record.id) {
@@ -159,7 +159,7 @@ impl Fvm {
     pub fn boot(&self, record: VmRecord, call: &Call) -> Result<Running, FvmError> {
         self.check_requirements(&record.policy)?;
         let lock = self.lock(&record)?;
-        Ok(lifecycle::boot(&self.home, &facts()?, record, lock, call)?)
+        Ok(lifecycle::boot(&self.home, &facts()?, record, lock, call, true)?)
     }
 
     /// Starts a stopped VM with a keeper of its own, running `call` if it has a program.

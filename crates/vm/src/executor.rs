@@ -64,6 +64,12 @@ pub struct Site {
     pub inner: Vec<OwnedFd>,
     /// The assembled tree, once its root is mounted.
     tree: Option<OwnedFd>,
+    /// An empty file system.
+    cover: Option<OwnedFd>,
+    /// It is mounted somewhere.
+    is_covered: bool,
+    /// What was needed once. To give a mount back that is nowhere takes the kernel a grace period of RCU: not now.
+    spent: Vec<OwnedFd>,
 }
 
 impl Site {
@@ -85,6 +91,9 @@ impl Site {
             gate: None,
             inner: Vec::new(),
             tree: None,
+            cover: None,
+            is_covered: false,
+            spent: Vec::new(),
         }
     }
 
@@ -109,20 +118,21 @@ impl Site {
                 }
             }
             SetupOp::ReadOnly { source, target, idmapped, restrict } => {
-                let copy = match self.clone_host(source.as_path(), *idmapped) {
-                    Err(e) if is_gone(&e, source) => return Ok(()),
-                    copy => copy?,
-                };
                 let restrict = Restrict { read_only: true, ..*restrict };
+                let opened = match self.clone_or_open(source.as_path(), *idmapped) {
+                    Err(e) if is_gone(&e, source) => return Ok(()),
+                    opened => opened?,
+                };
                 // Where overlayfs takes it, the VM's inodes are its own: no socket, FIFO, lock or watch is the host's.
-                let opened = if *idmapped { None } else { Some(open_path(source.as_path())?) };
-                let shown = match self.read_only_overlay(opened.as_ref().unwrap_or(&copy), restrict) {
+                let shown = match self.read_only_overlay(&opened, restrict) {
                     Ok(overlay) => overlay,
                     Err(_) => {
+                        let copy = self.clone_host(source.as_path(), *idmapped)?;
                         mount::add_attributes(copy.as_fd(), attributes(restrict), false)?;
                         copy
                     }
                 };
+                self.spent.push(opened);
                 self.place(&shown, target)?;
             }
             SetupOp::File { layer, target, idmapped, .. } => {
@@ -265,6 +275,7 @@ impl Site {
             }
             made => made?,
         };
+        self.spent.extend([layer_fd, lower_fd].into_iter().chain(shared));
         if fs::fstatvfs(&made)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
             let message = "overlayfs could not use its work directory and would be read-only".into();
             return Err(MountError { errno: Errno::ROFS, message });
@@ -273,10 +284,9 @@ impl Site {
     }
 
     /// A directory through overlayfs, which wants two lower ones when there is no upper.
-    fn read_only_overlay(&self, lower: &OwnedFd, restrict: Restrict) -> Result<OwnedFd, MountError> {
-        let options = [MountOption::Value("size", "4k".into()), MountOption::Value("mode", "0755".into())];
-        let empty = mount::new_mount("tmpfs", &options, attributes(restrict))?;
-        let lowers = format!("/proc/self/fd/{}:/proc/self/fd/{}", lower.as_raw_fd(), empty.as_raw_fd());
+    fn read_only_overlay(&mut self, lower: &OwnedFd, restrict: Restrict) -> Result<OwnedFd, MountError> {
+        let empty = self.cover()?.as_raw_fd();
+        let lowers = format!("/proc/self/fd/{}:/proc/self/fd/{empty}", lower.as_raw_fd());
         let mut options = vec![MountOption::Value("lowerdir", lowers), MountOption::Value("xino", "off".into())];
         if self.mode == Mode::Rootless {
             options.push(MountOption::Flag("userxattr"));
@@ -327,7 +337,7 @@ impl Site {
     }
 
     /// Covers `target`. If the VM moved a directory above it, it would be seen under another name: refuse.
-    fn mask(&self, target: &VmPath, layer: Option<&(u32, HostPath)>) -> Result<(), MountError> {
+    fn mask(&mut self, target: &VmPath, layer: Option<&(u32, HostPath)>) -> Result<(), MountError> {
         let relative = target.relative_to(&VmPath::root()).ok_or(Errno::INVAL)?;
         let type_of = |stat: fs::Stat| fs::FileType::from_raw_mode(stat.st_mode);
         let is_dir = match fs::stat(target.as_path()) {
@@ -359,10 +369,31 @@ impl Site {
             Err(e) => return Err(e.into()),
         };
         let cover = match type_of(fs::fstat(&point)?) {
-            fs::FileType::Directory => empty_directory()?,
+            fs::FileType::Directory => self.empty_directory()?,
             _ => self.nothing_to_read()?,
         };
         Ok(mount::attach(cover.as_fd(), point.as_fd())?)
+    }
+
+    /// A cover for a directory. All are one: a file system takes longer to make, and to take away, than a mount of it.
+    fn empty_directory(&mut self) -> Result<OwnedFd, MountError> {
+        let is_mounted = std::mem::replace(&mut self.is_covered, true);
+        let cover = self.cover()?;
+        // Not every kernel copies a mount that is nowhere.
+        if is_mounted {
+            Ok(mount::clone_mount(cover.as_fd(), Path::new(""), false)?)
+        } else {
+            Ok(rustix::io::dup(cover)?)
+        }
+    }
+
+    /// The one that all covers of directories are.
+    fn cover(&mut self) -> Result<&OwnedFd, MountError> {
+        let made = match self.cover.take() {
+            Some(made) => made,
+            None => empty_directory()?,
+        };
+        Ok(self.cover.insert(made))
     }
 
     /// A cover for a file.
@@ -497,12 +528,18 @@ impl Site {
         let dev = mount::new_mount("tmpfs", &options, quiet)?;
         self.place(&dev, &vm("/dev"))?;
         let dev = mount::mount_point(self.tree()?, Path::new("dev"))?;
-        for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-            let copy = mount::clone_mount(CWD, &Path::new("/dev").join(name), false)?;
-            // The node is the host's own: its mode and times stay as they are. A device can be written all the same.
-            mount::add_attributes(copy.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
-            fs::openat(&dev, name, OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, FileMode::from_raw_mode(0o666))?;
-            mount::attach(copy.as_fd(), mount::mount_point(&dev, Path::new(name))?.as_fd())?;
+        for (name, major, minor) in
+            [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+        {
+            let mode = FileMode::from_raw_mode(0o666);
+            // A node of the VM's own is a mount less to make, to copy and to take away. Not everybody may make one: an
+            // ordinary user, or root in a container or behind a device controller.
+            let number = fs::makedev(major, minor);
+            let made = self.mode != Mode::Rootless
+                && fs::mknodat(&dev, name, fs::FileType::CharacterDevice, mode, number).is_ok();
+            if !made {
+                self.hosts_device(&dev, name)?;
+            }
         }
         for (name, target) in [
             ("fd", "/proc/self/fd"),
@@ -529,6 +566,14 @@ impl Site {
         )?;
         mount::attach(shm.as_fd(), mount::mount_point(&dev, Path::new("shm"))?.as_fd())?;
         Ok(())
+    }
+
+    /// The host's own node: its mode and times stay as they are. A device can be written all the same.
+    fn hosts_device(&self, dev: &OwnedFd, name: &str) -> Result<(), MountError> {
+        let copy = mount::clone_mount(CWD, &Path::new("/dev").join(name), false)?;
+        mount::add_attributes(copy.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
+        fs::openat(dev, name, OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, FileMode::from_raw_mode(0o666))?;
+        Ok(mount::attach(copy.as_fd(), mount::mount_point(dev, Path::new(name))?.as_fd())?)
     }
 
     fn proc(&mut self, guarded: bool) -> Result<(), MountError> {

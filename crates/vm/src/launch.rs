@@ -22,6 +22,7 @@ use crate::executor::{Site, StepError};
 use crate::init;
 use crate::op::SetupOp;
 use crate::pause::Paused;
+use crate::proto::{self, Order};
 use crate::quota::Quota;
 use crate::refresh::Held;
 use crate::router::{self, Guard, Helper, Routed};
@@ -60,6 +61,17 @@ pub struct Launched {
     pub notices: Vec<String>,
     /// What the keeper watches.
     pub quota: Option<Quota>,
+    /// Init had its first order before it was there.
+    pub has_first: bool,
+    /// Who built it: they have done their work, and end.
+    makers: Vec<Pid>,
+}
+
+impl Launched {
+    /// Waits for the end of those that built it. They give back what takes the kernel time, so nobody waits who is needed.
+    pub fn collect_makers(&mut self) {
+        self.makers.drain(..).for_each(collect);
+    }
 }
 
 /// A layer over the names of a host directory ([`crate::layers`]).
@@ -84,18 +96,30 @@ pub(crate) enum Progress {
 /// Largest [`Progress`] message.
 const PROGRESS_MAX_BYTES: usize = 64 << 10;
 
-/// Builds the VM and starts its init. The calling process must have one thread, and the calling thread must live as
-/// long as the VM.
+/// The longest first order, in bytes: what a socket takes while nobody reads (`net.core.wmem_default` is 208 KiB, and counts
+/// more than the bytes).
+const FIRST_MAX_BYTES: usize = 64 << 10;
+
+/// An order that init finds when it is ready, with its descriptors.
+pub type First<'a> = (&'a Order, &'a [BorrowedFd<'a>]);
+
+/// Builds the VM and starts its init. `first` is its first order, unless that is too long to wait in a socket. The calling process must
+/// have one thread, and the calling thread must live as long as the VM.
 ///
 /// # Errors
 /// [`VmError::Setup`] with the step that failed; nothing of the VM is left running.
-pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
+pub fn launch(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Result<Launched, VmError> {
     let pair = |kind| {
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
             .map_err(|e| VmError::Sys("make a socket pair", e))
     };
     let (orders, init_orders) = pair(SocketType::STREAM)?;
     let (progress, report) = pair(SocketType::SEQPACKET)?;
+    let has_first = match first {
+        Some((order, fds)) => proto::write_short_message(&orders, order, fds, FIRST_MAX_BYTES)
+            .map_err(|e| VmError::Sys("reach init", e))?,
+        None => false,
+    };
     let Some(enter) = blueprint.ops.iter().position(|op| matches!(op, SetupOp::EnterNamespaces { .. })) else {
         return Err(VmError::Internal("a blueprint without namespaces".into()));
     };
@@ -152,10 +176,23 @@ pub fn launch(site: Site, blueprint: &Blueprint) -> Result<Launched, VmError> {
             Err(error)
         }
     };
-    begun.and_then(|Begun { init, guard, bus, notices }| {
+    begun.and_then(|Begun { init, guard, bus, notices, makers }| {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
         let guard = guard.map(|pid| Guard::new(pid, place));
-        Ok(Launched { id, pause: Mutex::default(), init, pidfd, orders, bus, skeletons, guard, notices, quota: None })
+        Ok(Launched {
+            id,
+            pause: Mutex::default(),
+            init,
+            pidfd,
+            orders,
+            bus,
+            skeletons,
+            guard,
+            notices,
+            quota: None,
+            has_first,
+            makers,
+        })
     })
 }
 
@@ -486,6 +523,7 @@ struct Begun {
     guard: Option<Pid>,
     bus: Option<OwnedFd>,
     notices: Vec<String>,
+    makers: Vec<Pid>,
 }
 
 /// Waits until init is ready; on failure ends and collects whatever was started.
@@ -515,10 +553,10 @@ fn await_ready(children: impl Iterator<Item = Pid>, progress: &OwnedFd) -> Resul
             let _already_gone = rustix::process::kill_process(*child, Signal::KILL);
         }
     }
-    children.into_iter().for_each(collect);
     match (failure, init) {
-        (None, Some(init)) => Ok(Begun { init, guard, bus, notices }),
+        (None, Some(init)) => Ok(Begun { init, guard, bus, notices, makers: children }),
         (failure, init) => {
+            children.into_iter().for_each(collect);
             for pid in init.into_iter().chain(guard) {
                 let _already_gone = rustix::process::kill_process(pid, Signal::KILL);
                 collect(pid);

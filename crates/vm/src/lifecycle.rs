@@ -256,9 +256,38 @@ pub struct Running {
     lock: VmLock,
     relay: Option<Relay>,
     kept: Kept,
+    handed: Option<Handed>,
 }
 
-/// Starts a VM's init. The calling process must have one thread; see [`launch::launch`].
+/// A program on our own streams, and what init gets with it.
+#[derive(Debug)]
+struct Handed {
+    order: Order,
+    streams: Streams,
+    session: OwnedFd,
+    theirs: OwnedFd,
+    relays: Relays,
+}
+
+impl Handed {
+    fn new(record: &VmRecord, call: &Call) -> Result<Self, VmError> {
+        let streams = Streams::of_this_process();
+        let (session, theirs) = session_pair()?;
+        let relays = Relays::of([stdin(), stdout(), stderr()], u64::MAX);
+        let relays = relays.map_err(|e| VmError::Sys("pass the streams", e))?;
+        let mut program = call.program(record, &streams);
+        pass(&mut program, &relays);
+        Ok(Self { order: Order::Start(program), streams, session, theirs, relays })
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let passed = if let Order::Start(program) = &self.order { program.passed } else { [false; 3] };
+        with_streams(&self.theirs, passed, &self.relays)
+    }
+}
+
+/// Starts a VM's init, and, with `at_once`, the program of `call` on our own streams, for [`Running::run`] to wait for. The calling
+/// process must have one thread; see [`launch::launch`].
 ///
 /// # Errors
 /// When the state does not allow it or a step fails.
@@ -268,6 +297,7 @@ pub fn boot(
     mut record: VmRecord,
     lock: VmLock,
     call: &Call,
+    at_once: bool,
 ) -> Result<Running, VmError> {
     record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
     if record.mode == Mode::Rootless && mode_for(facts) != Mode::Rootless {
@@ -310,7 +340,12 @@ pub fn boot(
         Some(Err(e)) => (None, Some(e.to_string())),
         None => (None, None),
     };
-    let mut vm = launch::launch(site, &blueprint)?;
+    // What the VM may ask of the desktop is there before its program.
+    let handed = at_once.then(|| Handed::new(&record, call)).transpose()?;
+    let fds = handed.as_ref().map(Handed::fds).unwrap_or_default();
+    let first = handed.as_ref().filter(|_| relay.is_none()).map(|handed| (&handed.order, fds.as_slice()));
+    let mut vm = launch::launch(site, &blueprint, first)?;
+    drop(fds);
     if let Some(scope) = &mut scope {
         scope.settle();
     }
@@ -325,7 +360,7 @@ pub fn boot(
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
     let kept = Kept::new(home, record, groups, scope);
-    Ok(Running { notices, vm, control, lock, relay, kept })
+    Ok(Running { notices, vm, control, lock, relay, kept, handed })
 }
 
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
@@ -343,21 +378,22 @@ fn relay(record: &VmRecord, call: &Call) -> Option<Result<Relay, VmError>> {
 }
 
 impl Running {
-    /// Runs a program on our own streams until it ends. Other clients are served meanwhile.
+    /// Waits for the program that the VM was started for, on our own streams, until it ends. Other clients are served meanwhile.
     ///
     /// # Errors
-    /// When it cannot be handed to init.
-    pub fn run(&self, call: &Call) -> Result<Attached, VmError> {
+    /// When it cannot be handed to init, or was waited for before.
+    pub fn run(&mut self) -> Result<Attached, VmError> {
         let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
-        let streams = Streams::of_this_process();
-        let (session, theirs) = session_pair()?;
-        let mut program = call.program(&self.kept.record(), &streams);
-        let relays = relays()?;
-        let fds = with_streams(&theirs, &mut program, &relays);
-        proto::write_message(&self.vm.orders, &Order::Start(program), &fds)
-            .map_err(|e| VmError::Sys("reach init", e))?;
+        let handed =
+            self.handed.take().ok_or_else(|| VmError::Internal("a VM that was started for no program".into()))?;
+        if !self.vm.has_first {
+            proto::write_message(&self.vm.orders, &handed.order, &handed.fds())
+                .map_err(|e| VmError::Sys("reach init", e))?;
+        }
+        let Handed { streams, session, theirs, relays, .. } = handed;
         drop(theirs);
         let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
+        self.vm.collect_makers();
         let (done, finished) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
         let ended = std::thread::scope(|scope| {
@@ -419,20 +455,18 @@ impl Running {
     }
 }
 
-/// Our streams as a program may have them.
-fn relays() -> Result<Relays, VmError> {
-    Relays::of([stdin(), stdout(), stderr()], u64::MAX).map_err(|e| VmError::Sys("pass the streams", e))
+/// Those of our streams that are no terminal, after the program's session socket.
+fn with_streams<'a>(session: &'a OwnedFd, passed: [bool; 3], relays: &'a Relays) -> Vec<BorrowedFd<'a>> {
+    let passed = relays.theirs().into_iter().zip(passed).filter(|(_, passed)| *passed);
+    [session.as_fd()].into_iter().chain(passed.filter_map(|(fd, _)| fd)).collect()
 }
 
-/// Those of our streams that are no terminal, after the program's session socket.
-fn with_streams<'a>(session: &'a OwnedFd, program: &mut Program, relays: &'a Relays) -> Vec<BorrowedFd<'a>> {
-    let mut fds = vec![session.as_fd()];
-    for (index, (theirs, null)) in relays.theirs().into_iter().zip(relays.null()).enumerate() {
+/// Says in `program` which of its streams are passed, and which are nothing.
+fn pass(program: &mut Program, relays: &Relays) {
+    for (index, null) in relays.null().into_iter().enumerate() {
         program.null[index] = null && program.passed[index];
         program.passed[index] &= !null;
-        fds.extend(theirs.filter(|_| program.passed[index]));
     }
-    fds
 }
 
 fn session_pair() -> Result<(OwnedFd, OwnedFd), VmError> {
@@ -446,11 +480,9 @@ fn session_pair() -> Result<(OwnedFd, OwnedFd), VmError> {
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmError> {
     let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
-    let streams = Streams::of_this_process();
-    let (session, theirs) = session_pair()?;
-    let mut program = call.program(record, &streams);
-    let relays = relays()?;
-    let fds = with_streams(&theirs, &mut program, &relays);
+    let Handed { order, streams, session, theirs, relays } = Handed::new(record, call)?;
+    let Order::Start(program) = order else { return Err(VmError::Internal("a program that is none".into())) };
+    let fds = with_streams(&theirs, program.passed, &relays);
     keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds)?;
     drop(theirs);
     let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;

@@ -225,14 +225,28 @@ pub enum Word {
 /// # Errors
 /// The kernel's; `EMSGSIZE` when it is too large.
 pub fn write_message<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    write_short_message(socket, message, fds, MESSAGE_MAX_BYTES)
+        .and_then(|sent| if sent { Ok(()) } else { Err(Errno::MSGSIZE) })
+}
+
+/// Sends a stream message unless it is longer than `max_bytes`; whether it was sent.
+///
+/// # Errors
+/// The kernel's.
+pub fn write_short_message<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+    max_bytes: usize,
+) -> Result<bool, Errno> {
     let mut bytes = vec![0u8; 4];
     serde_json::to_writer(&mut bytes, message).map_err(|_| Errno::INVAL)?;
     let len = bytes.len() - 4;
-    if len > MESSAGE_MAX_BYTES {
-        return Err(Errno::MSGSIZE);
+    if len > max_bytes {
+        return Ok(false);
     }
     bytes[..4].copy_from_slice(&u32::try_from(len).map_err(|_| Errno::MSGSIZE)?.to_le_bytes());
-    socket::send(socket, &bytes, fds)
+    socket::send(socket, &bytes, fds).map(|()| true)
 }
 
 /// Receives a stream message with its descriptors; `None` at the end of the stream.

@@ -82,11 +82,11 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
         out.say(&format!("{name} runs; 'fvm logs {name}' shows its output, 'fvm stop {name}' ends it"));
         return Ok(exit::DONE);
     }
-    let running = fvm.create_and_boot(&new, &call)?;
+    let mut running = fvm.create_and_boot(&new, &call)?;
     for notice in &running.notices {
         out.say(&format!("note: {notice}"));
     }
-    let attached = running.run(&call)?;
+    let attached = running.run()?;
     let code = exit_code(out, &attached.ended, &call);
     if afterwards == Afterwards::Remove && running.can_vanish(&attached) {
         running.vanish()?;
@@ -160,8 +160,8 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
         out.say(&format!("{name} runs; 'fvm logs {name}' shows its output"));
         return Ok(exit::DONE);
     }
-    let running = fvm.boot(record, call)?;
-    let ended = running.run(call)?.ended;
+    let mut running = fvm.boot(record, call)?;
+    let ended = running.run()?.ended;
     let code = exit_code(out, &ended, call);
     let (record, lock) = running.end()?;
     say_reached(out, &record);

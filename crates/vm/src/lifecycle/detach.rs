@@ -10,7 +10,7 @@
 //! Invariants: the VM ends with its program, unless the program is to be started again; a VM that is asked to end ends,
 //! whatever its program is to do; while the VM is suspended nothing is started.
 
-use super::{Call, Running, boot, session_pair, with_streams};
+use super::{Call, Running, boot, pass, session_pair, with_streams};
 use crate::attach::Streams;
 use crate::error::VmError;
 use crate::home::{Home, VmLock};
@@ -95,7 +95,7 @@ fn start_kept(
     call: &Call,
     (null, log): (OwnedFd, OwnedFd),
 ) -> Result<(Running, Option<(Tended, Started)>), VmError> {
-    let running = boot(home, facts, record, lock, call)?;
+    let running = boot(home, facts, record, lock, call, false)?;
     if call.argv.is_empty() {
         return Ok((running, None));
     }
@@ -128,7 +128,8 @@ impl Tended {
         let relays = Relays::of(streams, LOG_MAX_BYTES.saturating_sub(written));
         let relays = relays.map_err(|e| VmError::Sys("pass the streams", e))?;
         let mut program = self.program.clone();
-        let fds = with_streams(&theirs, &mut program, &relays);
+        pass(&mut program, &relays);
+        let fds = with_streams(&theirs, program.passed, &relays);
         proto::write_message(orders, &Order::Start(program), &fds).map_err(|e| VmError::Sys("reach init", e))?;
         let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
         Ok(Started { session, relayed, at: Instant::now() })
@@ -137,7 +138,8 @@ impl Tended {
 
 impl Running {
     /// Keeps the VM until init ends, or, with a program, until that ends for good.
-    fn keep(self, tended: Option<(Tended, Started)>) -> Result<(), VmError> {
+    fn keep(mut self, tended: Option<(Tended, Started)>) -> Result<(), VmError> {
+        self.vm.collect_makers();
         match tended {
             Some((tended, started)) => self.tend(&tended, started),
             None => drop(self.serve(None, || None)),
