@@ -150,6 +150,8 @@ impl LayerScan<'_> {
         if lower_stat.as_ref().is_some_and(|s| !self.lower.owns(s)) {
             if file_type(&stat) != FileType::Directory {
                 self.warn(&rel, "a mount point on the host; not compared");
+            } else if !self.is_foreign(&rel) && !dir.beneath(name)?.names()?.is_empty() {
+                self.warn(&rel, "the host has mounted something there since; what the VM changed below is not listed");
             }
             return Ok(None);
         }

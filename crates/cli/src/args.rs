@@ -379,8 +379,8 @@ pub struct Create {
 #[derive(Debug, Args)]
 #[command(
     after_help = "What is not given stays as it is; --policy replaces the whole. Lists grow: '!' before an entry takes it \
-out. 'none' takes a limit away.\n\nOf a running VM these change at once: --memory, --swap, --cpus, --cpu-weight, --pids \
-and --restart. All else needs it stopped."
+out. 'none' takes a limit away.\n\nOf a running VM these change at once: --memory, --swap, --cpus, --cpu-weight, --pids, --disk, \
+--io-weight and --restart. All else needs it stopped."
 )]
 pub struct Configure {
     /// Name of the VM

@@ -122,6 +122,9 @@ impl Fvm {
         keep: bool,
         watch: &mut dyn Watch,
     ) -> Result<Committed, FvmError> {
+        if let Some(path) = fvm_vm::disk::strayed() {
+            return Err(fvm_vm::VmError::Strayed(path).into());
+        }
         let record = &self.own(lock, record)?;
         let dropped: HashSet<&VmPath> = plan.host_kept.iter().chain(&plan.whole).collect();
         let after = if keep || dropped.is_empty() {

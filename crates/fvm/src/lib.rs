@@ -367,7 +367,7 @@ impl Fvm {
                 change.uncommittable = Some("fvm's own state lies below it".into());
             }
         }
-        self.mark_unlike(record, &mut set);
+        self.mark_unlike(record, &mut set)?;
         if !record.ephemeral {
             self.bases(record).keep_after_scan(&set.changes, based(record));
         }

@@ -14,6 +14,7 @@
 use crate::{Fvm, FvmError, NewVm, facts};
 use fvm_changes::ScanInput;
 use fvm_model::path::{Bytes, printable};
+use fvm_model::policy::{Flags, amend};
 use fvm_model::vm::{FORMAT, XattrClass};
 use fvm_model::{
     Change, ChangeKind, ChangeSet, FileType, HostPath, LayerKind, Mode, Network, Policy, Timestamp, VmName, VmPath,
@@ -265,6 +266,9 @@ impl Fvm {
         let policy = policy.unwrap_or_else(|| {
             if trust { manifest.vm.policy.clone() } else { close(&manifest.vm.policy, &mut closed) }
         });
+        // As if it had been written here: what no policy can say is not taken from a file either.
+        let policy = amend(&policy, &Flags::default(), "its policy")
+            .map_err(|e| failed(&format!("{e}; give another with --policy")))?;
         let draft = lifecycle::draft(&self.home, &facts, &NewVm { policy, ..NewVm::default() })?;
         let dir = self.home.vm_dir(&draft.id).join("layers");
         if draft.layers_dir.as_path() != dir && !disk::has(&self.home, &draft) {
@@ -339,9 +343,17 @@ impl Fvm {
     }
 
     /// Paths of the host that are not what the VM's changes stand on.
-    pub(crate) fn unlike(&self, record: &VmRecord) -> HashSet<HostPath> {
-        let text = std::fs::read(self.home.vm_dir(&record.id).join("unlike")).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+    ///
+    /// # Errors
+    /// When the list is there and cannot be read: then nobody knows.
+    pub(crate) fn unlike(&self, record: &VmRecord) -> Result<HashSet<HostPath>, FvmError> {
+        let path = self.home.vm_dir(&record.id).join("unlike");
+        let bad = |why: String| FvmError::from(VmError::BadRecord { path: path.clone(), why });
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| bad(format!("it is damaged: {e}"))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(HashSet::new()),
+            Err(e) => Err(bad(e.to_string())),
+        }
     }
 
     fn note_unlike(&self, record: &VmRecord, paths: &[HostPath]) -> Result<(), FvmError> {
@@ -358,12 +370,18 @@ impl Fvm {
             };
         }
         let text = serde_json::to_vec(paths).map_err(|e| VmError::Internal(e.to_string()))?;
-        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).map_err(io)
+        let write = || -> std::io::Result<()> {
+            std::fs::write(&new, text)?;
+            std::fs::File::open(&new)?.sync_all()?;
+            std::fs::rename(&new, &file)?;
+            std::fs::File::open(self.home.vm_dir(&record.id))?.sync_all()
+        };
+        write().map_err(io)
     }
 
     /// What was committed, the host has as the VM has it. `None`: everything was.
     pub(crate) fn forget_unlike(&self, record: &VmRecord, paths: Option<&HashSet<&VmPath>>) -> Result<(), FvmError> {
-        let unlike = self.unlike(record);
+        let unlike = self.unlike(record)?;
         if unlike.is_empty() {
             return Ok(());
         }
@@ -372,17 +390,15 @@ impl Fvm {
     }
 
     /// Says of changes that stand on something else here that they do.
-    pub(crate) fn mark_unlike(&self, record: &VmRecord, set: &mut ChangeSet) {
-        let unlike = self.unlike(record);
-        if unlike.is_empty() {
-            return;
-        }
+    pub(crate) fn mark_unlike(&self, record: &VmRecord, set: &mut ChangeSet) -> Result<(), FvmError> {
+        let unlike = self.unlike(record)?;
         for change in set.changes.iter_mut().filter(|change| change.conflict.is_none()) {
             let base = change.base.clone().unwrap_or_else(|| change.path.on_host());
             if unlike.contains(&base) || unlike.contains(&change.path.on_host()) {
                 change.conflict = Some("this host has not what the VM was made from".into());
             }
         }
+        Ok(())
     }
 }
 
@@ -407,6 +423,7 @@ fn close(policy: &Policy, closed: &mut Vec<&'static str>) -> Policy {
     reset("what it may ask of the kernel", policy.kernel != usual.kernel, &mut |p| p.kernel = usual.kernel);
     reset("what it may reach", policy.reach != usual.reach, &mut |p| p.reach = usual.reach.clone());
     reset("ports on the host", !policy.publish.is_empty(), &mut |p| p.publish.clear());
+    reset("the range of its addresses", policy.range != usual.range, &mut |p| p.range = usual.range);
     own
 }
 

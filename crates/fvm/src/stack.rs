@@ -163,29 +163,25 @@ impl Fvm {
             record = stack::freeze(&self.home, &record, &lock)?;
         }
         let mut draft = stack::draft_copy(&self.home, &record, policy)?;
-        let copied = if shares { Ok(()) } else { self.copy_layers(&record, draft.layers_dir.as_path()) };
         if !shares {
             (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
         }
-        let place = draft.layers_dir.clone();
-        let made = copied.and_then(|()| Ok(stack::create(&self.home, draft, name)?));
-        if made.is_err() && !shares {
-            let _rubbish = remove(place.as_path());
-        }
-        let (copy, _lock) = made?;
-        self.copy_bases(&record, &copy)?;
-        Ok(copy)
+        self.finish_copy(&record, draft, name, |copy| {
+            if shares { Ok(()) } else { self.copy_layers(&record, copy.layers_dir.as_path()) }
+        })
     }
 
-    /// The same where the copy's layers lie in an image of its own: as the other's does, or with all that the other has in it.
-    fn copy_to_image(&self, record: &VmRecord, name: Option<&VmName>, policy: Policy) -> Result<VmRecord, FvmError> {
-        let mut draft = stack::draft_copy(&self.home, record, policy)?;
-        if !disk::has(&self.home, record) {
-            (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
-        }
+    /// Makes the VM of a draft, which is there for nobody before it has all that belongs to it.
+    fn finish_copy(
+        &self,
+        from: &VmRecord,
+        draft: VmRecord,
+        name: Option<&VmName>,
+        fill: impl FnOnce(&VmRecord) -> Result<(), FvmError>,
+    ) -> Result<VmRecord, FvmError> {
         let (copy, lock) = stack::create(&self.home, draft, name)?;
-        let made = self.fill_image(record, &copy).and_then(|()| {
-            self.copy_bases(record, &copy)?;
+        let made = fill(&copy).and_then(|()| {
+            self.copy_companions(from, &copy)?;
             let copy = VmRecord { state: VmState::Stopped, ..copy.clone() };
             self.home.save(&copy, true)?;
             Ok(copy)
@@ -194,6 +190,15 @@ impl Fvm {
             self.delete_locked(copy, &lock)?;
         }
         made
+    }
+
+    /// The same where the copy's layers lie in an image of its own: as the other's does, or with all that the other has in it.
+    fn copy_to_image(&self, record: &VmRecord, name: Option<&VmName>, policy: Policy) -> Result<VmRecord, FvmError> {
+        let mut draft = stack::draft_copy(&self.home, record, policy)?;
+        if !disk::has(&self.home, record) {
+            (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
+        }
+        self.finish_copy(record, draft, name, |copy| self.fill_image(record, copy))
     }
 
     fn fill_image(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {
@@ -206,11 +211,13 @@ impl Fvm {
         self.copy_layers(from, to.layers_dir.as_path())
     }
 
-    fn copy_bases(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {
-        // A base is a convenience: without one, a conflict is told, not merged.
+    fn copy_companions(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {
+        // What this host has otherwise is needed; a base is a convenience: without one, a conflict is told, not merged.
         let (from, to) = (self.home.vm_dir(&from.id), self.home.vm_dir(&to.id));
         if from.join("unlike").exists() {
-            copy_file(&from.join("unlike"), &to.join("unlike"))?;
+            let copy = to.join("unlike");
+            copy_file(&from.join("unlike"), &copy)?;
+            std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|e| io("sync", &copy, &e))?;
         }
         let (from, to) = (from.join("bases"), to.join("bases"));
         if let Ok(entries) = std::fs::read_dir(from)

@@ -11,6 +11,9 @@
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::path::PathBuf;
 
 const LOOP_SET_CAPACITY: libc::c_ulong = 0x4C07;
@@ -78,13 +81,24 @@ impl Loop {
     /// The kernel's.
     pub fn of(file: &impl AsFd) -> Result<Option<Self>, Errno> {
         let stat = fs::fstat(file)?;
+        let link = fs::readlink(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()), Vec::new())?;
+        let own = OsStr::from_bytes(name_of(link.as_bytes())).to_owned();
         for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
             if !entry.path().join("loop").exists() {
                 continue;
             }
+            // Nobody else's is opened: that of a file of another name is another's.
+            let name = std::fs::read(entry.path().join("loop/backing_file")).unwrap_or_default();
+            if !name_of(name.trim_ascii_end()).starts_with(own.as_bytes()) {
+                continue;
+            }
             let path = PathBuf::from("/dev").join(entry.file_name());
-            // Gone meanwhile, or not ours to look at.
-            let Ok(device) = open(&path) else { continue };
+            let device = match fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(device) => device,
+                // Given back meanwhile.
+                Err(Errno::NXIO) => continue,
+                Err(e) => return Err(e),
+            };
             let mut info = EMPTY;
             // SAFETY: LOOP_GET_STATUS64 writes one struct loop_info64, which `Info` is, through the pointer; it outlives the call.
             let ret = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, std::ptr::from_mut(&mut info)) };
@@ -134,6 +148,26 @@ impl Loop {
         let ret = unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_SET_CAPACITY) };
         if ret == 0 { Ok(()) } else { Err(crate::last_errno()) }
     }
+}
+
+/// The last component of a path. A file that has none any more is called ` (deleted)` behind that.
+fn name_of(path: &[u8]) -> &[u8] {
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
+    name.strip_suffix(b" (deleted)").unwrap_or(name)
+}
+
+/// Whether this process may have loop devices; none is taken.
+///
+/// # Errors
+/// Why not.
+pub fn available() -> Result<(), Errno> {
+    let control = fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns a number or an error.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    if number < 0 {
+        return Err(crate::last_errno());
+    }
+    open(Path::new(&format!("/dev/loop{number}"))).map(drop)
 }
 
 fn open(path: &std::path::Path) -> Result<OwnedFd, Errno> {

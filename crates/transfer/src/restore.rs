@@ -339,7 +339,7 @@ fn dress(owners: Owners, dir: &Dir, name: &Path, head: &Head) -> Result<(), Errn
     let (uid, gid) = owners.all.unwrap_or(head.owner);
     fs::chownat(dir, here, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
     let origin = format!("{}origin", owners.class.prefix());
-    for (attr, value) in head.xattrs.iter().filter(|(attr, value)| may_have(owners.class, attr, value)) {
+    for (attr, value) in head.xattrs.iter().filter(|(attr, _)| may_have(owners.class, attr, owners.moves)) {
         // From which inode of another disk a file was copied up, says nothing here; that it was, does.
         let value = if attr.as_bytes() == origin.as_bytes() { &[][..] } else { value };
         match dir.set_xattr(name, attr, value) {
@@ -358,7 +358,7 @@ fn dress(owners: Owners, dir: &Dir, name: &Path, head: &Head) -> Result<(), Errn
 }
 
 /// Of overlayfs's own notes, those that a VM's doings leave and that are the host's everywhere; and what a VM itself may set.
-fn may_have(class: XattrClass, attr: &OsStr, value: &[u8]) -> bool {
+fn may_have(class: XattrClass, attr: &OsStr, trusted: bool) -> bool {
     let attr = attr.as_bytes();
     let prefix = class.prefix().as_bytes();
     if let Some(note) = attr.strip_prefix(prefix) {
@@ -366,8 +366,8 @@ fn may_have(class: XattrClass, attr: &OsStr, value: &[u8]) -> bool {
     }
     match class {
         XattrClass::User => attr.starts_with(b"user."),
-        // Capabilities in a user namespace only (VFS_CAP_REVISION_3), as the kernel writes a VM's: others would be the host's.
-        XattrClass::Trusted if attr == b"security.capability" => value.get(3) == Some(&3),
+        // Once committed it is the host's: what a stranger's file may do as nobody else is taken on trust only.
+        XattrClass::Trusted if attr == b"security.capability" => trusted,
         XattrClass::Trusted => attr.starts_with(b"user.") || attr.starts_with(b"system."),
     }
 }
@@ -493,11 +493,17 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_of_the_host_are_not_taken() {
-        let has = |attr: &str, value: &[u8]| may_have(XattrClass::Trusted, OsStr::new(attr), value);
-        assert!(has("security.capability", &[1, 0, 0, 3]) && !has("security.capability", &[1, 0, 0, 2]));
-        assert!(!has("trusted.x", b"") && !has("trusted.overlay.metacopy", b"") && !has("security.ima", b""));
-        assert!(has("trusted.overlay.opaque", b"y") && has("trusted.overlay.overlay.opaque", b"y"));
-        assert!(!may_have(XattrClass::User, OsStr::new("trusted.overlay.redirect"), b"/"));
+    fn capabilities_are_taken_on_trust_and_overlays_notes_only_as_far_as_they_are_the_vms() {
+        let may = |attr: &str, trusted| may_have(XattrClass::Trusted, OsStr::new(attr), trusted);
+        assert!(may("security.capability", true) && !may("security.capability", false));
+        for trusted in [false, true] {
+            assert!(
+                !may("trusted.x", trusted)
+                    && !may("trusted.overlay.metacopy", trusted)
+                    && !may("security.ima", trusted)
+            );
+            assert!(may("trusted.overlay.opaque", trusted) && may("trusted.overlay.overlay.opaque", trusted));
+            assert!(!may_have(XattrClass::User, OsStr::new("trusted.overlay.redirect"), trusted));
+        }
     }
 }

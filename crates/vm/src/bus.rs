@@ -159,7 +159,7 @@ fn become_daemon(kind: Kind, listener: &OwnedFd) -> Result<(), Errno> {
     /// Above the one to which the stub reports.
     const LISTENER: i32 = 4;
     let _leader = rustix::process::setsid();
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     // Out of the way of the numbers that are given next.
     let listener = rustix::io::fcntl_dupfd_cloexec(listener, 10)?;
     let (_result, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

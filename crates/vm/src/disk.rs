@@ -1,7 +1,7 @@
 //! How much a VM's changes may take on the disk: a file system of that size, or a limit that the keeper watches.
 //!
 //! ```text
-//!   <home>/vms/<id>/disk.img     root: ext4 in a sparse file      more than it holds is refused inside (ENOSPC)
+//!   <home>/vms/<id>/disk.img     root: ext4 in a file of that size      more than it holds is refused inside (ENOSPC)
 //!   <home>/vms/<id>/disk.lock    held while its device is looked for, or it is copied
 //!   <home>/vms/<id>/disk/        where it is mounted, but in no namespace of the host's
 //!       layers/<n>/upper work/
@@ -12,13 +12,16 @@
 //! A process that needs the layers mounts the image for itself, in a mount namespace of its own that follows the host's. So
 //! nothing is to be cleaned up: with the last such process, and the VM, the kernel gives mount and loop device back.
 //!
+//! The image takes its place on the host's disk at once: one that found no room later would lose what the VM's programs were told is
+//! written.
+//!
 //! Invariants: an image has one loop device at any moment, whoever mounts it; an image is not copied while it is mounted; a VM
 //! writes the file system through the kernel only, never the image.
 
 use crate::error::VmError;
 use crate::home::Home;
 use fvm_model::policy::limits::show_size;
-use fvm_model::{Mode, Policy, VmId, VmRecord};
+use fvm_model::{HostPath, Mode, Policy, VmId, VmRecord};
 use fvm_sys::loopdev::Loop;
 use fvm_sys::mount::{self, MountOption};
 use fvm_sys::process::{self, Namespaces};
@@ -26,16 +29,24 @@ use rustix::fd::AsFd;
 use rustix::fs::{self, AtFlags, FlockOperation, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What is left of a full file system, at most: programs write in pieces, and the last that fits leaves something.
 const FULL_BYTES: u64 = 16 << 20;
 /// The same of a small one: the whole by this.
 const FULL_PART: u64 = 64;
+
+/// The mounts that a process sees: those of the namespace in which it was when it opened this.
+const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 fn image(home: &Home, id: &VmId) -> PathBuf {
     home.vm_dir(id).join("disk.img")
@@ -68,8 +79,8 @@ pub fn wants(mode: Mode, policy: &Policy) -> bool {
 pub fn why_not() -> Option<String> {
     if !process::is_privileged() {
         Some("an ordinary user cannot mount a disk".into())
-    } else if !Path::new("/dev/loop-control").exists() {
-        Some("there are no loop devices here".into())
+    } else if let Err(e) = fvm_sys::loopdev::available() {
+        Some(format!("there are no loop devices here ({e})"))
     } else {
         tool("mkfs.ext4").is_none().then(|| "there is no 'mkfs.ext4' (package e2fsprogs)".into())
     }
@@ -89,7 +100,8 @@ fn run(name: &str, args: &[&str], on: &Path, code_max: i32) -> Result<(), VmErro
     let fail = fail(name);
     let tool = tool(name).ok_or_else(|| fail("it is not installed (package e2fsprogs)".into()))?;
     let mut command = Command::new(tool);
-    command.args(args).arg(on).env_clear().current_dir("/").stdin(Stdio::null());
+    // Not to be ended by a key that is meant for the VM's program.
+    command.args(args).arg(on).env_clear().current_dir("/").stdin(Stdio::null()).process_group(0);
     let done = command.output().map_err(|e| fail(e.to_string()))?;
     let said = String::from_utf8_lossy(&done.stderr);
     if done.status.code().is_some_and(|code| code <= code_max) {
@@ -109,7 +121,7 @@ pub fn make(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     let io = |what| move |e: Errno| VmError::sys(what, &image(home, &record.id), e);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = fs::open(&path, flags, FileMode::RUSR | FileMode::WUSR).map_err(io("create"))?;
-    fs::ftruncate(&file, bytes).map_err(io("size"))?;
+    reserve(&file, &path, bytes)?;
     // What is thrown away anyway needs no journal. No room for root alone: the VM's root is not the host's.
     let journal = if record.ephemeral { "^has_journal" } else { "has_journal" };
     let lazily = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
@@ -118,6 +130,17 @@ pub fn make(home: &Home, record: &VmRecord) -> Result<(), VmError> {
         fs::fsync(&file).map_err(io("sync"))?;
     }
     make_place(home, &record.id)
+}
+
+/// Gives a file `bytes` of the disk, for good.
+fn reserve(file: impl AsFd, path: &Path, bytes: u64) -> Result<(), VmError> {
+    fs::fallocate(file, fs::FallocateFlags::empty(), 0, bytes).map_err(|e| {
+        let why = match e {
+            Errno::OPNOTSUPP => "this file system reserves no space; use another --home".to_owned(),
+            e => e.to_string(),
+        };
+        fail(&format!("reserve {} in {}", show_size(bytes), path.display()))(why)
+    })
 }
 
 fn make_place(home: &Home, id: &VmId) -> Result<(), VmError> {
@@ -144,15 +167,40 @@ pub fn reach(home: &Home, record: &VmRecord) -> Result<(), VmError> {
 fn mount_at(home: &Home, record: &VmRecord, device: &Loop) -> Result<(), VmError> {
     let (place, fail) = (place(home, &record.id), fail("mount it"));
     let said = |e: Errno| fail(e.to_string());
+    if HOST_MOUNTS.get().is_none() {
+        let table = File::open(MOUNTS).map_err(|e| VmError::io("open", Path::new(MOUNTS), &e))?;
+        let _another_was_quicker = HOST_MOUNTS.set(table);
+    }
     process::unshare(Namespaces::MOUNT).map_err(said)?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(said)?;
-    // Blocks that the VM frees go back to the host.
-    let options = [MountOption::Value("source", device.path.display().to_string()), MountOption::Flag("discard")];
+    let source = MountOption::Value("source", device.path.display().to_string());
+    let options = [source, MountOption::Value("errors", "remount-ro".into())];
     let quiet = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     let mounted = mount::new_mount("ext4", &options, quiet).map_err(|e| fail(e.to_string()))?;
     let target = fs::open(&place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty());
     mount::attach(mounted.as_fd(), target.map_err(|e| VmError::sys("open", &place, e))?.as_fd()).map_err(said)?;
     fs::chmod(&place, FileMode::RWXU).map_err(|e| VmError::sys("set the mode of", &place, e))
+}
+
+/// The mount table of the host, as it was entered from: opened before the first mount namespace of this process's own.
+static HOST_MOUNTS: OnceLock<File> = OnceLock::new();
+
+/// A mount point that the host has and this process not, or the other way round: where mounts are private, those that the host makes
+/// after [`reach`] are not followed.
+#[must_use]
+pub fn strayed() -> Option<HostPath> {
+    let host = HOST_MOUNTS.get()?;
+    let targets = |file: &File| -> Option<BTreeSet<HostPath>> {
+        let (mut file, mut table) = (file, Vec::new());
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut table)).ok()?;
+        Some(fvm_host::parse(&table).ok()?.into_iter().map(|mount| mount.target).collect())
+    };
+    let (host, own) = (targets(host)?, targets(&File::open(MOUNTS).ok()?)?);
+    let is_disk = |path: &&HostPath| {
+        let path = path.as_path();
+        path.file_name() == Some(OsStr::new("disk")) && path.parent().is_some_and(|vm| vm.join("disk.img").exists())
+    };
+    host.symmetric_difference(&own).find(|path| !is_disk(path)).cloned()
 }
 
 /// Whether this process sees it.
@@ -246,22 +294,21 @@ pub fn grow(home: &Home, record: &VmRecord, bytes: u64, runs: bool) -> Result<()
         let why = format!("it has {} and cannot become smaller: 'fvm create' makes one with less", show_size(len));
         return Err(fail(why));
     }
-    let resize = |bytes: u64| file.set_len(bytes).map_err(|e| VmError::io("size", &path, &e));
     if !runs {
         await_unmounted(home, record, &file)?;
         return replace_by_larger(home, &record.id, &file, len, bytes);
     }
     let device = device(&file).map_err(|e| VmError::sys("take a loop device for", &path, e))?;
     let size_device = || device.grow().map_err(|e| VmError::sys("size the loop device of", &path, e));
-    resize(bytes)?;
+    reserve(&file, &path, bytes)?;
     size_device()?;
     if !is_reached(home, record) {
         mount_at(home, record, &device)?;
     }
-    run("resize2fs", &[], &device.path, 0).map_err(|e| {
-        // The file system ends where it ended: nothing is lost behind it.
-        let _longer = resize(len).and_then(|()| size_device());
-        fail(format!("{e}; it can grow while the VM is stopped"))
+    // Whatever becomes of that, the file stays longer: how far the file system has grown only the kernel knows.
+    run("resize2fs", &[], &device.path, 0).map_err(|e| match e {
+        VmError::Limit { why, .. } => fail(format!("{why}; it can grow while the VM is stopped")),
+        other => other,
     })
 }
 
@@ -269,7 +316,7 @@ pub fn grow(home: &Home, record: &VmRecord, bytes: u64, runs: bool) -> Result<()
 fn replace_by_larger(home: &Home, id: &VmId, file: &File, len: u64, bytes: u64) -> Result<(), VmError> {
     let new = home.vm_dir(id).join("disk.img.new");
     let resized = copy_image(file, &new, len).and_then(|copy| {
-        copy.set_len(bytes).map_err(|e| VmError::io("size", &new, &e))?;
+        reserve(&copy, &new, bytes)?;
         // One that was not unmounted (power cut) has its journal to be read first; 1: it was mended.
         run("e2fsck", &["-fp"], &new, 1)?;
         run("resize2fs", &[], &new, 0)?;
@@ -288,6 +335,7 @@ fn copy_image(file: &File, to: &Path, len: u64) -> Result<File, VmError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let new = fs::open(to, flags, FileMode::RUSR | FileMode::WUSR).map_err(|e| VmError::sys("create", to, e))?;
     fvm_sys::copy::content(file.as_fd(), new.as_fd(), len).map_err(|e| VmError::sys("copy to", to, e))?;
+    reserve(&new, to, len)?;
     fs::fsync(&new).map_err(|e| VmError::sys("sync", to, e))?;
     Ok(new.into())
 }
@@ -314,7 +362,13 @@ pub fn stays() -> VmError {
 #[must_use]
 pub fn reached(home: &Home, record: &VmRecord) -> Option<String> {
     let limit = record.policy.limits.disk_bytes.filter(|_| has(home, record) && is_reached(home, record))?;
-    let stat = fs::statvfs(place(home, &record.id)).ok()?;
+    let place = place(home, &record.id);
+    let synced = fs::open(&place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())
+        .and_then(|dir| if record.ephemeral { Ok(()) } else { fs::syncfs(&dir) });
+    let stat = fs::statvfs(&place).ok()?;
+    if synced.is_err() || stat.f_flag.contains(fs::StatVfsMountFlags::RDONLY) {
+        return Some("the host's disk failed below its own: what it wrote last may be lost (see 'dmesg')".into());
+    }
     let is_full = stat.f_bavail.saturating_mul(stat.f_frsize) < FULL_BYTES.min(limit / FULL_PART)
         || (stat.f_files > 0 && stat.f_favail == 0);
     is_full.then(|| format!("its disk of {} is full", show_size(limit)))

@@ -102,6 +102,11 @@ pub enum VmError {
         /// Why not.
         why: String,
     },
+    /// This process sees other mounts than the host has by now.
+    #[error(
+        "the host mounted or unmounted something at {0} while this command looked at the VM's disk: nothing was committed; commit again"
+    )]
+    Strayed(fvm_model::HostPath),
     /// The facts about the host could not be collected.
     #[error(transparent)]
     Host(#[from] fvm_host::HostError),

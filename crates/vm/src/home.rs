@@ -286,25 +286,29 @@ impl Home {
                 Ok(()) => {}
             }
             for name in names {
-                self.remove_outside(&vms.join(&name))?;
+                self.remove_buried_outside(&vms.join(&name))?;
                 dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?;
             }
         }
     }
 
     /// Layers of a buried VM that do not lie in its directory.
-    fn remove_outside(&self, buried: &Path) -> Result<(), VmError> {
+    fn remove_buried_outside(&self, buried: &Path) -> Result<(), VmError> {
         let id = buried.file_name().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(".trash-"));
         let Some(id) = id.and_then(|id| id.parse::<VmId>().ok()) else { return Ok(()) };
         let text = std::fs::read(buried.join("vm.json")).unwrap_or_default();
-        let Ok(record) = parse_record(&text, &id) else { return Ok(()) };
-        let outside = record.layers_dir.as_path();
+        parse_record(&text, &id).map_or(Ok(()), |record| self.remove_outside(&record))
+    }
+
+    /// Layers of a VM that was removed, where they do not lie in its directory.
+    pub(crate) fn remove_outside(&self, record: &VmRecord) -> Result<(), VmError> {
+        let (outside, name) = (record.layers_dir.as_path(), OsStr::new(record.id.as_str()));
         if !outside.starts_with(&self.state)
-            && outside.file_name() == Some(OsStr::new(id.as_str()))
+            && outside.file_name() == Some(name)
             && let Some(parent) = outside.parent()
             && let Ok(dir) = Dir::open_root(parent)
         {
-            dir.remove_tree(Path::new(id.as_str())).map_err(|e| VmError::sys("remove", outside, e))?;
+            dir.remove_tree(Path::new(name)).map_err(|e| VmError::sys("remove", outside, e))?;
         }
         Ok(())
     }
@@ -330,10 +334,14 @@ impl Home {
                 // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
                 Err(_) => self.never_was(&id),
             };
-            if !rubbish || self.is_locked(&id)? {
+            if self.is_locked(&id)? {
                 continue;
             }
             let Some(_lock) = self.try_lock(&id)? else { continue };
+            if !rubbish {
+                self.tidy(&id)?;
+                continue;
+            }
             match self.load(&id) {
                 Ok(record) => self.bury(&record)?,
                 Err(_) => dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?,
@@ -344,6 +352,31 @@ impl Home {
         self.empty_trash()?;
         self.sweep_sockets()?;
         Ok(swept)
+    }
+
+    /// Removes what killed commands left in a VM's directory: layers that its record does not name, half-made images, views. Its
+    /// lock is held.
+    fn tidy(&self, id: &VmId) -> Result<(), VmError> {
+        let (vm, Ok(record)) = (self.vm_dir(id), self.load(id)) else { return Ok(()) };
+        let dir = Dir::open_root(&vm).map_err(|e| VmError::sys("open", &vm, e))?;
+        for name in dir.names().map_err(|e| VmError::sys("list", &vm, e))? {
+            let path = vm.join(&name);
+            let Some(text) = name.to_str() else { continue };
+            let rubbish = match text.strip_prefix("view-") {
+                Some(pid) => !Path::new("/proc").join(pid).exists(),
+                // Layers that are shared from now on may still be on their way.
+                None if text == "layers" || text.starts_with("layers-") => {
+                    let shared = format!("{id}.{text}");
+                    let is_shared = |below: &HostPath| below.as_path().file_name() == Some(OsStr::new(&shared));
+                    record.layers_dir.as_path() != path && !record.below.iter().any(is_shared)
+                }
+                None => text == "disk.img.new",
+            };
+            if rubbish {
+                dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &path, e))?;
+            }
+        }
+        Ok(())
     }
 
     /// A directory in which somebody began to make a VM: it holds nothing yet.

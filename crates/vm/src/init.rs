@@ -21,7 +21,7 @@ use crate::session;
 use fvm_sys::process::{self, Waited};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fstat, makedev, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -50,6 +50,7 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> R
     let _already_leader = rustix::process::setsid();
     process::default_signals();
     let signals = process::signal_fd(&[Signal::CHILD.as_raw()])?;
+    let null = open_nothing();
     // Without it everything works but what it is for.
     let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
@@ -93,7 +94,7 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> R
         }
         if order_ready {
             match proto::read_message::<Order>(orders) {
-                Ok(Some((Order::Start(program), fds))) => watched.extend(start(&program, fds)),
+                Ok(Some((Order::Start(program), fds))) => watched.extend(start(&program, fds, null.as_ref())),
                 Ok(Some((Order::Stop { grace_ms }, _))) => {
                     deadline = Some(Instant::now() + Duration::from_millis(grace_ms));
                     if services.stop_all() {
@@ -224,24 +225,32 @@ fn listen(entry: &mut Watched) {
     }
 }
 
-/// The VM's `/dev/null`, or, where that is gone, a pipe with nobody at its other end.
-fn nothing(input: bool) -> Result<OwnedFd, Errno> {
-    open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).or_else(|_| {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(if input { read } else { write })
-    })
+/// The VM's `/dev/null`. Opened before anything of the VM runs: later, what has that name may be anything, init's own memory too.
+fn open_nothing() -> Option<OwnedFd> {
+    let opened = open("/dev/null", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    fstat(&opened).is_ok_and(|stat| stat.st_rdev == makedev(1, 3)).then_some(opened)
+}
+
+/// `null` once more, or, where there is none, a pipe with nobody at its other end.
+fn nothing(null: Option<&OwnedFd>, input: bool) -> Result<OwnedFd, Errno> {
+    if let Some(null) = null {
+        return rustix::io::fcntl_dupfd_cloexec(null, 3);
+    }
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok(if input { read } else { write })
 }
 
 /// Starts a program; a failure is told to its session.
-fn start(program: &Program, mut fds: Vec<OwnedFd>) -> Option<Watched> {
+fn start(program: &Program, mut fds: Vec<OwnedFd>, null: Option<&OwnedFd>) -> Option<Watched> {
     if fds.is_empty() {
         return None;
     }
     let session = fds.remove(0);
     let mut passed = fds.into_iter();
     let mut streams = program.passed.map(|is| if is { passed.next() } else { None });
-    let null = streams.iter_mut().enumerate().filter(|(index, _)| program.null[*index]);
-    let opened = null.into_iter().try_for_each(|(index, stream)| nothing(index == 0).map(|fd| *stream = Some(fd)));
+    let nulls = streams.iter_mut().enumerate().filter(|(index, _)| program.null[*index]);
+    let opened =
+        nulls.into_iter().try_for_each(|(index, stream)| nothing(null, index == 0).map(|fd| *stream = Some(fd)));
     match opened.and_then(|()| session::start(program, &session, streams)) {
         Ok(child) => {
             let limit = Limit::of(program.timeout.filter(|_| child.report.is_some()));

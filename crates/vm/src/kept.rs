@@ -83,8 +83,10 @@ impl Kept {
         let (before, after) = (record.policy.limits, wanted.to.limits);
         apply(record, groups, scope.as_ref(), init, &before, &after)?;
         if let Err(error) = self.resize(record, quota, before.disk_bytes, after.disk_bytes) {
-            apply(record, groups, scope.as_ref(), init, &after, &before)?;
-            return Err(error);
+            return Err(match apply(record, groups, scope.as_ref(), init, &after, &before) {
+                Ok(()) => error,
+                Err(also) => VmError::Limit { what: "as before".into(), why: format!("{error}; and {also}") },
+            });
         }
         let mut changed = VmRecord { policy: wanted.to.clone(), ..record.clone() };
         changed.restart = wanted.restart.unwrap_or(record.restart);
@@ -93,6 +95,9 @@ impl Kept {
                 Ok(()) => error,
                 Err(also) => VmError::Limit { what: "as before".into(), why: format!("{error}; and {also}") },
             });
+        }
+        if let Some(quota) = quota.filter(|_| before.disk_bytes != after.disk_bytes) {
+            quota.set(after.disk_bytes.unwrap_or(u64::MAX));
         }
         *record = changed;
         Ok(())
@@ -112,10 +117,8 @@ impl Kept {
         match (disk::has(&self.home, record), quota, after) {
             (true, _, Some(bytes)) => disk::grow(&self.home, record, bytes, true),
             (true, _, None) => Err(disk::stays()),
-            (false, Some(quota), after) => {
-                quota.set(after.unwrap_or(u64::MAX));
-                Ok(())
-            }
+            // When the rest is saved.
+            (false, Some(_), _) => Ok(()),
             (false, None, _) => {
                 let why = "nobody watches it: the VM was started without that limit; stop it first".into();
                 Err(VmError::Limit { what: "disk".into(), why })

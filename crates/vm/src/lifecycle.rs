@@ -170,7 +170,9 @@ pub fn rename(home: &Home, record: &VmRecord, name: &VmName, _lock: &VmLock) -> 
 pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, VmError> {
     let id = new_id()?;
     let mode = mode_for(facts);
-    let in_memory = (new.ephemeral && !disk::wants(mode, &new.policy)).then(fvm_host::memory_layers_dir).flatten();
+    // What it wrote would count as the memory that it may use.
+    let is_light = new.ephemeral && new.policy.limits.memory_bytes.is_none() && !disk::wants(mode, &new.policy);
+    let in_memory = is_light.then(fvm_host::memory_layers_dir).flatten();
     let layers_dir = match in_memory {
         Some(dir) => dir.join(id.as_str()),
         None if disk::wants(mode, &new.policy) => disk::layers_dir(home, &id),
@@ -432,10 +434,13 @@ impl Running {
         process::kill(self.vm.init.as_raw_nonzero().get(), rustix::process::Signal::KILL.as_raw())
             .map_err(|e| VmError::Sys("end the VM", e))?;
         let home = self.kept.home();
-        delete(home, &mut self.kept.record(), &self.lock)?;
+        let mut record = self.kept.record();
+        delete(home, &mut record, &self.lock)?;
         let wait = [rustix::fd::AsRawFd::as_raw_fd(&self.vm.pidfd)];
         behind(&wait, || {
             keeper::ends_within(&self.vm, u64::from(u32::MAX));
+            // First what would be lost sight of if somebody removed the state directory meanwhile.
+            home.remove_outside(&record)?;
             home.empty_trash()
         })
     }

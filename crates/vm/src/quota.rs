@@ -5,8 +5,9 @@
 //!      └─ every second: is it over? ◄── over ──┘
 //! ```
 //!
-//! Invariants: the keeper answers while the layers are measured, however long that takes; layers that cannot be measured to the end
-//! are over the limit: a VM does not evade it by the shape of its tree.
+//! Invariants: the keeper answers while the layers are measured, however long that takes; layers with more files than can be counted
+//! are over the limit. Not counted is what nobody can see from outside: files that were removed and are open, and what lies in
+//! directories that their owner closed to himself. It holds programs that forget themselves, not those that mean to evade it.
 
 use crate::disk;
 use crate::home::Home;

@@ -100,7 +100,7 @@ pub fn freeze(home: &Home, record: &VmRecord, _lock: &VmLock) -> Result<VmRecord
 }
 
 /// The record of a copy of `record`, with an id of its own; nothing is written. Its layers lie beside those of the other, or in
-/// an image, where nothing is shared: then it is still to be built.
+/// an image, where nothing is shared. It is still to be built.
 ///
 /// # Errors
 /// When there is no id.
@@ -116,7 +116,7 @@ pub fn draft_copy(home: &Home, record: &VmRecord, mut policy: Policy) -> Result<
     };
     Ok(VmRecord {
         name: Home::made_up_name(&id)?,
-        state: if in_image { VmState::Building } else { VmState::Stopped },
+        state: VmState::Building,
         ephemeral: false,
         layers_dir: HostPath::new(place).map_err(|e| VmError::Internal(e.to_string()))?,
         policy,

@@ -121,14 +121,12 @@ pub fn measure(tree: &Path, is_enough: &dyn Fn() -> bool) -> Measured {
         let opened = anchor.beneath(&rel).and_then(|dir| dir.entries(left).map(|entries| (dir, entries)));
         let (dir, entries) = match opened {
             Ok(opened) => opened,
-            // It went away meanwhile, or became something else.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-            // What the user closed to himself is small, or was measured before he did.
-            Err(Errno::ACCESS) if depth > 0 => continue,
-            Err(_) => {
+            Err(Errno::TOOBIG) => {
                 complete = false;
                 continue;
             }
+            // It went away meanwhile, is closed, or cannot be read now.
+            Err(_) => continue,
         };
         left -= entries.len();
         let mut below = Vec::new();

@@ -225,3 +225,30 @@ fn root_disks_are_shared_by_weight_needs_bfq_loop_devices() {
     std::fs::write(&scheduler, chosen).unwrap();
     lab.sh(&format!("losetup -d {disk}"));
 }
+
+#[test]
+fn root_a_disk_that_the_host_has_no_room_for_is_not_made_needs_loop_devices() {
+    if !can_have_disks("root_a_disk_that_the_host_has_no_room_for_is_not_made_needs_loop_devices") {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let home = lab.home().display().to_string();
+    let fvm = format!("{} --home {home}", fvm_kit::binary().display());
+    // What is told to be written must have its place: a disk that is only promised loses it.
+    let script = format!(
+        "mkdir -p {home}; mount -t tmpfs -o size=64m,mode=700 none {home}
+         {fvm} create v --net none --disk 1G 2>&1 || true; {fvm} list | wc -l
+         {fvm} run --keep --name w --net none --disk 32M -- dd if=/dev/zero of=/var/tmp/x bs=1M count=20 2>/dev/null
+         dd if=/dev/zero of={home}/filler bs=1M 2>/dev/null || true
+         {fvm} run --name w -- sh -c 'dd if=/dev/urandom of=/var/tmp/y bs=1M count=4 2>/dev/null; sync; cksum < /var/tmp/y'
+         {fvm} run --name w -- sh -c 'cksum < /var/tmp/y'; rm {home}/filler; {fvm} delete w"
+    );
+    let mut alone = lab.command("unshare");
+    let ran = fvm_kit::Ran::of(alone.args(["-m", "sh", "-c", &script]).output().unwrap()).expect(0);
+    assert!(ran.out.contains("reserve 1G") && ran.out.contains("No space left"), "{}{}", ran.out, ran.err);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(lines.contains(&"1"), "no VM is left: {}", ran.out);
+    let sums: Vec<&&str> = lines.iter().filter(|line| line.ends_with(" 4194304")).collect();
+    assert!(sums.len() == 2 && sums[0] == sums[1], "{}{}", ran.out, ran.err);
+    await_none_left(&lab);
+}

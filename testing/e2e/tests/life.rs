@@ -268,3 +268,35 @@ fn root_and_user_a_vm_has_the_hosts_network_when_it_is_asked_for_and_else_not() 
         assert_ne!(seen("none").trim(), host);
     });
 }
+
+#[test]
+fn root_and_user_nothing_is_nothing_whatever_the_vm_calls_so() {
+    as_both("root_and_user_nothing_is_nothing_whatever_the_vm_calls_so", |lab| {
+        lab.fvm(["create", "n", "--net", "none"]).expect(0);
+        lab.fvm(["start", "n"]).expect(0);
+        if lab.user() == User::Root {
+            let trap = "mount -t tmpfs none /dev; ln -s /proc/self/mem /dev/null";
+            lab.fvm(["exec", "n", "sh", "-c", trap]).expect(0);
+        }
+        // Our own input is /dev/null: the VM's is opened before anything of the VM's runs.
+        let seen = lab.fvm(["exec", "n", "stat", "-L", "-c", "%t:%T", "/proc/self/fd/0"]).expect(0).out;
+        assert_eq!(seen, "1:3\n");
+        lab.fvm(["kill", "n"]).expect(0);
+    });
+}
+
+#[test]
+fn root_what_a_mount_on_the_host_covers_is_not_thrown_away() {
+    if !is_root("root_what_a_mount_on_the_host_covers_is_not_thrown_away") {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let fvm = format!("{} --home {}", fvm_kit::binary().display(), lab.home().display());
+    let script = format!(
+        "mkdir D; (sleep 0.7; mount -t tmpfs none D) & {fvm} run --net none -- sh -c 'echo data > D/x; sleep 1.5' 2>&1
+         wait; {fvm} list | wc -l; umount D; {fvm} status $({fvm} list | tail -1 | cut -d' ' -f1) | grep D/x"
+    );
+    let ran = fvm_kit::Ran::of(lab.command("unshare").args(["-m", "sh", "-c", &script]).output().unwrap()).expect(0);
+    assert!(!ran.out.contains("nothing was changed"), "{}", ran.out);
+    assert!(ran.out.contains("\n2\n") && ran.out.contains("/D/x"), "{}{}", ran.out, ran.err);
+}

@@ -58,6 +58,16 @@ fn root_memory_is_limited_and_told_needs_cgroups() {
 }
 
 #[test]
+fn root_files_of_a_throw_away_vm_are_no_memory_of_its_needs_cgroups() {
+    if !can_limit("root_files_of_a_throw_away_vm_are_no_memory_of_its_needs_cgroups", &["memory"]) {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let write = ["dd", "if=/dev/zero", "of=big", "bs=1M", "count=200"];
+    lab.fvm(["run", "--rm", "--net", "none", "--memory", "64M", "--"].iter().chain(&write)).expect(0);
+}
+
+#[test]
 fn root_and_user_processes_are_limited_needs_cgroups() {
     let test = "root_and_user_processes_are_limited_needs_cgroups";
     if !can_limit(test, &["pids"]) {

@@ -89,7 +89,27 @@ fn root_to_root_a_vm_keeps_owners_and_moved_directories_if_it_is_trusted() {
     let archive = from.path("v.fvm").display().to_string();
     to.fvm(["import", &archive]).expect(0);
     assert!(told(&to, "v") == first, "{:?}\n{:?}", told(&to, "v").0, first.0);
+    // What a file may do as nobody else is the host's to give: a stranger's is not taken.
+    let give =
+        "import os; os.setxattr('work/l1', 'security.capability', b'\\1\\0\\0\\2' + b'\\4\\0\\0\\0' + bytes(12))";
+    from.fvm(["run", "--quiet", "--name", "v", "--", "python3", "-c", give]).expect(0);
+    from.fvm(["export", "v", "caps.fvm"]).expect(0);
+    let caps = from.path("caps.fvm").display().to_string();
     let work = from.path("work").display().to_string();
+    let has = "import os; print('security.capability' in os.listxattr('l1'))";
+    for (name, more, expected) in [("stranger", None, "False\n"), ("friend", Some("--trust"), "True\n")] {
+        to.fvm(["import", &caps, "--name", name].into_iter().chain(more)).expect(0);
+        let words = ["run", "--quiet", "--name", name, "--workdir", &work, "--", "python3", "-c", has];
+        assert_eq!(to.fvm(words).expect(0).out, expected);
+    }
+    // Nor where its addresses lie.
+    std::fs::write(from.path("p.toml"), "[network]\nmode = 'none'\nrange = '192.168.0.0/16'\n").unwrap();
+    from.fvm(["create", "r", "--policy", "./p.toml"]).expect(0);
+    from.fvm(["export", "r", "r.fvm"]).expect(0);
+    let mut plain = to.fvm_command(["import".into(), from.path("r.fvm").display().to_string()]);
+    let said = fvm_kit::Ran::of(plain.env_remove("FVM_POLICY").output().unwrap()).expect(0).err;
+    assert!(said.contains("the range of its addresses"), "{said}");
+    assert!(!to.fvm(["inspect", "r"]).expect(0).out.contains("192.168"));
     let script = format!("cd {work}; stat -c '%u %g %a %n' text l1; cat text");
     assert_eq!(
         to.fvm(["run", "--quiet", "--name", "v", "--", "sh", "-ec", &script]).expect(0).out,

@@ -241,7 +241,7 @@ impl Start<'_> {
     }
 
     fn streams(&self) -> Result<(), Errno> {
-        let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let null = fs::open("/dev/null", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let open = |path: &[u8], how: Open| {
             let more = match how {
                 Open::Keep => OFlags::empty(),
