@@ -93,6 +93,9 @@ struct Merged {
     redirect: Option<Redirect>,
 }
 
+/// Longer paths are not copied: each directory's is held in memory.
+const COPIED_PATH_MAX_BYTES: usize = 256 << 10;
+
 struct Flattening {
     layers: Vec<Dir>,
     class: XattrClass,
@@ -142,12 +145,17 @@ impl Flattening {
         let mut below = Vec::new();
         for (name, index) in first {
             let (name, rel) = (Path::new(&name), at.rel.join(&name));
-            if rel.as_os_str().len() > PATH_MAX_BYTES {
-                return Err(failed("follow", &rel)(Errno::NAMETOOLONG));
+            let length = rel.as_os_str().len();
+            if length > COPIED_PATH_MAX_BYTES {
+                return Err(failed("follow", at.rel.ancestors().last().unwrap_or(&at.rel))(Errno::NAMETOOLONG));
             }
             let stat = dirs[index].stat(name).map_err(failed("read", &rel))?;
             if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory {
                 fs::mkdirat(&target, name, Mode::RWXU).map_err(failed("create", &rel))?;
+                // Who reads it goes no further either, and says so.
+                if self.means == Means::Link && length > PATH_MAX_BYTES {
+                    continue;
+                }
                 below.push(self.merge(at, index, name, rel.clone()).map_err(failed("read", &rel))?);
             } else {
                 let layer = at.parts[index].layer;

@@ -322,10 +322,13 @@ impl Home {
         let vms = self.state.join("vms");
         let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
         let mut swept = 0;
-        for id in crate::groups::all().into_iter().filter(|id| self.vm_dir(id).exists()) {
-            if let Some(_lock) = self.try_lock(&id)? {
+        for id in crate::groups::all() {
+            // Of one that is buried, nobody makes any.
+            let lock = self.try_lock(&id)?;
+            if lock.is_some() || vms.join(format!(".trash-{id}")).exists() {
                 crate::groups::sweep(&id);
             }
+        }
         }
         for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
             let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
