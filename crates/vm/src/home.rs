@@ -329,7 +329,6 @@ impl Home {
                 crate::groups::sweep(&id);
             }
         }
-        }
         for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
             let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
             let rubbish = match self.load(&id) {
