@@ -308,7 +308,14 @@ impl Home {
             && let Some(parent) = outside.parent()
             && let Ok(dir) = Dir::open_root(parent)
         {
-            dir.remove_tree(Path::new(name)).map_err(|e| VmError::sys("remove", outside, e))?;
+            const TRIES: u32 = 100;
+            for _ in 0..TRIES {
+                match dir.remove_tree(Path::new(name)) {
+                    // Whoever empties the trash, and who threw the VM away, do it both.
+                    Err(Errno::NOENT) => {}
+                    done => return done.map_err(|e| VmError::sys("remove", outside, e)),
+                }
+            }
         }
         Ok(())
     }
