@@ -343,7 +343,8 @@ impl Home {
                 // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
                 Err(_) => self.never_was(&id),
             };
-            if self.is_locked(&id)? {
+            // A lock is taken only for what there is to remove: another command would find the VM in use.
+            if (!rubbish && self.left_over(&id)?.is_empty()) || self.is_locked(&id)? {
                 continue;
             }
             let Some(_lock) = self.try_lock(&id)? else { continue };
@@ -363,29 +364,40 @@ impl Home {
         Ok(swept)
     }
 
-    /// Removes what killed commands left in a VM's directory: layers that its record does not name, half-made images, views. Its
-    /// lock is held.
+    /// Removes what killed commands left in a VM's directory. Its lock is held, and so nobody makes any meanwhile.
     fn tidy(&self, id: &VmId) -> Result<(), VmError> {
-        let (vm, Ok(record)) = (self.vm_dir(id), self.load(id)) else { return Ok(()) };
+        let vm = self.vm_dir(id);
         let dir = Dir::open_root(&vm).map_err(|e| VmError::sys("open", &vm, e))?;
-        for name in dir.names().map_err(|e| VmError::sys("list", &vm, e))? {
-            let path = vm.join(&name);
-            let Some(text) = name.to_str() else { continue };
-            let rubbish = match text.strip_prefix("view-") {
+        for name in self.left_over(id)? {
+            dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vm.join(&name), e))?;
+        }
+        Ok(())
+    }
+
+    /// What lies in a VM's directory and belongs to nothing, unless somebody who holds its lock is making it: layers that its
+    /// record does not name, half-made images, views of processes that are gone. Nothing when there is no record, or no VM.
+    fn left_over(&self, id: &VmId) -> Result<Vec<OsString>, VmError> {
+        let vm = self.vm_dir(id);
+        let (Ok(record), Ok(dir)) = (self.load(id), Dir::open_root(&vm)) else { return Ok(Vec::new()) };
+        let mut names = match dir.names() {
+            // Deleted just now.
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            names => names.map_err(|e| VmError::sys("list", &vm, e))?,
+        };
+        names.retain(|name| {
+            let Some(text) = name.to_str() else { return false };
+            match text.strip_prefix("view-") {
                 Some(pid) => !Path::new("/proc").join(pid).exists(),
                 // Layers that are shared from now on may still be on their way.
                 None if text == "layers" || text.starts_with("layers-") => {
                     let shared = format!("{id}.{text}");
                     let is_shared = |below: &HostPath| below.as_path().file_name() == Some(OsStr::new(&shared));
-                    record.layers_dir.as_path() != path && !record.below.iter().any(is_shared)
+                    record.layers_dir.as_path() != vm.join(name) && !record.below.iter().any(is_shared)
                 }
                 None => text == "disk.img.new",
-            };
-            if rubbish {
-                dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &path, e))?;
             }
-        }
-        Ok(())
+        });
+        Ok(names)
     }
 
     /// A directory in which somebody began to make a VM: it holds nothing yet.
