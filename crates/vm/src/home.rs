@@ -338,23 +338,22 @@ impl Home {
         }
         for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
             let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
-            let rubbish = match self.load(&id) {
-                Ok(record) => record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting),
-                // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
-                Err(_) => self.never_was(&id),
-            };
             // A lock is taken only for what there is to remove: another command would find the VM in use.
-            if (!rubbish && self.left_over(&id)?.is_empty()) || self.is_locked(&id)? {
+            if matches!(self.rubbish(&id)?, Rubbish::Nothing) || self.is_locked(&id)? {
                 continue;
             }
             let Some(_lock) = self.try_lock(&id)? else { continue };
-            if !rubbish {
-                self.tidy(&id)?;
-                continue;
-            }
-            match self.load(&id) {
-                Ok(record) => self.bury(&record)?,
-                Err(_) => dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?,
+            // Judged again: whoever held the lock a moment ago may have finished what it was making.
+            match self.rubbish(&id)? {
+                Rubbish::Nothing => continue,
+                Rubbish::Parts(parts) => {
+                    self.tidy(&id, &parts)?;
+                    continue;
+                }
+                Rubbish::Vm(record) => self.bury(&record)?,
+                Rubbish::Directory => {
+                    dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?;
+                }
             }
             swept += 1;
         }
@@ -364,21 +363,37 @@ impl Home {
         Ok(swept)
     }
 
-    /// Removes what killed commands left in a VM's directory. Its lock is held, and so nobody makes any meanwhile.
-    fn tidy(&self, id: &VmId) -> Result<(), VmError> {
+    /// What killed commands left of a VM, unless somebody who holds its lock is making it.
+    fn rubbish(&self, id: &VmId) -> Result<Rubbish, VmError> {
+        Ok(match self.load(id) {
+            Ok(record) if record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting) => {
+                Rubbish::Vm(Box::new(record))
+            }
+            Ok(record) => match self.left_over(&record)? {
+                parts if parts.is_empty() => Rubbish::Nothing,
+                parts => Rubbish::Parts(parts),
+            },
+            // Killed before the first vm.json: nothing was ever in it. A damaged vm.json is somebody's data.
+            Err(_) if self.never_was(id) => Rubbish::Directory,
+            Err(_) => Rubbish::Nothing,
+        })
+    }
+
+    /// Removes parts of a VM's directory. Its lock is held.
+    fn tidy(&self, id: &VmId, parts: &[OsString]) -> Result<(), VmError> {
         let vm = self.vm_dir(id);
         let dir = Dir::open_root(&vm).map_err(|e| VmError::sys("open", &vm, e))?;
-        for name in self.left_over(id)? {
-            dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vm.join(&name), e))?;
+        for part in parts {
+            dir.remove_tree(Path::new(part)).map_err(|e| VmError::sys("remove", &vm.join(part), e))?;
         }
         Ok(())
     }
 
-    /// What lies in a VM's directory and belongs to nothing, unless somebody who holds its lock is making it: layers that its
-    /// record does not name, half-made images, views of processes that are gone. Nothing when there is no record, or no VM.
-    fn left_over(&self, id: &VmId) -> Result<Vec<OsString>, VmError> {
-        let vm = self.vm_dir(id);
-        let (Ok(record), Ok(dir)) = (self.load(id), Dir::open_root(&vm)) else { return Ok(Vec::new()) };
+    /// What lies in a VM's directory and belongs to nothing: layers that its record does not name, half-made images, views of
+    /// processes that are gone. Nothing when the VM is gone.
+    fn left_over(&self, record: &VmRecord) -> Result<Vec<OsString>, VmError> {
+        let (id, vm) = (&record.id, self.vm_dir(&record.id));
+        let Ok(dir) = Dir::open_root(&vm) else { return Ok(Vec::new()) };
         let mut names = match dir.names() {
             // Deleted just now.
             Err(Errno::NOENT) => return Ok(Vec::new()),
@@ -466,6 +481,17 @@ impl Home {
         fs::flock(&file, fs::FlockOperation::LockExclusive).map_err(|e| VmError::sys("lock", &path, e))?;
         Ok(VmLock(file))
     }
+}
+
+/// See [`Home::rubbish`].
+enum Rubbish {
+    Nothing,
+    /// Entries of its directory.
+    Parts(Vec<OsString>),
+    /// All of it.
+    Vm(Box<VmRecord>),
+    /// A directory in which no VM ever was.
+    Directory,
 }
 
 fn open_lock(path: &Path) -> Result<File, VmError> {
