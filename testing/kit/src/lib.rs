@@ -17,6 +17,7 @@ pub use tree::{Entry, Snapshot, splitmix};
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -65,9 +66,17 @@ pub fn binary() -> &'static Path {
         assert!(build.status().expect("cargo runs").success(), "fvm cannot be built");
         let built = profile.join("fvm");
         assert!(built.exists(), "{} is not there", built.display());
-        // Where an ordinary user may execute it: the build directory may lie below a closed home.
-        let copy = scratch().join(format!("fvm-kit-{}-{}", rustix::process::geteuid().as_raw(), std::process::id()));
-        install(&built, &copy);
+        // Where an ordinary user may execute it: the build directory may lie below a closed home. One for all tests of this
+        // build directory: it is large.
+        let (user, place) = (rustix::process::geteuid().as_raw(), profile.metadata().unwrap().ino());
+        let copy = scratch().join(format!("fvm-kit-{user}-{place}"));
+        let made = built.metadata().unwrap().modified().unwrap();
+        let is_new = |old: std::fs::Metadata| old.uid() == user && old.modified().is_ok_and(|copied| copied > made);
+        if !copy.symlink_metadata().is_ok_and(is_new) {
+            let unready = copy.with_extension(std::process::id().to_string());
+            install(&built, &unready);
+            std::fs::rename(&unready, &copy).unwrap();
+        }
         copy
     })
 }
