@@ -132,9 +132,12 @@ pub fn make(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     make_place(home, &record.id)
 }
 
-/// Gives a file `bytes` of the disk, for good.
+/// Gives a file `bytes` of the disk, for good. Where there is no room for all, none is taken: `fallocate(2)` keeps what it got.
 fn reserve(file: impl AsFd, path: &Path, bytes: u64) -> Result<(), VmError> {
-    fs::fallocate(file, fs::FallocateFlags::empty(), 0, bytes).map_err(|e| {
+    let before = fs::fstat(&file).map_err(|e| VmError::sys("look at", path, e))?.st_size;
+    fs::fallocate(&file, fs::FallocateFlags::empty(), 0, bytes).map_err(|e| {
+        // Beyond what it was there is nothing yet.
+        let _stays = fs::ftruncate(&file, before.cast_unsigned());
         let why = match e {
             Errno::OPNOTSUPP => "this file system reserves no space; use another --home".to_owned(),
             e => e.to_string(),

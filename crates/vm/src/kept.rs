@@ -82,15 +82,10 @@ impl Kept {
         }
         let (before, after) = (record.policy.limits, wanted.to.limits);
         apply(record, groups, scope.as_ref(), init, &before, &after)?;
-        if let Err(error) = self.resize(record, quota, before.disk_bytes, after.disk_bytes) {
-            return Err(match apply(record, groups, scope.as_ref(), init, &after, &before) {
-                Ok(()) => error,
-                Err(also) => VmError::Limit { what: "as before".into(), why: format!("{error}; and {also}") },
-            });
-        }
         let mut changed = VmRecord { policy: wanted.to.clone(), ..record.clone() };
         changed.restart = wanted.restart.unwrap_or(record.restart);
-        if let Err(error) = self.home.save(&changed, !changed.ephemeral) {
+        let resized = self.resize(record, quota, before.disk_bytes, after.disk_bytes);
+        if let Err(error) = resized.and_then(|()| self.home.save(&changed, !changed.ephemeral)) {
             return Err(match apply(record, groups, scope.as_ref(), init, &after, &before) {
                 Ok(()) => error,
                 Err(also) => VmError::Limit { what: "as before".into(), why: format!("{error}; and {also}") },

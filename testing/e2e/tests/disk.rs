@@ -242,9 +242,11 @@ fn root_a_disk_that_the_host_has_no_room_for_is_not_made_needs_loop_devices() {
     let lab = Lab::new(User::Root);
     let home = lab.home().display().to_string();
     let fvm = format!("{} --home {home}", fvm_kit::binary().display());
-    // What is told to be written must have its place: a disk that is only promised loses it.
+    let host = lab.dir().join("host.img").display().to_string();
+    // What is told to be written must have its place: a disk that is only promised loses it. On ext4, which keeps what it could reserve:
+    // one that found no room takes none.
     let script = format!(
-        "mkdir -p {home}; mount -t tmpfs -o size=64m,mode=700 none {home}
+        "mkdir -p {home}; truncate -s 80M {host}; mkfs.ext4 -qF {host}; mount -o loop {host} {home}; chmod 700 {home}
          {fvm} create v --net none --disk 1G 2>&1 || true; {fvm} list | wc -l
          {fvm} run --keep --name w --net none --disk 32M -- dd if=/dev/zero of=/var/tmp/x bs=1M count=20 2>/dev/null
          dd if=/dev/zero of={home}/filler bs=1M 2>/dev/null || true

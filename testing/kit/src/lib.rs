@@ -70,9 +70,12 @@ pub fn binary() -> &'static Path {
         // build directory: it is large.
         let (user, place) = (rustix::process::geteuid().as_raw(), profile.metadata().unwrap().ino());
         let copy = scratch().join(format!("fvm-kit-{user}-{place}"));
-        let made = built.metadata().unwrap().modified().unwrap();
-        let is_new = |old: std::fs::Metadata| old.uid() == user && old.modified().is_ok_and(|copied| copied > made);
-        if !copy.symlink_metadata().is_ok_and(is_new) {
+        // Cargo may put an older one back: not the newer counts, but the same.
+        let made = built.metadata().unwrap();
+        let is_it = |old: std::fs::Metadata| {
+            old.uid() == user && old.len() == made.len() && old.modified().unwrap() == made.modified().unwrap()
+        };
+        if !copy.symlink_metadata().is_ok_and(is_it) {
             let unready = copy.with_extension(std::process::id().to_string());
             install(&built, &unready);
             std::fs::rename(&unready, &copy).unwrap();
@@ -84,7 +87,7 @@ pub fn binary() -> &'static Path {
 /// Copies a program to where everybody may execute it. By another process: a descriptor that is open for writing here
 /// could be inherited by a program that another thread starts just then, and nobody could execute the copy meanwhile.
 pub fn install(from: &Path, to: &Path) {
-    let copied = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status().unwrap();
+    let copied = Command::new("install").args(["-p", "-m", "755"]).arg(from).arg(to).status().unwrap();
     assert!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
 }
 
