@@ -5,6 +5,9 @@
 //!   user   init: SIGSTOP to all but itself; SIGCONT to those that it stopped
 //! ```
 //!
+//! A user has no freezer. What a program of a user's VM stops in the moment in which the VM is suspended runs on when it is resumed: the
+//! kernel keeps no trace of a second SIGSTOP.
+//!
 //! Invariants: a VM of root's is frozen as a whole or not at all; one that is frozen can be ended; that it is suspended is
 //! nowhere written: it is so while its keeper lives.
 
