@@ -25,7 +25,7 @@ use crate::pause::Paused;
 use crate::proto::{self, Order};
 use crate::quota::Quota;
 use crate::refresh::Held;
-use crate::router::{self, Guard, Helper, Routed};
+use crate::router::{self, Guard, Helper, Place, Routed};
 use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
@@ -109,6 +109,14 @@ pub type First<'a> = (&'a Order, &'a [BorrowedFd<'a>]);
 /// # Errors
 /// [`VmError::Setup`] with the step that failed; nothing of the VM is left running.
 pub fn launch(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Result<Launched, VmError> {
+    begin(site, blueprint, first)?.wait()
+}
+
+/// The same without waiting for init.
+///
+/// # Errors
+/// As [`launch`], for what fails at once.
+pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Result<Pending, VmError> {
     let pair = |kind| {
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
             .map_err(|e| VmError::Sys("make a socket pair", e))
@@ -163,37 +171,119 @@ pub fn launch(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Re
             start(site, &entry, ends, helper.as_ref())
         }
     };
-    let children = helper.map(|helper| helper.pid);
-    let (child, failed) = match started {
-        Ok(child) => (child, None),
-        Err(e) => (None, Some(no_namespaces(e))),
-    };
-    let begun = match failed {
-        None => await_ready(child.into_iter().chain(children), &progress),
-        Some(error) => {
+    let mut children: Vec<Pid> = helper.map(|helper| helper.pid).into_iter().collect();
+    match started {
+        Ok(child) => children.extend(child),
+        Err(e) => {
             // Without init it ends.
             children.into_iter().for_each(collect);
-            Err(error)
+            return Err(no_namespaces(e));
         }
-    };
-    begun.and_then(|Begun { init, guard, bus, notices, makers }| {
+    }
+    Ok(Pending { id, orders: Some(orders), progress, children, place, skeletons, has_first, said: Said::default() })
+}
+
+/// A VM that is being built. Given up, with all that was started for it, when dropped.
+#[derive(Debug)]
+pub struct Pending {
+    id: String,
+    orders: Option<OwnedFd>,
+    progress: OwnedFd,
+    children: Vec<Pid>,
+    place: Option<Place>,
+    skeletons: Vec<Skeleton>,
+    has_first: bool,
+    said: Said,
+}
+
+/// What builder and init have told so far.
+#[derive(Debug, Default)]
+struct Said {
+    init: Option<Pid>,
+    guard: Option<Pid>,
+    bus: Option<OwnedFd>,
+    notices: Vec<String>,
+    ready: bool,
+}
+
+impl Pending {
+    /// Readable when there is something for [`Pending::listen`].
+    #[must_use]
+    pub fn progress(&self) -> BorrowedFd<'_> {
+        self.progress.as_fd()
+    }
+
+    /// Waits for the next thing that builder or init tells, and takes it in; whether init is ready.
+    ///
+    /// # Errors
+    /// [`VmError::Setup`] with the step that failed.
+    pub fn listen(&mut self) -> Result<bool, VmError> {
+        let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
+        let ended = || StepError { step: "wait for init".into(), why: "it ended before it was ready".into() };
+        let message = socket::receive(self.progress.as_fd(), &mut buffer).ok().and_then(|(len, mut fds)| {
+            self.said.bus = fds.pop().or(self.said.bus.take());
+            serde_json::from_slice(&buffer[..len]).ok()
+        });
+        let failed = |error: StepError| VmError::Setup { step: error.step, why: error.why };
+        match message {
+            Some(Progress::Init(pid)) => self.said.init = Pid::from_raw(pid),
+            Some(Progress::Guard(pid)) => self.said.guard = Pid::from_raw(pid),
+            Some(Progress::Notice(text)) => self.said.notices.push(text),
+            Some(Progress::Ready) => self.said.ready = true,
+            Some(Progress::Failed(error)) => return Err(failed(error)),
+            None => return Err(failed(ended())),
+        }
+        Ok(self.said.ready)
+    }
+
+    /// Waits until init is ready.
+    ///
+    /// # Errors
+    /// As [`Pending::listen`]; nothing of the VM is left running.
+    pub fn wait(mut self) -> Result<Launched, VmError> {
+        while !self.listen()? {}
+        self.launched()
+    }
+
+    /// The VM, once [`Pending::listen`] has said that init is ready.
+    ///
+    /// # Errors
+    /// When it is not, or has ended.
+    pub fn launched(mut self) -> Result<Launched, VmError> {
+        let (true, Some(init), Some(orders)) = (self.said.ready, self.said.init, self.orders.take()) else {
+            return Err(VmError::Setup { step: "wait for init".into(), why: "it has no process id".into() });
+        };
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
-        let guard = guard.map(|pid| Guard::new(pid, place));
+        self.said.init = None;
         Ok(Launched {
-            id,
+            id: std::mem::take(&mut self.id),
             pause: Mutex::default(),
             init,
             pidfd,
             orders,
-            bus,
-            skeletons,
-            guard,
-            notices,
+            bus: self.said.bus.take(),
+            skeletons: std::mem::take(&mut self.skeletons),
+            guard: self.said.guard.take().map(|pid| Guard::new(pid, self.place.take())),
+            notices: std::mem::take(&mut self.said.notices),
             quota: None,
-            has_first,
-            makers,
+            has_first: self.has_first,
+            makers: std::mem::take(&mut self.children),
         })
-    })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Any of them may wait for another that failed.
+        for child in &self.children {
+            let _already_gone = rustix::process::kill_process(*child, Signal::KILL);
+        }
+        self.children.drain(..).for_each(collect);
+        for pid in self.said.init.take().into_iter().chain(self.said.guard.take()) {
+            let _already_gone = rustix::process::kill_process(pid, Signal::KILL);
+            collect(pid);
+        }
+    }
 }
 
 /// Made as the host's root, so that they belong to the host: the VM's root may not mount cgroup file systems in a
@@ -275,7 +365,7 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
             if network_too && let Err(e) = process::unshare(Namespaces::NET) {
                 ends.give_up(step("make a network namespace")(e));
             }
-            begin(network, ends);
+            begin_network(network, ends);
             // The end without a message: the builder failed, and has said so.
             let mut byte = [0u8];
             let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
@@ -323,7 +413,7 @@ fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends
 }
 
 /// Tells who makes the network of a root VM where it is to be.
-fn begin(network: Option<&Helper>, ends: &Ends) {
+fn begin_network(network: Option<&Helper>, ends: &Ends) {
     if let Some(Err(e)) = network.map(Helper::begin) {
         ends.give_up(StepError { step: "reach who makes the VM's network".into(), why: e.to_string() });
     }
@@ -447,7 +537,7 @@ fn start_identity(
                 ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
             }
             drop((go, has_entered));
-            begin(network, &ends);
+            begin_network(network, &ends);
             await_network(network);
             finish(&mut site, entry, &ends)
         }
@@ -515,57 +605,6 @@ pub(crate) fn write_maps(pid: Pid, maps: &Maps, alone: bool) -> Result<(), Errno
         write("setgroups", "deny")?;
     }
     write("gid_map", &line(maps.gid))
-}
-
-/// What was started.
-struct Begun {
-    init: Pid,
-    guard: Option<Pid>,
-    bus: Option<OwnedFd>,
-    notices: Vec<String>,
-    makers: Vec<Pid>,
-}
-
-/// Waits until init is ready; on failure ends and collects whatever was started.
-fn await_ready(children: impl Iterator<Item = Pid>, progress: &OwnedFd) -> Result<Begun, VmError> {
-    let (mut init, mut guard, mut bus, mut notices) = (None, None, None, Vec::new());
-    let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
-    let failure = loop {
-        let message = socket::receive(progress.as_fd(), &mut buffer).map(|(len, mut fds)| {
-            bus = fds.pop();
-            serde_json::from_slice(&buffer[..len])
-        });
-        match message {
-            Ok(Ok(Progress::Init(pid))) => init = Pid::from_raw(pid),
-            Ok(Ok(Progress::Guard(pid))) => guard = Pid::from_raw(pid),
-            Ok(Ok(Progress::Notice(text))) => notices.push(text),
-            Ok(Ok(Progress::Ready)) => break None,
-            Ok(Ok(Progress::Failed(error))) => break Some(error),
-            Ok(Err(_)) | Err(_) => {
-                break Some(StepError { step: "wait for init".into(), why: "it ended before it was ready".into() });
-            }
-        }
-    };
-    let children: Vec<Pid> = children.collect();
-    if failure.is_some() {
-        // Any of them may wait for another that failed.
-        for child in &children {
-            let _already_gone = rustix::process::kill_process(*child, Signal::KILL);
-        }
-    }
-    match (failure, init) {
-        (None, Some(init)) => Ok(Begun { init, guard, bus, notices, makers: children }),
-        (failure, init) => {
-            children.into_iter().for_each(collect);
-            for pid in init.into_iter().chain(guard) {
-                let _already_gone = rustix::process::kill_process(pid, Signal::KILL);
-                collect(pid);
-            }
-            let error =
-                failure.unwrap_or(StepError { step: "wait for init".into(), why: "it has no process id".into() });
-            Err(VmError::Setup { step: error.step, why: error.why })
-        }
-    }
 }
 
 pub(crate) fn collect(pid: Pid) {
