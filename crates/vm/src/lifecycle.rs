@@ -8,27 +8,25 @@
 //! Invariants: a VM's layers are written only while its lock is held; a VM that nobody may keep is never synced to
 //! disk; whatever fails, no process is left.
 
+mod begin;
 mod detach;
 
 pub use detach::detach;
+
+pub(crate) use begin::{Begun, Caller, Up};
 
 use crate::attach::{self, Attached, Ended, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
 use crate::bus::relay::{Errand, HOST_BUS, Relay};
 use crate::disk;
 use crate::error::VmError;
-use crate::executor::Site;
-use crate::groups::Groups;
 use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control};
 use crate::kept::Kept;
-use crate::launch::{self, Launched};
-use crate::layers;
+use crate::launch::Launched;
 use crate::proto::{self, Configuration, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::quota::Quota;
 use crate::relay::Relays;
-use crate::scope::Scope;
-use crate::stack;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
@@ -97,26 +95,19 @@ impl Call {
     }
 
     fn program(&self, vm: &VmRecord, streams: &Streams) -> Program {
-        let mut own = vec![(OsString::from("FVM"), OsString::from(vm.name.as_str()))];
-        // Where the host runs systemd, the VM sees that in /run and reaches no systemd: every installation of a service
-        // would fail. With this, systemctl does what it does in a chroot: nothing, successfully.
-        if !self.env.iter().any(|(key, _)| key == SYSTEMD_OFFLINE) {
-            own.push((SYSTEMD_OFFLINE.into(), "1".into()));
-        }
-        own.extend(crate::bus::Kind::wanted(&vm.policy.dbus).map(crate::bus::Kind::variable));
-        // An address of the host's may be that of a socket without a path.
-        let is_own = |name: &OsString| name == "FVM" || crate::bus::VARIABLES.iter().any(|v| name == v);
-        let passes = |name: &OsString| !is_own(name) && vm.policy.environment.passes(name.as_encoded_bytes());
+        let mut program = self.undressed(streams);
+        dress(&mut program, vm);
+        program
+    }
+
+    /// The program with the whole environment of its caller: not yet one for a VM.
+    pub(crate) fn undressed(&self, streams: &Streams) -> Program {
+        let pairs = |pairs: &[(OsString, OsString)]| {
+            pairs.iter().cloned().map(|(key, value)| (Bytes(key), Bytes(value))).collect()
+        };
         Program {
             argv: self.argv.iter().cloned().map(Bytes).collect(),
-            env: self
-                .env
-                .iter()
-                .filter(|(key, _)| passes(key))
-                .cloned()
-                .chain(own)
-                .map(|(key, value)| (Bytes(key), Bytes(value)))
-                .collect(),
+            env: pairs(&self.env),
             cwd: Bytes(self.cwd.clone()),
             terminal: streams.terminal,
             background: streams.begins_in_background(),
@@ -125,10 +116,26 @@ impl Call {
             umask: self.umask,
             cwd_required: self.cwd_required,
             user: self.user.clone(),
-            own_env: self.own_env.iter().cloned().map(|(key, value)| (Bytes(key), Bytes(value))).collect(),
+            own_env: pairs(&self.own_env),
             timeout: self.timeout,
         }
     }
+}
+
+/// Leaves a program of its environment what the policy of `vm` passes, and adds what programs in VMs are told.
+pub(crate) fn dress(program: &mut Program, vm: &VmRecord) {
+    let mut own = vec![(OsString::from("FVM"), OsString::from(vm.name.as_str()))];
+    // Where the host runs systemd, the VM sees that in /run and reaches no systemd: every installation of a service
+    // would fail. With this, systemctl does what it does in a chroot: nothing, successfully.
+    if !program.env.iter().any(|(key, _)| key.0 == SYSTEMD_OFFLINE) {
+        own.push((SYSTEMD_OFFLINE.into(), "1".into()));
+    }
+    own.extend(crate::bus::Kind::wanted(&vm.policy.dbus).map(crate::bus::Kind::variable));
+    // An address of the host's may be that of a socket without a path.
+    let is_own = |name: &OsString| name == "FVM" || crate::bus::VARIABLES.iter().any(|v| name == v);
+    let passes = |name: &OsString| !is_own(name) && vm.policy.environment.passes(name.as_encoded_bytes());
+    program.env.retain(|(key, _)| passes(&key.0));
+    program.env.extend(own.into_iter().map(|(key, value)| (Bytes(key), Bytes(value))));
 }
 
 /// Makes a VM: its directory and record, and its lock, held.
@@ -274,10 +281,13 @@ struct Handed {
 impl Handed {
     fn new(record: &VmRecord, call: &Call) -> Result<Self, VmError> {
         let streams = Streams::of_this_process();
+        Self::of(call.program(record, &streams), streams)
+    }
+
+    fn of(mut program: Program, streams: Streams) -> Result<Self, VmError> {
         let (session, theirs) = session_pair()?;
         let relays = Relays::of([stdin(), stdout(), stderr()], u64::MAX);
         let relays = relays.map_err(|e| VmError::Sys("pass the streams", e))?;
-        let mut program = call.program(record, &streams);
         pass(&mut program, &relays);
         Ok(Self { order: Order::Start(program), streams, session, theirs, relays })
     }
@@ -285,6 +295,24 @@ impl Handed {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let passed = if let Order::Start(program) = &self.order { program.passed } else { [false; 3] };
         with_streams(&self.theirs, passed, &self.relays)
+    }
+
+    /// Has `start` pass the program on, and waits for its end. `signals` reads [`attach::forwarded`].
+    fn run(
+        self,
+        signals: &OwnedFd,
+        start: impl FnOnce(Program, &[BorrowedFd<'_>]) -> Result<(), VmError>,
+    ) -> Result<Ended, VmError> {
+        let Self { order, streams, session, theirs, relays } = self;
+        let Order::Start(program) = order else { return Err(VmError::Internal("a program that is none".into())) };
+        let fds = with_streams(&theirs, program.passed, &relays);
+        start(program, &fds)?;
+        drop(fds);
+        drop(theirs);
+        let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
+        let ended = attach::attach(&session, signals, streams, None);
+        relayed.finish();
+        Ok(ended.map_err(|e| VmError::Sys("wait for the program", e))?.ended)
     }
 }
 
@@ -296,72 +324,31 @@ impl Handed {
 pub fn boot(
     home: &Home,
     facts: &HostFacts,
-    mut record: VmRecord,
+    record: VmRecord,
     lock: VmLock,
     call: &Call,
     at_once: bool,
 ) -> Result<Running, VmError> {
-    record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
-    if record.mode == Mode::Rootless && mode_for(facts) != Mode::Rootless {
-        return Err(VmError::UsersVm(record.name.clone()));
-    }
-    let blueprint = plan(home, facts, &record);
-    let has_news = blueprint.layers != record.layers;
-    let last_run = (std::mem::take(&mut record.restarts), record.last_exit.take());
-    if has_news || record.ephemeral || last_run != (0, None) {
-        record.layers.clone_from(&blueprint.layers);
-        home.save(&record, has_news && !record.ephemeral)?;
-    }
-    stack::complete(home, &record)?;
-    disk::reach(home, &record)?;
-    layers::prepare(record.layers_dir.as_path(), &record.below, &blueprint, record.mode, &call.reach())?;
-    let control = Control::open(home, &record.id)?;
-    let groups = match record.mode {
-        Mode::Rootless => None,
-        Mode::Shifted | Mode::Identity => Groups::make(&record.id, &record.policy)?,
-    };
-    let mut site = Site::new(
-        record.id.to_string(),
-        home.vm_dir(&record.id).join("root"),
-        record.layers_dir.as_path().into(),
-        record.mode,
-        record.ephemeral,
-    );
-    site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
-    site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
-    let limits = &record.policy.limits;
-    let (mut scope, gate) = match record.mode {
-        Mode::Rootless => Scope::prepare(&record.id, limits, home.run_dir().parent(), call.host_bus())?.unzip(),
-        Mode::Shifted | Mode::Identity => (None, None),
-    };
-    site.gate = gate;
-    let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
-    site.pids = record.policy.limits.pids.filter(|_| !counts);
     let (relay, absent) = match relay(&record, call) {
         Some(Ok(relay)) => (Some(relay), None),
         Some(Err(e)) => (None, Some(e.to_string())),
         None => (None, None),
     };
+    let control = Control::open(home, &record.id)?;
     // What the VM may ask of the desktop is there before its program.
     let handed = at_once.then(|| Handed::new(&record, call)).transpose()?;
     let fds = handed.as_ref().map(Handed::fds).unwrap_or_default();
     let first = handed.as_ref().filter(|_| relay.is_none()).map(|handed| (&handed.order, fds.as_slice()));
-    let mut vm = launch::launch(site, &blueprint, first)?;
+    let caller = Caller { reach: call.reach(), host_bus: call.host_bus() };
+    let Up { mut vm, kept, mut notices } = begin::begin(home, facts, record, &caller, first)?.wait()?;
     drop(fds);
-    if let Some(scope) = &mut scope {
-        scope.settle();
-    }
-    vm.quota = Quota::of(home, &record);
-    let mut notices = blueprint.notices;
-    let said = std::mem::take(&mut vm.notices).into_iter().chain(absent);
-    notices.extend(said.chain(disk::notice(home, &record)));
+    notices.extend(absent);
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
         && !relay.connect(&bus)?
     {
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    let kept = Kept::new(home, record, groups, scope);
     Ok(Running { notices, vm, control, lock, relay, kept, handed })
 }
 
@@ -485,15 +472,9 @@ fn session_pair() -> Result<(OwnedFd, OwnedFd), VmError> {
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmError> {
     let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
-    let Handed { order, streams, session, theirs, relays } = Handed::new(record, call)?;
-    let Order::Start(program) = order else { return Err(VmError::Internal("a program that is none".into())) };
-    let fds = with_streams(&theirs, program.passed, &relays);
-    keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds)?;
-    drop(theirs);
-    let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
-    let ended = attach::attach(&session, &signals, streams, None).map_err(|e| VmError::Sys("wait for the program", e));
-    relayed.finish();
-    Ok(ended?.ended)
+    Handed::new(record, call)?.run(&signals, |program, fds| {
+        keeper::ask(home, &record.id, &record.name, &Request::Start(program), fds).map(drop)
+    })
 }
 
 /// A program in a VM whose streams are pipes of the caller's.
