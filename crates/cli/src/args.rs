@@ -1,5 +1,9 @@
 //! The command line, defined once: parser, help, man pages (`cargo xtask man`) and completions come from here.
 
+mod pool;
+
+pub use pool::{PoolCommand, PoolConfigure, PoolCreate};
+
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -91,6 +95,9 @@ pub enum Command {
     /// Start, stop and look at services in a running VM, by their systemd units
     #[command(subcommand)]
     Service(Service),
+    /// Hold VMs ready, forked ahead, for 'fvm run --pool'
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Show the steps by which a VM is built
     Explain(ExplainArgs),
     /// List, show and check policies: what a VM may use
@@ -318,6 +325,9 @@ pub struct Run {
     /// Name of the VM; with the name of a VM that is there: run in that one
     #[arg(long, short, value_name = "NAME")]
     pub name: Option<String>,
+    /// Take a VM that is ready from this pool ('fvm pool'), instead of forking one now
+    #[arg(long, value_name = "POOL", conflicts_with_all = ["detach", "restart"])]
+    pub pool: Option<String>,
     /// Throw the VM away afterwards
     #[arg(long, group = "afterwards")]
     pub rm: bool,

@@ -101,6 +101,10 @@ impl FvmError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Vm(VmError::NoSuchVm(_)) => Some("'fvm list' shows the VMs there are".into()),
+            Self::Vm(VmError::NoSuchPool(name)) => {
+                Some(format!("'fvm pool create {name}' makes it; 'fvm pool status' shows those there are"))
+            }
+            Self::Vm(VmError::NoPool(name)) => Some(format!("'fvm pool start {name}' starts it")),
             Self::Vm(VmError::NameTaken(name)) => Some(format!("choose another name, or 'fvm delete {name}' first")),
             Self::Vm(VmError::NotRunning(name)) => {
                 Some(format!("'fvm start {name}' starts it; 'fvm run --name {name} -- CMD' runs one program in it"))

@@ -29,6 +29,7 @@ mod interrupts;
 mod live;
 mod migrate;
 mod policies;
+mod pool;
 mod settle;
 mod stack;
 
@@ -43,6 +44,8 @@ pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
 pub use fvm_vm::attach::{Attached, Ended};
+pub use fvm_vm::lifecycle::Piped;
+pub use fvm_vm::pool::Taken;
 pub use fvm_vm::proto::Info;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::service::log as service_log;
@@ -50,7 +53,8 @@ pub use fvm_vm::usage::Usage;
 pub use fvm_vm::{Call, Found, Home, NewVm, Running, SetupOp, Step, Timeout, VmError, VmLock};
 pub use interrupts::Interrupts;
 pub use migrate::{Imported, Machine};
-pub use policies::{PolicyEntry, amended, policies, policy};
+pub use policies::{PolicyEntry, amended, amended_policy, policies, policy};
+pub use pool::NewPool;
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;

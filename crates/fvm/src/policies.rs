@@ -85,7 +85,15 @@ pub fn policy(named: Option<&str>, flags: &Flags, dirs: &[PathBuf]) -> Result<Po
 /// # Errors
 /// What is wrong with them.
 pub fn amended(record: &VmRecord, flags: &Flags) -> Result<Policy, FvmError> {
-    amend(&record.policy, flags, &format!("the policy of '{}'", record.name)).map_err(FvmError::Policy)
+    amended_policy(&record.policy, flags, &format!("the policy of '{}'", record.name))
+}
+
+/// `policy`, which is called `whose`, with `flags` on top.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn amended_policy(policy: &Policy, flags: &Flags, whose: &str) -> Result<Policy, FvmError> {
+    amend(policy, flags, whose).map_err(FvmError::Policy)
 }
 
 fn read(file: &Path) -> Result<Source, PolicyError> {

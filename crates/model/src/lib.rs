@@ -8,6 +8,7 @@
 //!   domain, reach  NamePattern, Reach   what it may reach in the network
 //!   change  Change, ChangeSet         what it did to its view of the host
 //!   plan ── Plan, PlanOp              what a commit will do to the host
+//!   pool ── PoolRecord, PoolStatus    VMs that wait for programs
 //!   restart Restart, Backoff          what becomes of a program that ended
 //!   service ServiceStatus, ...         what runs in a VM as a daemon
 //!   exit ── exit codes                what the CLI answers
@@ -22,6 +23,7 @@ pub mod exit;
 pub mod path;
 pub mod plan;
 pub mod policy;
+pub mod pool;
 pub mod reach;
 pub mod restart;
 pub mod service;

@@ -221,6 +221,9 @@ pub struct VmRecord {
     /// Its last exit status, as `fvm run` would have had it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<i32>,
+    /// The pool in which it waits for its program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<VmName>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

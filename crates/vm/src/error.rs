@@ -86,6 +86,20 @@ pub enum VmError {
         /// In words.
         why: String,
     },
+    /// No pool is called that.
+    #[error("there is no pool '{0}'")]
+    NoSuchPool(VmName),
+    /// Nobody holds VMs ready for it.
+    #[error("the pool '{0}' is not running")]
+    NoPool(VmName),
+    /// Its keeper cannot, or will not.
+    #[error("the pool '{name}': {why}")]
+    Pool {
+        /// Which.
+        name: VmName,
+        /// In words.
+        why: String,
+    },
     /// The host's desktop cannot be asked for anything.
     #[error("the VM cannot ask the host's desktop for what its policy passes (session bus: {address}): {why}")]
     Desktop {

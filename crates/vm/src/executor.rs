@@ -58,6 +58,8 @@ pub struct Site {
     pub doors: Vec<OwnedFd>,
     /// The most processes, where that is not a matter of control groups.
     pub pids: Option<u32>,
+    /// The soft limit of open files, where the keeper has raised its own.
+    pub files: Option<u64>,
     /// Where an ordinary user's init is put into the scope that limits it.
     pub gate: Option<Gate>,
     /// Overlays that stand below others: nobody but init, which refreshes them, has them.
@@ -88,6 +90,7 @@ impl Site {
             bus_client: None,
             doors: Vec::new(),
             pids: None,
+            files: None,
             gate: None,
             inner: Vec::new(),
             tree: None,
@@ -670,6 +673,11 @@ impl Site {
         if let Some(most) = self.pids {
             let limit = rustix::process::Rlimit { current: Some(most.into()), maximum: Some(most.into()) };
             rustix::process::setrlimit(rustix::process::Resource::Nproc, limit)?;
+        }
+        if let Some(soft) = self.files {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            let limit = rustix::process::Rlimit { current: Some(soft), ..limit };
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
         }
         Ok(())
     }

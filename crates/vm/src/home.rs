@@ -17,11 +17,16 @@
 //! in `vms/` without a lock holder that is ephemeral, half-built or half-deleted is rubbish, and [`Home::sweep`]
 //! removes it. A directory that cannot be read is reported, never removed.
 
+mod pools;
+
+pub use pools::parse_pool;
+
 use crate::error::VmError;
 use fvm_model::vm::FORMAT;
 use fvm_model::{HostPath, VmId, VmName, VmRecord, VmState};
 use fvm_sys::dir::Dir;
 use fvm_sys::process;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -39,7 +44,19 @@ pub struct Home {
 
 /// A VM's lock, held until dropped.
 #[derive(Debug)]
-pub struct VmLock(#[expect(dead_code, reason = "held for its lock, not used otherwise")] File);
+pub struct VmLock(File);
+
+impl VmLock {
+    /// A lock that another process gave away, with its open file.
+    pub(crate) fn of(file: OwnedFd) -> Self {
+        Self(file.into())
+    }
+
+    /// To be given to another process, which then holds it too.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        AsFd::as_fd(&self.0)
+    }
+}
 
 /// One entry of `vms/`.
 #[derive(Debug)]
@@ -163,7 +180,8 @@ impl Home {
         let mut by_prefix = Vec::new();
         for found in self.list()? {
             match found {
-                Found::Vm(record, _) if record.state == VmState::Deleting => {}
+                // One that waits in a pool is nobody's.
+                Found::Vm(record, _) if record.state == VmState::Deleting || record.pool.is_some() => {}
                 Found::Vm(record, _) if record.name.as_str() == reference => return Ok(*record),
                 Found::Vm(record, _) if is_prefix(record.id.as_str()) => {
                     by_prefix.push(Ok(*record));
@@ -338,8 +356,9 @@ impl Home {
         }
         for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
             let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
-            // A lock is taken only for what there is to remove: another command would find the VM in use.
-            if matches!(self.rubbish(&id)?, Rubbish::Nothing) || self.is_locked(&id)? {
+            // A lock is taken only for what there is to remove: another command would find the VM in use. Of thousands in a pool not
+            // even the record is read.
+            if self.is_locked(&id)? || matches!(self.rubbish(&id)?, Rubbish::Nothing) {
                 continue;
             }
             let Some(_lock) = self.try_lock(&id)? else { continue };
@@ -366,7 +385,11 @@ impl Home {
     /// What killed commands left of a VM, unless somebody who holds its lock is making it.
     fn rubbish(&self, id: &VmId) -> Result<Rubbish, VmError> {
         Ok(match self.load(id) {
-            Ok(record) if record.ephemeral || matches!(record.state, VmState::Building | VmState::Deleting) => {
+            Ok(record)
+                if record.ephemeral
+                    || record.pool.is_some()
+                    || matches!(record.state, VmState::Building | VmState::Deleting) =>
+            {
                 Rubbish::Vm(Box::new(record))
             }
             Ok(record) => match self.left_over(&record)? {
@@ -602,6 +625,7 @@ mod tests {
             restart: fvm_model::Restart::No,
             restarts: 0,
             last_exit: None,
+            pool: None,
         }
     }
 

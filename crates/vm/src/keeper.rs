@@ -30,7 +30,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// Longer than the grace that init gives, before the keeper stops waiting for it.
-const STOP_MARGIN_MS: u64 = 2_000;
+pub(crate) const STOP_MARGIN_MS: u64 = 2_000;
 
 /// The control socket of a VM that is being started or runs; removed when dropped.
 #[derive(Debug)]
@@ -46,9 +46,13 @@ impl Control {
     /// # Errors
     /// When it cannot be made.
     pub fn open(home: &Home, id: &VmId) -> Result<Self, VmError> {
+        Self::named(home, format!("{id}.sock"))
+    }
+
+    /// The same of whatever has the lock that belongs to `name`.
+    pub(crate) fn named(home: &Home, name: String) -> Result<Self, VmError> {
         let error = |e| VmError::sys("make a control socket in", home.run_dir(), e);
         let dir = run_dir(home)?;
-        let name = format!("{id}.sock");
         match fs::unlinkat(&dir, name.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(error(e)),
@@ -143,12 +147,23 @@ pub fn serve(
 
 /// One request. A client that says nothing for a second, or nonsense, is dropped.
 fn answer(client: &OwnedFd, vm: &Launched, kept: &Kept) {
+    if let Some((request, fds)) = hear::<Request>(client) {
+        reply(client, request, &fds, vm, kept);
+    }
+}
+
+/// What a client asks, unless it says nothing for a second, or nonsense.
+pub(crate) fn hear<T: serde::de::DeserializeOwned>(client: &OwnedFd) -> Option<(T, Vec<OwnedFd>)> {
     let _unlimited = rustix::net::sockopt::set_socket_timeout(
         client,
         rustix::net::sockopt::Timeout::Recv,
         Some(Duration::from_secs(1)),
     );
-    let Ok(Some((request, fds))) = proto::read_message::<Request>(client) else { return };
+    proto::read_message::<T>(client).ok().flatten()
+}
+
+/// Does what is asked, and says so.
+pub(crate) fn reply(client: &OwnedFd, request: Request, fds: &[OwnedFd], vm: &Launched, kept: &Kept) {
     let done = |result: Result<(), Errno>| result.map_or_else(|e| Reply::Refused(e.to_string()), |()| Reply::Done);
     let mut pause = vm.pause.lock().unwrap_or_else(PoisonError::into_inner);
     let reply = match request {
@@ -204,7 +219,7 @@ pub(crate) fn ends_within(vm: &Launched, wait_ms: u64) -> bool {
     poll(&mut polled, Some(&timeout)).is_ok_and(|n| n > 0)
 }
 
-fn timespec(time: Duration) -> rustix::time::Timespec {
+pub(crate) fn timespec(time: Duration) -> rustix::time::Timespec {
     rustix::time::Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: time.subsec_nanos().into(),
@@ -225,20 +240,25 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
     Ok(())
 }
 
+/// A connection to the socket `name` of the run-time directory.
+pub(crate) fn dial(home: &Home, name: &str) -> Result<OwnedFd, Errno> {
+    let dir = fs::open(home.run_dir(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    connect(&socket, &address(&dir, name)?)?;
+    Ok(socket)
+}
+
 /// Sends one request to the keeper of a VM.
 ///
 /// # Errors
 /// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer, [`VmError::Refused`].
 pub fn ask(home: &Home, id: &VmId, name: &VmName, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, VmError> {
     let broken = |why: &dyn std::fmt::Display| VmError::Keeper { name: name.clone(), why: why.to_string() };
-    let dir = run_dir(home)?;
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(|e| broken(&e))?;
-    match connect(&socket, &address(&dir, &format!("{id}.sock")).map_err(|e| broken(&e))?) {
-        Ok(()) => {}
+    let socket = match dial(home, &format!("{id}.sock")) {
+        Ok(socket) => socket,
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(VmError::NotRunning(name.clone())),
         Err(e) => return Err(broken(&e)),
-    }
+    };
     proto::write_message(&socket, request, fds).map_err(|e| broken(&e))?;
     match proto::read_message::<Reply>(&socket) {
         Ok(Some((Reply::Refused(why), _))) => Err(VmError::Refused { name: name.clone(), why }),

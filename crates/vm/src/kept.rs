@@ -18,7 +18,7 @@ use crate::proto::Configuration;
 use crate::quota::Quota;
 use crate::scope::Scope;
 use fvm_model::policy::Limits;
-use fvm_model::{Mode, VmRecord};
+use fvm_model::{Mode, VmName, VmRecord};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The record of a VM that runs, and its groups.
@@ -136,6 +136,23 @@ impl Kept {
     /// It is started again.
     pub fn restarted(&self) {
         self.note(|record| record.restarts = record.restarts.saturating_add(1));
+    }
+
+    /// The VM waits in a pool no more (`None`), or again. Of one that was given, `keep`: it stays when its program has ended; `name`:
+    /// as it is called from now on. Seen from the host as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be saved.
+    pub fn move_to(&self, pool: Option<&VmName>, name: Option<&VmName>, keep: bool) -> Result<(), VmError> {
+        let mut state = self.state();
+        let mut changed = state.record.clone();
+        changed.pool = pool.cloned();
+        changed.ephemeral = !keep;
+        changed.forked = crate::lifecycle::now();
+        changed.name = name.cloned().unwrap_or(changed.name);
+        self.home.save(&changed, keep)?;
+        state.record = changed;
+        Ok(())
     }
 
     /// What need not survive a power cut.

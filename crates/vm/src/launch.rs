@@ -68,6 +68,11 @@ pub struct Launched {
 }
 
 impl Launched {
+    /// Those that built it, for the caller to wait for.
+    pub(crate) fn take_makers(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.makers)
+    }
+
     /// Waits for the end of those that built it. They give back what takes the kernel time, so nobody waits who is needed.
     pub fn collect_makers(&mut self) {
         self.makers.drain(..).for_each(collect);

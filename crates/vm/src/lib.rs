@@ -12,6 +12,7 @@
 //!   refresh     host changes, seen by a running VM       service/  daemons, by their systemd units
 //!   router      rootless: the namespace between a VM and the host's network, and who holds it
 //!   stack       layers that several VMs stand on, and how a VM is copied by them
+//!   pool        VMs that are forked ahead, and who holds them
 //!   kept        what a keeper knows of its VM and changes live: the record, the groups
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
 //!   groups      memory, processors, processes, devices   disk, quota  how much its changes may take
@@ -43,6 +44,7 @@ mod oom;
 pub mod op;
 mod pause;
 mod places;
+pub mod pool;
 pub mod proto;
 pub mod ps;
 pub mod quota;

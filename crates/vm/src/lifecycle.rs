@@ -13,7 +13,7 @@ mod detach;
 
 pub use detach::detach;
 
-pub(crate) use begin::{Begun, Caller, Up};
+pub(crate) use begin::{Begun, Caller, Up, begin};
 
 use crate::attach::{self, Attached, Ended, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
@@ -51,6 +51,8 @@ pub struct NewVm {
     pub ephemeral: bool,
     /// When a detached program of it is started again.
     pub restart: Restart,
+    /// The pool in which it is to wait for its program.
+    pub pool: Option<VmName>,
     /// The home directory of whoever makes it, where stores are whose first version is kept for merges.
     pub user_home: Option<PathBuf>,
 }
@@ -153,7 +155,7 @@ pub fn create(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<(VmRecord, 
     }
     // One that is thrown away and that nobody knows by name is written when it starts.
     if !new.ephemeral || new.name.is_some() {
-        home.save(&record, !new.ephemeral)?;
+        home.save(&record, !new.ephemeral && new.pool.is_none())?;
     }
     Ok((record, lock))
 }
@@ -207,6 +209,7 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
         restart: new.restart,
         restarts: 0,
         last_exit: None,
+        pool: new.pool.clone(),
         id,
     })
 }
@@ -302,7 +305,7 @@ impl Handed {
         self,
         signals: &OwnedFd,
         start: impl FnOnce(Program, &[BorrowedFd<'_>]) -> Result<(), VmError>,
-    ) -> Result<Ended, VmError> {
+    ) -> Result<Attached, VmError> {
         let Self { order, streams, session, theirs, relays } = self;
         let Order::Start(program) = order else { return Err(VmError::Internal("a program that is none".into())) };
         let fds = with_streams(&theirs, program.passed, &relays);
@@ -312,8 +315,18 @@ impl Handed {
         let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
         let ended = attach::attach(&session, signals, streams, None);
         relayed.finish();
-        Ok(ended.map_err(|e| VmError::Sys("wait for the program", e))?.ended)
+        ended.map_err(|e| VmError::Sys("wait for the program", e))
     }
+}
+
+/// Has `start` pass a program with our own streams to a VM, and waits for its end. `signals` reads [`attach::forwarded`].
+pub(crate) fn on_own_streams(
+    call: &Call,
+    signals: &OwnedFd,
+    start: impl FnOnce(Program, &[BorrowedFd<'_>]) -> Result<(), VmError>,
+) -> Result<Attached, VmError> {
+    let streams = Streams::of_this_process();
+    Handed::of(call.undressed(&streams), streams)?.run(signals, start)
 }
 
 /// Starts a VM's init, and, with `at_once`, the program of `call` on our own streams, for [`Running::run`] to wait for. The calling
@@ -339,8 +352,8 @@ pub fn boot(
     let handed = at_once.then(|| Handed::new(&record, call)).transpose()?;
     let fds = handed.as_ref().map(Handed::fds).unwrap_or_default();
     let first = handed.as_ref().filter(|_| relay.is_none()).map(|handed| (&handed.order, fds.as_slice()));
-    let caller = Caller { reach: call.reach(), host_bus: call.host_bus() };
-    let Up { mut vm, kept, mut notices } = begin::begin(home, facts, record, &caller, first)?.wait()?;
+    let caller = Caller { reach: call.reach(), host_bus: call.host_bus(), files: None };
+    let Up { mut vm, kept, mut notices } = begin(home, facts, record, &caller, first)?.wait()?;
     drop(fds);
     notices.extend(absent);
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
@@ -472,9 +485,11 @@ fn session_pair() -> Result<(OwnedFd, OwnedFd), VmError> {
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmError> {
     let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
-    Handed::new(record, call)?.run(&signals, |program, fds| {
-        keeper::ask(home, &record.id, &record.name, &Request::Start(program), fds).map(drop)
-    })
+    Handed::new(record, call)?
+        .run(&signals, |program, fds| {
+            keeper::ask(home, &record.id, &record.name, &Request::Start(program), fds).map(drop)
+        })
+        .map(|attached| attached.ended)
 }
 
 /// A program in a VM whose streams are pipes of the caller's.
@@ -513,10 +528,18 @@ impl Piped {
 /// # Errors
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn exec_piped(home: &Home, record: &VmRecord, call: &Call, streams: [BorrowedFd<'_>; 3]) -> Result<Piped, VmError> {
-    let (session, theirs) = session_pair()?;
     let program = call.program(record, &Streams { is_terminal: [false; 3], terminal: None });
     let [input, output, errors] = streams;
-    keeper::ask(home, &record.id, &record.name, &Request::Start(program), &[theirs.as_fd(), input, output, errors])?;
+    piped(|theirs| {
+        let fds = [theirs, input, output, errors];
+        keeper::ask(home, &record.id, &record.name, &Request::Start(program), &fds).map(drop)
+    })
+}
+
+/// Has `start` pass a program on, with the session socket that it is given.
+pub(crate) fn piped(start: impl FnOnce(BorrowedFd<'_>) -> Result<(), VmError>) -> Result<Piped, VmError> {
+    let (session, theirs) = session_pair()?;
+    start(theirs.as_fd())?;
     Ok(Piped { session })
 }
 

@@ -123,6 +123,7 @@ pub fn draft_copy(home: &Home, record: &VmRecord, mut policy: Policy) -> Result<
         reached: Vec::new(),
         restarts: 0,
         last_exit: None,
+        pool: None,
         id,
         ..record.clone()
     })

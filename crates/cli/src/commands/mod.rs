@@ -8,6 +8,7 @@
 //!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
 //!   history  history, show, undo ...      commits after the fact
+//!   pool     pool create, status ...      VMs that are forked ahead
 //!   policy   policy list, show, check       what VMs may use
 //!   host     doctor, completions            this machine
 //! ```
@@ -17,6 +18,7 @@ mod history;
 mod host;
 mod life;
 mod policy;
+mod pool;
 mod run;
 mod service;
 mod stats;
@@ -73,6 +75,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Ps(args) => vms::ps(&fvm, out, &args.name),
         Command::Logs(args) => vms::logs(&fvm, out, &args.name),
         Command::Explain(args) => vms::explain(&fvm, out, &args),
+        Command::Pool(command) => pool::pool(&fvm, out, &command),
         Command::Service(args) => service::service(&fvm, out, args),
         Command::Status(args) => changes::status(&fvm, out, &args),
         Command::Diff(args) => changes::diff(&fvm, out, &args),

@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::render;
 use crate::{Done, dirs};
 use fvm::model::policy::Flags;
-use fvm::model::{ChangeSet, Policy, VmRecord, VmState, exit};
+use fvm::model::{ChangeSet, Policy, VmName, VmRecord, VmState, exit};
 use fvm::{Call, Ended, Fvm, NewVm, Step, Timeout, VmError, VmLock};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +35,9 @@ enum Afterwards {
 /// `fvm run`.
 pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     let call = call_as(args.command.clone(), &args.program)?;
+    if let Some(pool) = &args.pool {
+        return in_pool(fvm, out, args, &super::pool::parse(pool)?, &call);
+    }
     let existing = match &args.name {
         None => None,
         Some(name) => match fvm.find(name) {
@@ -73,7 +76,7 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     let ephemeral = afterwards == Afterwards::Remove;
     let policy = args.policy.policy(fvm, out)?;
     let restart = args.restart.unwrap_or_default();
-    let new = NewVm { name, policy, ephemeral, restart, user_home: dirs::user_home() };
+    let new = NewVm { name, policy, ephemeral, restart, user_home: dirs::user_home(), ..NewVm::default() };
     if args.detach {
         let (record, lock) = fvm.create(&new)?;
         drop(lock);
@@ -98,6 +101,35 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
         Afterwards::Remove => fvm.delete_locked(record, &lock)?,
         _ => settle(fvm, out, record, lock, afterwards, named, code)?,
     }
+    Ok(code)
+}
+
+/// `fvm run --pool`.
+fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> Done {
+    if args.policy.is_given() {
+        let text = format!("what the VMs of '{pool}' may use is the pool's: options for it are for new VMs");
+        return Err(Failure::usage(text, format!("leave them out, or 'fvm pool configure {pool}' first")));
+    }
+    let name = args.name.as_deref().map(fvm::vm_name).transpose();
+    let name = name.map_err(|e| Failure::usage(e.to_string(), "for example: --name build-1"))?;
+    let afterwards = match (args.rm, args.keep, args.commit) {
+        (true, ..) => Afterwards::Remove,
+        (_, true, _) => Afterwards::Keep,
+        (.., true) => Afterwards::Commit,
+        _ if !fvm.pool(pool)?.kept => Afterwards::Remove,
+        _ if out.can_ask() => Afterwards::Ask,
+        _ => Afterwards::Keep,
+    };
+    let keeps = afterwards != Afterwards::Remove;
+    let (ended, nobody_left, vm) = fvm.pool_run(pool, call, name.as_ref(), keeps)?;
+    let code = exit_code(out, &ended, call);
+    if !keeps {
+        vm.done(nobody_left);
+        return Ok(code);
+    }
+    let (record, lock) = vm.finish()?;
+    say_reached(out, &record);
+    settle(fvm, out, record, lock, afterwards, name.is_some() || args.keep, code)?;
     Ok(code)
 }
 
@@ -126,6 +158,7 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
         None => {
             let args = Run {
                 name: None,
+                pool: None,
                 rm: false,
                 keep: false,
                 commit: false,
@@ -347,6 +380,16 @@ impl crate::args::PolicyArgs {
         let policy = match &self.policy {
             Some(named) => fvm::policy(Some(named), &flags, &dirs::policy_dirs())?,
             None => fvm::amended(record, &flags)?,
+        };
+        self.on_this_machine(fvm, out, policy)
+    }
+
+    /// A policy that is there, with the options on top.
+    pub fn policy_over(&self, fvm: &Fvm, out: &Output, policy: &Policy) -> Result<Policy, Failure> {
+        let flags = self.flags()?;
+        let policy = match &self.policy {
+            Some(named) => fvm::policy(Some(named), &flags, &dirs::policy_dirs())?,
+            None => fvm::amended_policy(policy, &flags, "the pool's policy")?,
         };
         self.on_this_machine(fvm, out, policy)
     }

@@ -149,6 +149,8 @@ pub fn list(fvm: &Fvm, out: &Output) -> Done {
     let mut code = exit::DONE;
     for entry in &found {
         match entry {
+            // 'fvm pool status' counts these.
+            Found::Vm(record, _) if record.pool.is_some() => {}
             Found::Vm(record, _) => {
                 let (state, info) = fvm.look(record)?;
                 rows.push(Row { address: info.and_then(|info| info.address), ..Row::of(record, state) });

@@ -29,6 +29,8 @@ pub(crate) struct Caller<'a> {
     pub reach: Vec<PathBuf>,
     /// The host's session bus, where an ordinary user's limits are asked for.
     pub host_bus: Option<&'a str>,
+    /// The soft limit of open files that it had before it raised that.
+    pub files: Option<u64>,
 }
 
 /// A VM whose init is being started.
@@ -68,7 +70,7 @@ pub(crate) fn begin(
     let last_run = (std::mem::take(&mut record.restarts), record.last_exit.take());
     if has_news || record.ephemeral || last_run != (0, None) {
         record.layers.clone_from(&blueprint.layers);
-        home.save(&record, has_news && !record.ephemeral)?;
+        home.save(&record, has_news && !record.ephemeral && record.pool.is_none())?;
     }
     stack::complete(home, &record)?;
     disk::reach(home, &record)?;
@@ -92,6 +94,7 @@ pub(crate) fn begin(
         Mode::Shifted | Mode::Identity => (None, None),
     };
     site.gate = gate;
+    site.files = caller.files;
     let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
     site.pids = record.policy.limits.pids.filter(|_| !counts);
     let pending = launch::begin(site, &blueprint, first)?;
@@ -99,6 +102,11 @@ pub(crate) fn begin(
 }
 
 impl Begun {
+    /// The VM's record.
+    pub fn record(&self) -> VmRecord {
+        self.record.clone()
+    }
+
     /// Waits until init is ready.
     pub fn wait(mut self) -> Result<Up, VmError> {
         while !self.pending.listen()? {}

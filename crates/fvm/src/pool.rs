@@ -1,0 +1,226 @@
+//! Pools: VMs forked ahead, and programs that get one at once.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), fvm::FvmError> {
+//! let fvm = fvm::Fvm::open(std::path::Path::new("/var/lib/fvm"), std::path::Path::new("/run/fvm"))?;
+//! let call = fvm::Call { argv: vec!["/bin/true".into()], cwd: "/".into(), ..fvm::Call::default() };
+//! let null = std::fs::File::options().read(true).write(true).open("/dev/null").expect("there is one");
+//! let streams = [&null, &null, &null].map(std::os::fd::AsFd::as_fd);
+//! let (program, vm) = fvm.pool_spawn(&"build".parse().expect("a name"), &call, streams, None, false)?;
+//! assert_eq!(program.wait(), fvm::Ended::Exited(0));
+//! vm.done(false);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Invariants: no process of the command line is started, and none is forked by the caller once the pool has its keeper:
+//! programs with many threads may use it.
+
+use crate::{Call, Ended, Fvm, FvmError};
+use fvm_host::HostFacts;
+use fvm_model::pool::{PoolRecord, PoolStatus, SIZE_MAX};
+use fvm_model::vm::FORMAT;
+use fvm_model::{Mode, Policy, VmName, VmRecord};
+use fvm_vm::lifecycle::{self, NewVm, Piped};
+use fvm_vm::pool::{self, Taken};
+use fvm_vm::{VmError, VmLock, disk};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+/// What a new pool shall be.
+#[derive(Debug, Clone, Default)]
+pub struct NewPool {
+    /// How many VMs are held ready.
+    pub size: u32,
+    /// What they may use.
+    pub policy: Policy,
+    /// A stopped VM that they are copies of.
+    pub template: Option<VmName>,
+    /// Their changes can be kept and committed.
+    pub kept: bool,
+    /// How often each is used; 0 means once.
+    pub uses: u32,
+    /// How many are made in a second at most.
+    pub per_second: Option<u32>,
+    /// None is made while less memory than this is available, in bytes.
+    pub reserve_bytes: u64,
+    /// Directories in which their programs will work.
+    pub reach: Vec<PathBuf>,
+}
+
+impl Fvm {
+    /// Makes a pool and starts to fill it. The process must have one thread.
+    ///
+    /// # Errors
+    /// When there is one of that name, or its VMs could not be what is asked for.
+    pub fn pool_create(&self, name: &VmName, new: &NewPool) -> Result<(), FvmError> {
+        match self.home.load_pool(name) {
+            Ok(_) => return Err(refused(name, "there is one of that name already")),
+            Err(VmError::NoSuchPool(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let record = PoolRecord {
+            format: FORMAT,
+            name: name.clone(),
+            size: new.size,
+            policy: new.policy.clone(),
+            template: new.template.clone(),
+            kept: new.kept || new.template.is_some(),
+            uses: new.uses.max(1),
+            per_second: new.per_second,
+            reserve_bytes: new.reserve_bytes,
+            reach: new.reach.clone(),
+        };
+        self.check_pool(&record)?;
+        self.home.save_pool(&record)?;
+        self.pool_start(&record)
+    }
+
+    /// What a pool cannot be is said when it is made, not when a VM is wanted.
+    fn check_pool(&self, pool: &PoolRecord) -> Result<(), FvmError> {
+        self.check_requirements(&pool.policy)?;
+        if pool.size == 0 || pool.size > SIZE_MAX {
+            return Err(refused(&pool.name, &format!("it can hold 1 to {SIZE_MAX} VMs")));
+        }
+        if !pool.policy.dbus.pass.is_empty() {
+            return Err(refused(
+                &pool.name,
+                "its VMs cannot pass on what programs ask of the desktop: leave '--dbus' out",
+            ));
+        }
+        if !pool.policy.publish.is_empty() {
+            return Err(refused(&pool.name, "only one VM can publish a port: leave '--publish' out"));
+        }
+        let mode = lifecycle::mode_for(&crate::facts()?);
+        if pool.policy.limits.disk_bytes.is_some() && !disk::wants(mode, &pool.policy) {
+            return Err(refused(
+                &pool.name,
+                "a limit of disk that fvm has to watch cannot be in a pool: leave '--disk' out",
+            ));
+        }
+        if mode == Mode::Rootless && pool.policy.limits.wants_groups() {
+            let why = "an ordinary user's VMs in a pool have no limits of memory or processors: leave them out";
+            return Err(refused(&pool.name, why));
+        }
+        if let Some(template) = &pool.template {
+            self.find(template.as_str())?;
+        }
+        Ok(())
+    }
+
+    /// Every pool, by name; what cannot be read as an error.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read.
+    pub fn pools(&self) -> Result<Vec<Result<PoolRecord, VmError>>, FvmError> {
+        Ok(self.home.list_pools()?)
+    }
+
+    /// The pool called `name`.
+    ///
+    /// # Errors
+    /// When there is none, or its record cannot be read.
+    pub fn pool(&self, name: &VmName) -> Result<PoolRecord, FvmError> {
+        Ok(self.home.load_pool(name)?)
+    }
+
+    /// How a pool is.
+    ///
+    /// # Errors
+    /// When its keeper does not answer.
+    pub fn pool_status(&self, pool: &PoolRecord) -> Result<PoolStatus, FvmError> {
+        Ok(pool::status(&self.home, pool)?)
+    }
+
+    /// Changes a pool: what waits and is not what it is to be from now on is made anew.
+    ///
+    /// # Errors
+    /// When it cannot be that, or cannot be written.
+    pub fn pool_change(&self, pool: &PoolRecord) -> Result<(), FvmError> {
+        self.check_pool(pool)?;
+        Ok(pool::change(&self.home, pool)?)
+    }
+
+    /// Starts the keeper of a pool that has none: after a reboot, or when it was drained or killed. The process must have one thread.
+    ///
+    /// # Errors
+    /// When it has one, or it cannot be started.
+    pub fn pool_start(&self, pool: &PoolRecord) -> Result<(), FvmError> {
+        let mut make = |pool: &PoolRecord, facts: &HostFacts| self.pool_member(pool, facts);
+        Ok(pool::detach(&self.home, pool, &mut make)?)
+    }
+
+    fn pool_member(&self, pool: &PoolRecord, facts: &HostFacts) -> Result<(VmRecord, VmLock), VmError> {
+        let Some(template) = &pool.template else {
+            let policy = pool.policy.clone();
+            let new = NewVm { policy, ephemeral: !pool.kept, pool: Some(pool.name.clone()), ..NewVm::default() };
+            return lifecycle::create(&self.home, facts, &new);
+        };
+        let failed = |e: FvmError| VmError::Pool { name: pool.name.clone(), why: e.to_string() };
+        let template = self.home.find(template.as_str())?;
+        let copy = self.copy(&template, None, Some(pool.policy.clone())).map_err(failed)?;
+        let lock = self.lock(&copy).map_err(failed)?;
+        let copy = VmRecord { pool: Some(pool.name.clone()), ..copy };
+        self.home.save(&copy, false)?;
+        Ok((copy, lock))
+    }
+
+    /// Throws away what waits in a pool, and ends its keeper when the last program has ended.
+    ///
+    /// # Errors
+    /// When the keeper does not answer.
+    pub fn pool_drain(&self, name: &VmName) -> Result<(), FvmError> {
+        Ok(pool::drain(&self.home, name)?)
+    }
+
+    /// Forgets a drained pool.
+    ///
+    /// # Errors
+    /// When it has a keeper, or cannot be removed.
+    pub fn pool_delete(&self, name: &VmName) -> Result<(), FvmError> {
+        match self.home.try_lock_pool(name)? {
+            Some(lock) => Ok(self.home.remove_pool(name, &lock)?),
+            None => Err(refused(name, "it is running: drain it first, and wait until its last program has ended")),
+        }
+    }
+
+    /// Runs a program in a VM of a pool on this process's own streams, and waits for its end; whether nothing else is left in the VM.
+    /// A pool that is not running is started. `name`: what the VM is called from now on. `keep`: it stays when its program has ended.
+    ///
+    /// # Errors
+    /// When there is no such pool, or it cannot give a VM.
+    pub fn pool_run(
+        &self,
+        pool: &VmName,
+        call: &Call,
+        name: Option<&VmName>,
+        keep: bool,
+    ) -> Result<(Ended, bool, Taken), FvmError> {
+        match pool::run(&self.home, pool, call, name, keep) {
+            Err(VmError::NoPool(_)) => {
+                self.pool_start(&self.pool(pool)?)?;
+                Ok(pool::run(&self.home, pool, call, name, keep)?)
+            }
+            ran => Ok(ran?),
+        }
+    }
+
+    /// Starts a program in a VM of a running pool on streams of the caller's: pipes or files, of which it gets the very ends.
+    ///
+    /// # Errors
+    /// When the pool is not running, or cannot give a VM.
+    pub fn pool_spawn(
+        &self,
+        pool: &VmName,
+        call: &Call,
+        streams: [BorrowedFd<'_>; 3],
+        name: Option<&VmName>,
+        keep: bool,
+    ) -> Result<(Piped, Taken), FvmError> {
+        Ok(pool::spawn(&self.home, pool, call, streams, name, keep)?)
+    }
+}
+
+fn refused(name: &VmName, why: &str) -> FvmError {
+    VmError::Pool { name: name.clone(), why: why.into() }.into()
+}

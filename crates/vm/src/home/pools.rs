@@ -1,0 +1,100 @@
+//! Pools in the state directory: `<home>/pools/<name>/pool.json` and `lock`.
+
+use super::{Home, VmLock, lock_file, make_dir, newer, replace_file};
+use crate::error::VmError;
+use fvm_model::VmName;
+use fvm_model::pool::PoolRecord;
+use fvm_model::vm::FORMAT;
+use fvm_sys::dir::Dir;
+use rustix::io::Errno;
+use std::path::{Path, PathBuf};
+
+impl Home {
+    fn pools(&self) -> PathBuf {
+        self.state_dir().join("pools")
+    }
+
+    fn pool_dir(&self, name: &VmName) -> PathBuf {
+        self.pools().join(name.as_str())
+    }
+
+    /// Every pool, by name; what cannot be read as an error.
+    ///
+    /// # Errors
+    /// When `pools/` cannot be read.
+    pub fn list_pools(&self) -> Result<Vec<Result<PoolRecord, VmError>>, VmError> {
+        let pools = self.pools();
+        let dir = match Dir::open_root(&pools) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(e) => return Err(VmError::sys("open", &pools, e)),
+        };
+        let mut names = dir.names().map_err(|e| VmError::sys("list", &pools, e))?;
+        names.sort();
+        let names = names.into_iter().filter_map(|name| name.to_str().and_then(|name| name.parse().ok()));
+        Ok(names.map(|name: VmName| self.load_pool(&name)).collect())
+    }
+
+    /// Reads `pool.json`.
+    ///
+    /// # Errors
+    /// [`VmError::NoSuchPool`]; when it is damaged, or of a newer format.
+    pub fn load_pool(&self, name: &VmName) -> Result<PoolRecord, VmError> {
+        let path = self.pool_dir(name).join("pool.json");
+        let bytes = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(VmError::NoSuchPool(name.clone())),
+            read => read.map_err(|e| VmError::io("read", &path, &e))?,
+        };
+        parse_pool(&bytes, name).map_err(|why| VmError::BadRecord { path, why })
+    }
+
+    /// Writes `pool.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is then still there.
+    pub fn save_pool(&self, record: &PoolRecord) -> Result<(), VmError> {
+        let dir = self.pool_dir(&record.name);
+        make_dir(&dir)?;
+        let mut text = serde_json::to_vec_pretty(record).map_err(|e| VmError::Internal(e.to_string()))?;
+        text.push(b'\n');
+        replace_file(&dir, "pool.json", &text, true)
+    }
+
+    /// Takes the lock of a pool; `None` when its keeper has it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn try_lock_pool(&self, name: &VmName) -> Result<Option<VmLock>, VmError> {
+        lock_file(&self.pool_dir(name).join("lock"))
+    }
+
+    /// Forgets a pool whose lock the caller holds.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_pool(&self, name: &VmName, _lock: &VmLock) -> Result<(), VmError> {
+        let pools = self.pools();
+        let dir = Dir::open_root(&pools).map_err(|e| VmError::sys("open", &pools, e))?;
+        dir.remove_tree(Path::new(name.as_str())).map_err(|e| VmError::sys("remove", &self.pool_dir(name), e))
+    }
+}
+
+/// Parses `pool.json`: a newer format is refused before anything else is looked at.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn parse_pool(bytes: &[u8], name: &VmName) -> Result<PoolRecord, String> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let head: Head = serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))?;
+    if head.format > FORMAT {
+        return Err(newer(head.format));
+    }
+    let record: PoolRecord = serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))?;
+    if record.name != *name {
+        return Err(format!("it says it is of pool {}", record.name));
+    }
+    Ok(record)
+}

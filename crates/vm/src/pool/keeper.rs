@@ -1,0 +1,617 @@
+//! A pool's keeper: one process that holds all of its VMs, those that wait and those that have a program.
+//!
+//! ```text
+//!            ┌──────────── one loop over one epoll ─────────────┐
+//!   clients ─► take, status, become, drain      the host's mounts ─► what waits is made anew
+//!   a VM's control socket ─► as any keeper       init ended ─► thrown away, or the client's
+//!   refill (crate::pool::refill) ─► launch::begin, never waited for
+//! ```
+//!
+//! Invariants: one thread (it forks); nothing of a VM is waited for: whoever asked for an end is answered when it has come;
+//! it holds the pool's lock, and when it dies its VMs' inits die (`PR_SET_PDEATHSIG`).
+
+use super::member::{Member, Ready, Used, What};
+use super::refill::{self, Count, Next, Pace};
+use super::{Answer, Ask, Wanted, socket_name};
+use crate::error::VmError;
+use crate::home::{Home, VmLock};
+use crate::keeper::{self, Control, STOP_MARGIN_MS};
+use crate::lifecycle::{self, Caller, Up, dress};
+use crate::proto::{self, Order, Reply, Request};
+use fvm_host::HostFacts;
+use fvm_model::VmRecord;
+use fvm_model::pool::{PoolRecord, PoolStatus};
+use fvm_sys::process::{self, Fork};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Makes the next VM of a pool, with its record and lock, not started.
+pub type Make<'a> = &'a mut dyn FnMut(&PoolRecord, &HostFacts) -> Result<(VmRecord, VmLock), VmError>;
+
+/// Tokens that are no member's.
+const LISTENER: u64 = 0;
+const MOUNTS: u64 = 1;
+const SIGNALS: u64 = 2;
+/// Several mounts are made one after the other.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How many events are taken at once.
+const EVENTS: usize = 64;
+
+/// Starts the keeper of `pool`, in a process of its own, and returns when it can be asked.
+///
+/// # Errors
+/// [`VmError::Pool`] when it has one already, or cannot be kept.
+pub fn detach(home: &Home, pool: &PoolRecord, make: Make<'_>) -> Result<(), VmError> {
+    let failed = |why: String| VmError::Pool { name: pool.name.clone(), why };
+    let Some(lock) = home.try_lock_pool(&pool.name)? else { return Err(failed("it is running already".into())) };
+    let facts = fvm_host::collect()?;
+    let control = Control::named(home, socket_name(&pool.name))?;
+    match process::fork().map_err(|e| VmError::Sys("start a pool's keeper", e))? {
+        Fork::Parent(_) => {
+            // Its socket is the keeper's now.
+            std::mem::forget(control);
+            Ok(())
+        }
+        Fork::Child => {
+            let _leader = rustix::process::setsid();
+            let _root = rustix::process::chdir("/");
+            if let Ok(null) = fs::open("/dev/null", OFlags::RDWR, FileMode::empty()) {
+                for target in 0..3 {
+                    let _still_open = process::install_stdio(null.as_raw_fd(), target);
+                }
+            }
+            let ran =
+                Keeper::new(home.clone(), pool.clone(), facts, control, lock, make).and_then(|mut keeper| keeper.run());
+            process::exit_now(i32::from(ran.is_err()))
+        }
+    }
+}
+
+struct Keeper<'a> {
+    home: Home,
+    pool: PoolRecord,
+    facts: HostFacts,
+    make: Make<'a>,
+    control: Control,
+    epoll: OwnedFd,
+    signals: OwnedFd,
+    mounts: OwnedFd,
+    members: HashMap<u64, Member>,
+    ready: VecDeque<u64>,
+    next: u64,
+    /// Clients that wait for a VM, the first that came first.
+    asked: VecDeque<(OwnedFd, Wanted, Vec<OwnedFd>)>,
+    /// Processes that have built VMs, or clean up, and end.
+    helpers: Vec<Pid>,
+    /// One of them empties the trash.
+    cleaner: Option<Pid>,
+    dirty: bool,
+    pace: Pace,
+    /// When to look at the host's mounts again.
+    look: Option<Instant>,
+    given: u64,
+    renewed: u64,
+    draining: bool,
+    trouble: Option<String>,
+    /// The soft limit of open files that VMs get.
+    files: Option<u64>,
+    _lock: VmLock,
+}
+
+fn sys(what: &'static str) -> impl FnOnce(Errno) -> VmError {
+    move |e| VmError::Sys(what, e)
+}
+
+impl<'a> Keeper<'a> {
+    fn new(
+        home: Home,
+        pool: PoolRecord,
+        facts: HostFacts,
+        control: Control,
+        lock: VmLock,
+        make: Make<'a>,
+    ) -> Result<Self, VmError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(sys("wait for many things"))?;
+        let signals = process::signal_fd(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::CHILD].map(Signal::as_raw));
+        let signals = signals.map_err(sys("take signals"))?;
+        let mounts = fs::open("/proc/self/mounts", OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty());
+        let mounts = mounts.map_err(sys("watch the host's mounts"))?;
+        let watch = |fd: BorrowedFd<'_>, token, flags| epoll::add(&epoll, fd, EventData::new_u64(token), flags);
+        watch(control.listener(), LISTENER, EventFlags::IN).map_err(sys("wait for clients"))?;
+        watch(signals.as_fd(), SIGNALS, EventFlags::IN).map_err(sys("wait for signals"))?;
+        // Level-triggered it would be said again and again: PRI stays until the file is read.
+        watch(mounts.as_fd(), MOUNTS, EventFlags::PRI | EventFlags::ERR | EventFlags::ET)
+            .map_err(sys("watch the host's mounts"))?;
+        Ok(Self {
+            home,
+            pool,
+            facts,
+            make,
+            control,
+            epoll,
+            signals,
+            mounts,
+            members: HashMap::new(),
+            ready: VecDeque::new(),
+            next: 0,
+            asked: VecDeque::new(),
+            helpers: Vec::new(),
+            cleaner: None,
+            dirty: false,
+            pace: Pace::default(),
+            look: None,
+            given: 0,
+            renewed: 0,
+            draining: false,
+            trouble: None,
+            files: raise_files(),
+            _lock: lock,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), VmError> {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            self.tidy();
+            if self.draining && self.members.is_empty() {
+                return self.home.empty_trash();
+            }
+            let due = self.refill();
+            let until = self.members.values().filter_map(|member| match member {
+                Member::Used(used) => used.until,
+                _ => None,
+            });
+            let due = until.chain(due).chain(self.look).min();
+            let left = due.map(|due| keeper::timespec(due.saturating_duration_since(Instant::now())));
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), left.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(VmError::Sys("wait", e)),
+            }
+            for event in &events {
+                self.handle(event.data.u64());
+            }
+            self.on_time();
+        }
+    }
+
+    fn handle(&mut self, token: u64) {
+        match (token, What::of_token(token)) {
+            (LISTENER, _) => {
+                if let Ok(client) = accept_with(self.control.listener(), SocketFlags::CLOEXEC) {
+                    self.serve(client);
+                }
+            }
+            (MOUNTS, _) => {
+                // Reading it is what takes the word back.
+                let _again = rustix::fs::seek(&self.mounts, fs::SeekFrom::Start(0));
+                let _read = rustix::io::read(&self.mounts, &mut [0u8; 64][..]);
+                self.look = Some(Instant::now() + SETTLE);
+            }
+            (SIGNALS, _) => {
+                while let Ok(Some(signal)) = process::next_signal(&self.signals) {
+                    if signal != Signal::CHILD.as_raw() {
+                        self.drain();
+                    }
+                }
+            }
+            (_, Some((n, What::Progress))) => self.progress(n),
+            (_, Some((n, What::Init))) => self.ended(n),
+            (_, Some((n, What::Control))) => self.control(n),
+            (_, Some((n, What::Client))) => self.client(n),
+            _ => {}
+        }
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, what: What, n: u64) {
+        // Without memory for it, the VM is given to nobody, or its end is seen late.
+        let _unseen = epoll::add(&self.epoll, fd, EventData::new_u64(what.token(n)), EventFlags::IN);
+    }
+
+    /// Before `fd` is closed: a child that was forked just now may have it too, and the kernel would go on to tell of it.
+    fn forget(&self, fd: BorrowedFd<'_>) {
+        let _not_watched = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Begins to make a VM, if it is time. When to ask again.
+    fn refill(&mut self) -> Option<Instant> {
+        loop {
+            if self.draining {
+                return None;
+            }
+            let now = Instant::now();
+            let making = self.members.values().filter(|member| matches!(member, Member::Making(..))).count();
+            let count = Count { ready: self.ready.len(), making, asked: self.asked.len() };
+            match self.pace.next(&self.pool, count, now) {
+                Next::Never => return None,
+                Next::At(at) => return Some(at),
+                Next::Now => {}
+            }
+            let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+            if refill::available_bytes(&meminfo).is_some_and(|bytes| bytes < self.pool.reserve_bytes) {
+                self.trouble = Some("less memory is available than is to be left to others".into());
+                self.pace.lacks_memory(now);
+                continue;
+            }
+            match self.begin() {
+                Ok(()) => self.pace.made(now),
+                Err(e) => self.failed(&e),
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), VmError> {
+        let (record, lock) = (self.make)(&self.pool, &self.facts)?;
+        let caller = Caller { reach: self.pool.reach.clone(), host_bus: None, files: self.files };
+        let begun = match lifecycle::begin(&self.home, &self.facts, record.clone(), &caller, None) {
+            Ok(begun) => begun,
+            Err(e) => {
+                self.throw_away(record, &lock);
+                return Err(e);
+            }
+        };
+        let n = self.next;
+        self.next += 1;
+        self.watch(begun.pending.progress(), What::Progress, n);
+        self.members.insert(n, Member::Making(Box::new(begun), lock));
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &VmError) {
+        self.pace.failed(Instant::now());
+        self.trouble = Some(error.to_string());
+        // Whoever waits would wait in vain.
+        if self.ready.is_empty() {
+            for (client, ..) in self.asked.drain(..) {
+                let _left = proto::write_message(&client, &Answer::Refused(error.to_string()), &[]);
+            }
+        }
+    }
+
+    fn progress(&mut self, n: u64) {
+        let Some(Member::Making(begun, _)) = self.members.get_mut(&n) else { return };
+        let told = begun.pending.listen();
+        if matches!(told, Ok(false)) {
+            return;
+        }
+        let Some(Member::Making(begun, lock)) = self.members.remove(&n) else { return };
+        self.forget(begun.pending.progress());
+        let record = begun.record();
+        match told.and_then(|_| begun.up()) {
+            Ok(Up { mut vm, kept, .. }) => {
+                self.helpers.extend(vm.take_makers());
+                self.watch(vm.pidfd.as_fd(), What::Init, n);
+                self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0 })));
+                self.ready.push_back(n);
+                self.trouble = None;
+                self.pace.succeeded();
+                self.satisfy();
+            }
+            Err(e) => {
+                self.throw_away(record, &lock);
+                self.failed(&e);
+            }
+        }
+    }
+
+    /// A client that has just connected.
+    fn serve(&mut self, client: OwnedFd) {
+        let Some((ask, fds)) = keeper::hear::<Ask>(&client) else { return };
+        let answer = match ask {
+            Ask::Take(wanted) => {
+                let refused = match (self.draining, wanted.keep && !self.pool.kept) {
+                    (true, _) => "it is being drained",
+                    (_, true) => "its VMs cannot be kept: make one with 'fvm pool create --kept'",
+                    _ => {
+                        self.asked.push_back((client, *wanted, fds));
+                        self.satisfy();
+                        return;
+                    }
+                };
+                Answer::Refused(refused.into())
+            }
+            Ask::Status => Answer::Status(Box::new(self.status())),
+            Ask::Become(pool) => match self.home.save_pool(&pool) {
+                Ok(()) => {
+                    let renew = !self.pool.makes_the_same(&pool);
+                    self.pool = *pool;
+                    self.pace.forgive();
+                    self.shrink(if renew { 0 } else { self.pool.size as usize });
+                    Answer::Done
+                }
+                Err(e) => Answer::Refused(e.to_string()),
+            },
+            Ask::Drain => {
+                self.drain();
+                Answer::Done
+            }
+            Ask::Finish | Ask::Done { .. } => Answer::Refused("this connection has no VM".into()),
+        };
+        let _left = proto::write_message(&client, &answer, &[]);
+    }
+
+    fn status(&self) -> PoolStatus {
+        let count = |of: fn(&Member) -> bool| {
+            u32::try_from(self.members.values().filter(|member| of(member)).count()).unwrap_or(u32::MAX)
+        };
+        PoolStatus {
+            name: self.pool.name.clone(),
+            size: self.pool.size,
+            ready: u32::try_from(self.ready.len()).unwrap_or(u32::MAX),
+            making: count(|member| matches!(member, Member::Making(..))),
+            used: count(|member| matches!(member, Member::Used(..))),
+            given: self.given,
+            renewed: self.renewed,
+            keeper: Some(rustix::process::getpid().as_raw_nonzero().get()),
+            draining: self.draining,
+            trouble: self.trouble.clone().filter(|_| self.ready.len() < self.pool.size as usize),
+        }
+    }
+
+    /// Gives what is ready to those that wait.
+    fn satisfy(&mut self) {
+        while let (Some(n), Some((client, wanted, fds))) =
+            (self.ready.front().copied(), (!self.ready.is_empty()).then(|| self.asked.pop_front()).flatten())
+        {
+            self.ready.pop_front();
+            if let Some(Member::Ready(ready)) = self.members.remove(&n) {
+                self.give(n, *ready, client, wanted, &fds);
+            }
+        }
+    }
+
+    fn give(&mut self, n: u64, mut ready: Ready, client: OwnedFd, wanted: Wanted, fds: &[OwnedFd]) {
+        let Wanted { mut program, name, keep } = wanted;
+        let refuse = |why: &dyn std::fmt::Display| {
+            let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
+        };
+        // Under a name of its own it must be found at once; else the record can follow.
+        if let Some(name) = &name {
+            let id = ready.kept.record().id;
+            let named = self.home.lock_names().and_then(|_names| {
+                let name = self.home.free_name(Some(name), &id)?;
+                ready.kept.move_to(None, Some(&name), keep)
+            });
+            if let Err(e) = named {
+                refuse(&e);
+                self.members.insert(n, Member::Ready(Box::new(ready)));
+                self.ready.push_front(n);
+                return;
+            }
+        }
+        let record = ready.kept.record();
+        dress(&mut program, &record);
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if let Err(e) = proto::write_message(&ready.vm.orders, &Order::Start(program), &fds) {
+            refuse(&e);
+            self.members.insert(n, Member::Ready(Box::new(ready)));
+            self.end(n);
+            return;
+        }
+        let answer = Answer::Taken { id: record.id.clone(), name: record.name };
+        let _left = proto::write_message(&client, &answer, &[]);
+        // From here on beside the program.
+        self.pace.gave(Instant::now());
+        self.given += 1;
+        ready.uses += 1;
+        let saved = if name.is_none() { ready.kept.move_to(None, None, keep) } else { Ok(()) };
+        let control = Control::open(&self.home, &record.id).ok();
+        let used = Used { ready, control, client, ending: false, wanted: false, enders: Vec::new(), until: None };
+        if let Some(control) = used.control() {
+            self.watch(control, What::Control, n);
+        }
+        self.watch(used.client(), What::Client, n);
+        self.members.insert(n, Member::Used(Box::new(used)));
+        if saved.is_err() {
+            // Nobody would find it again: better no VM than a lost one.
+            self.end(n);
+        }
+    }
+
+    /// What a client says of its VM.
+    fn client(&mut self, n: u64) {
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        let said = if used.wanted { None } else { keeper::hear::<Ask>(&used.client) };
+        let again = match said {
+            Some((Ask::Finish, _)) => {
+                used.wanted = true;
+                None
+            }
+            Some((Ask::Done { nobody_left }, _)) => Some(nobody_left),
+            _ => {
+                used.wanted = false;
+                None
+            }
+        };
+        // It is not asked again.
+        let _not_watched = epoll::delete(&self.epoll, &used.client);
+        let fit = again == Some(true) && used.ready.uses < self.pool.uses && !used.ending && !self.draining;
+        let fit = fit && used.ready.kept.record().ephemeral != self.pool.kept;
+        if fit && used.ready.kept.move_to(Some(&self.pool.name), None, self.pool.kept).is_ok() {
+            if let Some(Member::Used(used)) = self.members.remove(&n) {
+                used.control().into_iter().for_each(|control| self.forget(control));
+                let Used { ready, .. } = *used;
+                self.members.insert(n, Member::Ready(Box::new(ready)));
+                self.ready.push_back(n);
+                self.satisfy();
+            }
+            return;
+        }
+        self.end(n);
+    }
+
+    /// Ends a VM's init; the rest follows when it has ended.
+    fn end(&mut self, n: u64) {
+        let vm = match self.members.get_mut(&n) {
+            Some(Member::Ready(ready)) => &ready.vm,
+            Some(Member::Used(used)) => {
+                used.ending = true;
+                &used.ready.vm
+            }
+            _ => return,
+        };
+        let _ended = rustix::process::pidfd_send_signal(&vm.pidfd, Signal::KILL);
+        vm.pause.lock().unwrap_or_else(std::sync::PoisonError::into_inner).let_go();
+    }
+
+    /// Init has ended.
+    fn ended(&mut self, n: u64) {
+        let Some(member) = self.members.remove(&n) else { return };
+        let (ready, used) = match member {
+            Member::Ready(ready) => {
+                self.ready.retain(|other| *other != n);
+                self.renewed += 1;
+                (*ready, None)
+            }
+            Member::Used(used) => {
+                used.control().into_iter().chain([used.client()]).for_each(|fd| self.forget(fd));
+                let Used { ready, client, wanted, enders, .. } = *used;
+                (ready, Some((client, wanted, enders)))
+            }
+            making @ Member::Making(..) => return drop(self.members.insert(n, making)),
+        };
+        let Ready { vm, kept, lock, .. } = ready;
+        self.forget(vm.pidfd.as_fd());
+        let _collected = process::wait_nonblocking(vm.init.as_raw_nonzero().get(), false);
+        let also = crate::disk::reached(&self.home, &kept.record());
+        drop(vm);
+        let record = kept.close(also);
+        let wanted = used.as_ref().is_some_and(|(_, wanted, _)| *wanted);
+        match record {
+            // The client's now, to be looked at and thrown away or kept.
+            Ok(_) if wanted => {
+                if let Some((client, ..)) = &used {
+                    let _left = proto::write_message(client, &Answer::Finished, &[lock.as_fd()]);
+                }
+                drop(lock);
+            }
+            Ok(record) if record.ephemeral || record.pool.is_some() => self.throw_away(record, &lock),
+            _ => drop(lock),
+        }
+        for ender in used.into_iter().flat_map(|(_, _, enders)| enders) {
+            let _left = proto::write_message(&ender, &Reply::Done, &[]);
+        }
+    }
+
+    fn throw_away(&mut self, mut record: VmRecord, lock: &VmLock) {
+        // What stays is swept by the next command: nobody holds it.
+        let _stays = lifecycle::delete(&self.home, &mut record, lock);
+        self.dirty = true;
+    }
+
+    /// Somebody at a VM's control socket.
+    fn control(&mut self, n: u64) {
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        let Some(Ok(client)) = used.control().map(|listener| accept_with(listener, SocketFlags::CLOEXEC)) else {
+            return;
+        };
+        let Some((request, fds)) = keeper::hear::<Request>(&client) else { return };
+        match request {
+            Request::Stop { grace_ms } => {
+                let vm = &used.ready.vm;
+                let _it_ran = vm.pause.lock().unwrap_or_else(std::sync::PoisonError::into_inner).resume(vm);
+                let asked = proto::write_message(&vm.orders, &Order::Stop { grace_ms }, &[]);
+                used.enders.push(client);
+                let grace = Duration::from_millis(grace_ms.saturating_add(STOP_MARGIN_MS));
+                used.until = Some(Instant::now() + grace);
+                if asked.is_err() {
+                    self.end(n);
+                }
+            }
+            Request::Kill => {
+                used.enders.push(client);
+                self.end(n);
+            }
+            request => keeper::reply(&client, request, &fds, &used.ready.vm, &used.ready.kept),
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        let late: Vec<u64> = self
+            .members
+            .iter_mut()
+            .filter_map(|(n, member)| match member {
+                Member::Used(used) if used.until.is_some_and(|until| until <= now) => {
+                    used.until = None;
+                    Some(*n)
+                }
+                _ => None,
+            })
+            .collect();
+        late.into_iter().for_each(|n| self.end(n));
+        if self.look.is_some_and(|look| look <= now) {
+            self.look = None;
+            match fvm_host::collect() {
+                Ok(facts) if facts.mounts == self.facts.mounts && facts.targets == self.facts.targets => {}
+                Ok(facts) => {
+                    self.facts = facts;
+                    self.shrink(0);
+                }
+                Err(e) => self.trouble = Some(e.to_string()),
+            }
+        }
+    }
+
+    /// Throws away what waits, but for `keep` of them.
+    fn shrink(&mut self, keep: usize) {
+        let (ready, making): (Vec<u64>, Vec<u64>) = (
+            self.ready.iter().skip(keep).copied().collect(),
+            self.members.iter().filter(|(_, m)| matches!(m, Member::Making(..))).map(|(n, _)| *n).collect(),
+        );
+        self.ready.truncate(keep);
+        ready.into_iter().for_each(|n| self.end(n));
+        // What is being made was planned for what was.
+        for n in making.into_iter().filter(|_| keep == 0) {
+            if let Some(Member::Making(begun, lock)) = self.members.remove(&n) {
+                let record = begun.record();
+                drop(begun);
+                self.throw_away(record, &lock);
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.shrink(0);
+        for (client, ..) in self.asked.drain(..) {
+            let _left = proto::write_message(&client, &Answer::Refused("it is being drained".into()), &[]);
+        }
+    }
+
+    /// Collects helpers that have ended, and has what was thrown away removed by one of them.
+    fn tidy(&mut self) {
+        let is_over = |pid: &Pid| !matches!(process::wait_nonblocking(pid.as_raw_nonzero().get(), false), Ok(None));
+        self.helpers.retain(|pid| !is_over(pid));
+        if self.cleaner.as_ref().is_some_and(is_over) {
+            self.cleaner = None;
+        }
+        if self.dirty && self.cleaner.is_none() {
+            self.dirty = false;
+            match process::fork() {
+                Ok(Fork::Parent(pid)) => self.cleaner = Some(pid),
+                Ok(Fork::Child) => {
+                    process::close_all_but(&[]);
+                    process::exit_now(i32::from(self.home.empty_trash().is_err()))
+                }
+                // The next that is thrown away tries again.
+                Err(_) => self.dirty = true,
+            }
+        }
+    }
+}
+
+/// Lets this process open as many files as it may: three for each VM. The soft limit that there was, if it was changed.
+fn raise_files() -> Option<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let before = limit.current?;
+    let raised =
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    raised.is_ok().then_some(before)
+}

@@ -1,0 +1,104 @@
+//! One VM of a pool, from its making to its end.
+//!
+//! ```text
+//!   Making ─ init is ready ─► Ready ─ give ─► Used ─ Finish ──► its lock is the client's
+//!                               ▲               ├─── Done ────► thrown away
+//!                               └── used again ─┘
+//! ```
+
+use crate::home::VmLock;
+use crate::keeper::Control;
+use crate::kept::Kept;
+use crate::launch::Launched;
+use crate::lifecycle::Begun;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// A VM of a pool.
+#[derive(Debug)]
+pub(super) enum Member {
+    Making(Box<Begun>, VmLock),
+    Ready(Box<Ready>),
+    Used(Box<Used>),
+}
+
+/// One whose init waits for an order.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub vm: Launched,
+    pub kept: Kept,
+    pub lock: VmLock,
+    /// How many programs it had.
+    pub uses: u32,
+}
+
+/// One that has a program.
+#[derive(Debug)]
+pub(super) struct Used {
+    pub ready: Ready,
+    /// `None`: it could not be made, and nobody but the client reaches the VM.
+    pub control: Option<Control>,
+    pub client: OwnedFd,
+    /// Its init was ended, or has been asked to end.
+    pub ending: bool,
+    /// The client wants the VM when it has ended.
+    pub wanted: bool,
+    /// Asked for its end, and waiting for it.
+    pub enders: Vec<OwnedFd>,
+    /// When what was asked to end is ended.
+    pub until: Option<Instant>,
+}
+
+/// What of a member may become readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// What is told while it is made.
+    Progress,
+    /// The end of its init.
+    Init,
+    /// Somebody at its control socket.
+    Control,
+    /// Its client.
+    Client,
+}
+
+impl What {
+    const ALL: [Self; 4] = [Self::Progress, Self::Init, Self::Control, Self::Client];
+
+    /// A number for `epoll` that says what, and of which member; 0 to 3 are of none.
+    pub fn token(self, member: u64) -> u64 {
+        let index = Self::ALL.iter().position(|what| *what == self).unwrap_or(0);
+        (member + 1) * 4 + index as u64
+    }
+
+    /// The other way.
+    pub fn of_token(token: u64) -> Option<(u64, Self)> {
+        let index = usize::try_from(token % 4).ok()?;
+        (token / 4).checked_sub(1).map(|member| (member, Self::ALL[index]))
+    }
+}
+
+impl Used {
+    pub fn control(&self) -> Option<BorrowedFd<'_>> {
+        self.control.as_ref().map(Control::listener)
+    }
+
+    pub fn client(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_what_and_of_whom() {
+        for member in [0, 1, 9_999] {
+            for what in What::ALL {
+                assert_eq!(What::of_token(what.token(member)), Some((member, what)));
+            }
+        }
+        assert!((0..4).all(|token| What::of_token(token).is_none()));
+    }
+}

@@ -1,0 +1,243 @@
+//! Pools: VMs that are forked ahead and wait, parked, for a program.
+//!
+//! ```text
+//!   <home>/pools/<name>/pool.json   what it is to be          <run>/pool-<name>.sock   its keeper
+//!   <home>/pools/<name>/lock        held by its keeper
+//!   <home>/vms/<id>/                a VM that waits: its record says in which pool
+//!
+//!   client ── Ask::Take(program) + session, streams ──► keeper ── Order::Start ──► init of the oldest that is ready
+//!      │◄───────── Answer::Taken(id, name) ──────────────┤
+//!      │ ... attach to the session ...                    │ meanwhile it is a VM like any other: exec, ps, stop
+//!      ├── Ask::Finish ──────────────────────────────────►│ ends it; Answer::Finished + the VM's lock: the client's now
+//!      └── hangs up ──────────────────────────────────────┴ ends it, and throws it away unless it is to be kept
+//! ```
+//!
+//! Invariants: a VM that waits is nobody's: when the keeper dies, however, its VMs die with it, and the next command
+//! sweeps them; a VM is given to one client at a time; a VM that was given keeps no trace of its pool.
+
+mod keeper;
+mod member;
+mod refill;
+
+pub use keeper::{Make, detach};
+
+use crate::attach::{self, Ended, Streams};
+use crate::error::VmError;
+use crate::home::{Home, VmLock};
+use crate::lifecycle::{self, Call};
+use crate::proto::{self, Program};
+use fvm_model::pool::{PoolRecord, PoolStatus};
+use fvm_model::{VmId, VmName, VmRecord};
+use fvm_sys::process;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// What is asked of a pool's keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// A VM for a program; descriptors as in [`crate::proto::Order::Start`].
+    Take(Box<Wanted>),
+    /// To the connection of a `Take`: its program has ended. The VM is the client's, stopped.
+    Finish,
+    /// The same: the client has no more use for it, and, if so, nothing but init runs in it.
+    Done { nobody_left: bool },
+    /// How is it?
+    Status,
+    /// Be this from now on.
+    Become(Box<PoolRecord>),
+    /// Throw away what waits, give out no more, and end with the last one that is used.
+    Drain,
+}
+
+/// A program that wants a VM.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    /// With the whole environment of its caller.
+    pub program: Program,
+    /// What the VM is to be called; it keeps what it has otherwise.
+    pub name: Option<VmName>,
+    /// It stays when the client goes.
+    pub keep: bool,
+}
+
+/// What the keeper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Taken {
+        id: VmId,
+        name: VmName,
+    },
+    /// With the VM's lock.
+    Finished,
+    Status(Box<PoolStatus>),
+    Done,
+    Refused(String),
+}
+
+/// A VM out of a pool, with a program of the caller's. Ended when dropped.
+#[derive(Debug)]
+pub struct Taken {
+    home: Home,
+    keeper: OwnedFd,
+    /// Identity.
+    pub id: VmId,
+    /// Name.
+    pub name: VmName,
+}
+
+impl Taken {
+    /// The caller needs the VM no more. `nobody_left`: nothing but its init runs in it, so that the pool may give it out again.
+    pub fn done(self, nobody_left: bool) {
+        // A keeper that is gone has taken the VM along.
+        let _gone = proto::write_message(&self.keeper, &Ask::Done { nobody_left }, &[]);
+    }
+
+    /// Ends the VM: nothing of it runs any more. It is the caller's from now on, to be looked at, committed or deleted.
+    ///
+    /// # Errors
+    /// [`VmError::Keeper`] when the pool's keeper died meanwhile.
+    pub fn finish(self) -> Result<(VmRecord, VmLock), VmError> {
+        let broken = |why: &dyn std::fmt::Display| VmError::Keeper { name: self.name.clone(), why: why.to_string() };
+        proto::write_message(&self.keeper, &Ask::Finish, &[]).map_err(|e| broken(&e))?;
+        match proto::read_message::<Answer>(&self.keeper) {
+            Ok(Some((Answer::Finished, mut fds))) if !fds.is_empty() => {
+                let record = self.home.load(&self.id)?;
+                Ok((record, VmLock::of(fds.swap_remove(0))))
+            }
+            Ok(Some((Answer::Refused(why), _))) => Err(VmError::Refused { name: self.name.clone(), why }),
+            Ok(_) => Err(broken(&"it hung up")),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+}
+
+/// Has a VM of the pool run the program of `call` on this process's own streams, and waits for the program's end.
+///
+/// # Errors
+/// [`VmError::NoPool`] when it has no keeper; when it cannot make a VM.
+pub fn run(
+    home: &Home,
+    pool: &VmName,
+    call: &Call,
+    name: Option<&VmName>,
+    keep: bool,
+) -> Result<(Ended, bool, Taken), VmError> {
+    let keeper = connect(home, pool)?;
+    let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+    let mut taken = None;
+    let attached = lifecycle::on_own_streams(call, &signals, |program, fds| {
+        taken = Some(take(home, pool, keeper, Wanted { program, name: name.cloned(), keep }, fds)?);
+        Ok(())
+    })?;
+    let taken = taken.ok_or_else(|| VmError::Internal("a program that nobody started".into()))?;
+    process::unblock_signals(&attach::forwarded());
+    Ok((attached.ended, attached.nobody_left, taken))
+}
+
+/// The same on streams of the caller's, without waiting.
+///
+/// # Errors
+/// As [`run`].
+pub fn spawn(
+    home: &Home,
+    pool: &VmName,
+    call: &Call,
+    streams: [BorrowedFd<'_>; 3],
+    name: Option<&VmName>,
+    keep: bool,
+) -> Result<(lifecycle::Piped, Taken), VmError> {
+    let keeper = connect(home, pool)?;
+    let program = call.undressed(&Streams { is_terminal: [false; 3], terminal: None });
+    let [input, output, errors] = streams;
+    let mut taken = None;
+    let piped = lifecycle::piped(|theirs| {
+        let wanted = Wanted { program, name: name.cloned(), keep };
+        taken = Some(take(home, pool, keeper, wanted, &[theirs, input, output, errors])?);
+        Ok(())
+    })?;
+    let taken = taken.ok_or_else(|| VmError::Internal("a program that nobody started".into()))?;
+    Ok((piped, taken))
+}
+
+fn take(home: &Home, pool: &VmName, keeper: OwnedFd, wanted: Wanted, fds: &[BorrowedFd<'_>]) -> Result<Taken, VmError> {
+    match talk(&keeper, pool, &Ask::Take(Box::new(wanted)), fds)? {
+        Answer::Taken { id, name } => Ok(Taken { home: home.clone(), keeper, id, name }),
+        _ => Err(VmError::Pool { name: pool.clone(), why: "it answered something else".into() }),
+    }
+}
+
+fn talk(keeper: &OwnedFd, pool: &VmName, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<Answer, VmError> {
+    let broken = |why: String| VmError::Pool { name: pool.clone(), why };
+    proto::write_message(keeper.as_fd(), ask, fds).map_err(|e| broken(e.to_string()))?;
+    match proto::read_message::<Answer>(keeper.as_fd()) {
+        Ok(Some((Answer::Refused(why), _))) => Err(broken(why)),
+        Ok(Some((answer, _))) => Ok(answer),
+        Ok(None) => Err(broken("its keeper hung up".into())),
+        Err(e) => Err(broken(e.to_string())),
+    }
+}
+
+fn connect(home: &Home, pool: &VmName) -> Result<OwnedFd, VmError> {
+    match crate::keeper::dial(home, &socket_name(pool)) {
+        Ok(socket) => Ok(socket),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Err(VmError::NoPool(pool.clone())),
+        Err(e) => Err(VmError::Pool { name: pool.clone(), why: e.to_string() }),
+    }
+}
+
+pub(crate) fn socket_name(pool: &VmName) -> String {
+    format!("pool-{pool}.sock")
+}
+
+/// How a pool is; one without a keeper as such.
+///
+/// # Errors
+/// When its keeper does not answer.
+pub fn status(home: &Home, record: &PoolRecord) -> Result<PoolStatus, VmError> {
+    let keeper = match connect(home, &record.name) {
+        Err(VmError::NoPool(_)) => {
+            return Ok(PoolStatus {
+                name: record.name.clone(),
+                size: record.size,
+                ready: 0,
+                making: 0,
+                used: 0,
+                given: 0,
+                renewed: 0,
+                keeper: None,
+                draining: false,
+                trouble: None,
+            });
+        }
+        keeper => keeper?,
+    };
+    match talk(&keeper, &record.name, &Ask::Status, &[])? {
+        Answer::Status(status) => Ok(*status),
+        _ => Err(VmError::Pool { name: record.name.clone(), why: "it answered something else".into() }),
+    }
+}
+
+/// Makes a pool something else, at once if it has a keeper.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn change(home: &Home, record: &PoolRecord) -> Result<(), VmError> {
+    match connect(home, &record.name) {
+        Ok(keeper) => talk(&keeper, &record.name, &Ask::Become(Box::new(record.clone())), &[]).map(drop),
+        Err(VmError::NoPool(_)) => home.save_pool(record),
+        Err(e) => Err(e),
+    }
+}
+
+/// Ends a pool's keeper: what waits is thrown away, what is used goes on until its end. Returns at once.
+///
+/// # Errors
+/// When the keeper does not answer. One that has none is drained.
+pub fn drain(home: &Home, pool: &VmName) -> Result<(), VmError> {
+    match connect(home, pool) {
+        Ok(keeper) => talk(&keeper, pool, &Ask::Drain, &[]).map(drop),
+        Err(VmError::NoPool(_)) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
