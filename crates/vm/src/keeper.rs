@@ -25,7 +25,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
 };
 use rustix::process::{PidfdFlags, Signal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -46,13 +46,13 @@ impl Control {
     /// # Errors
     /// When it cannot be made.
     pub fn open(home: &Home, id: &VmId) -> Result<Self, VmError> {
-        Self::named(home, format!("{id}.sock"))
+        Self::named(home.run_dir(), format!("{id}.sock"))
     }
 
-    /// The same of whatever has the lock that belongs to `name`.
-    pub(crate) fn named(home: &Home, name: String) -> Result<Self, VmError> {
-        let error = |e| VmError::sys("make a control socket in", home.run_dir(), e);
-        let dir = run_dir(home)?;
+    /// The same, called `name` in `place`, of whatever has the lock that belongs to that.
+    pub(crate) fn named(place: &Path, name: String) -> Result<Self, VmError> {
+        let error = |e| VmError::sys("make a control socket in", place, e);
+        let dir = open_dir(place).map_err(|e| VmError::sys("open", place, e))?;
         match fs::unlinkat(&dir, name.as_str(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(error(e)),
@@ -80,9 +80,8 @@ impl Control {
     }
 }
 
-fn run_dir(home: &Home) -> Result<OwnedFd, VmError> {
-    fs::open(home.run_dir(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| VmError::sys("open", home.run_dir(), e))
+fn open_dir(place: &Path) -> Result<OwnedFd, Errno> {
+    fs::open(place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Through the directory's descriptor, because a socket address holds only 107 bytes of path.
@@ -240,9 +239,9 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A connection to the socket `name` of the run-time directory.
-pub(crate) fn dial(home: &Home, name: &str) -> Result<OwnedFd, Errno> {
-    let dir = fs::open(home.run_dir(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+/// A connection to the socket `name` in `place`.
+pub(crate) fn dial(place: &Path, name: &str) -> Result<OwnedFd, Errno> {
+    let dir = open_dir(place)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     connect(&socket, &address(&dir, name)?)?;
     Ok(socket)
@@ -254,7 +253,7 @@ pub(crate) fn dial(home: &Home, name: &str) -> Result<OwnedFd, Errno> {
 /// [`VmError::NotRunning`] when there is none, [`VmError::Keeper`] when it does not answer, [`VmError::Refused`].
 pub fn ask(home: &Home, id: &VmId, name: &VmName, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, VmError> {
     let broken = |why: &dyn std::fmt::Display| VmError::Keeper { name: name.clone(), why: why.to_string() };
-    let socket = match dial(home, &format!("{id}.sock")) {
+    let socket = match dial(home.run_dir(), &format!("{id}.sock")) {
         Ok(socket) => socket,
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(VmError::NotRunning(name.clone())),
         Err(e) => return Err(broken(&e)),

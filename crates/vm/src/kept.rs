@@ -139,16 +139,26 @@ impl Kept {
     }
 
     /// The VM waits in a pool no more (`None`), or again. Of one that was given, `keep`: it stays when its program has ended; `name`:
-    /// as it is called from now on. Seen from the host as it is now.
+    /// as it is called from now on; `fresh`: its layers are empty, and it has seen nothing yet of what the host has changed since it was
+    /// made, so it counts as forked now.
     ///
     /// # Errors
     /// When it cannot be saved.
-    pub fn move_to(&self, pool: Option<&VmName>, name: Option<&VmName>, keep: bool) -> Result<(), VmError> {
+    pub fn move_to(
+        &self,
+        pool: Option<&VmName>,
+        name: Option<&VmName>,
+        keep: bool,
+        fresh: bool,
+    ) -> Result<(), VmError> {
         let mut state = self.state();
         let mut changed = state.record.clone();
         changed.pool = pool.cloned();
         changed.ephemeral = !keep;
-        changed.forked = crate::lifecycle::now();
+        if fresh {
+            changed.forked = crate::lifecycle::now();
+            crate::layers::renew(changed.layers_dir.as_path(), &changed.layers)?;
+        }
         changed.name = name.cloned().unwrap_or(changed.name);
         self.home.save(&changed, keep)?;
         state.record = changed;

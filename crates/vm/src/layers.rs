@@ -14,7 +14,7 @@
 use crate::blueprint::{Blueprint, is_small};
 use crate::error::VmError;
 use crate::op::SetupOp;
-use fvm_model::{HostPath, Mode};
+use fvm_model::{HostPath, Layer, LayerKind, Mode};
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -82,6 +82,27 @@ pub fn prepare(
             open_ways(upper, lower, &reach)?;
         }
         imitate(upper, lower.as_path(), mode)?;
+    }
+    Ok(())
+}
+
+/// Gives the directories that [`prepare`] made the time of now, in layers of a VM in which nothing has run yet: a directory that is
+/// older than the fork counts as one whose time the VM has set.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn renew(layers_dir: &Path, layers: &[Layer]) -> Result<(), VmError> {
+    let now = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+    let times = fs::Timestamps { last_access: now, last_modification: now };
+    for layer in layers.iter().filter(|layer| layer.kind != LayerKind::File) {
+        let mut dirs = vec![layers_dir.join(layer.n.to_string()).join("upper")];
+        while let Some(dir) = dirs.pop() {
+            let entries = std::fs::read_dir(&dir).map_err(|e| VmError::io("read", &dir, &e))?;
+            let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            dirs.extend(below.map(|entry| entry.path()));
+            fs::utimensat(CWD, &dir, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| VmError::sys("set the times of", &dir, e))?;
+        }
     }
     Ok(())
 }

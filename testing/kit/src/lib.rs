@@ -232,6 +232,11 @@ impl Drop for Lab {
         if !names.is_empty() {
             self.fvm(["delete", "--force"].into_iter().chain(names));
         }
+        let pools = std::fs::read_dir(self.home().join("pools")).into_iter().flatten().flatten();
+        let pools: Vec<_> = pools.map(|pool| pool.file_name()).collect();
+        if !pools.is_empty() {
+            self.fvm(["pool", "delete"].map(Into::into).into_iter().chain(pools));
+        }
         // Directories that their owner closed, and what a cleaner is still removing: root removes all, in a while.
         for _ in 0..50 {
             match std::fs::remove_dir_all(&self.dir) {

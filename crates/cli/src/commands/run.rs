@@ -123,12 +123,17 @@ fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> D
     let keeps = afterwards != Afterwards::Remove;
     let (ended, nobody_left, vm) = fvm.pool_run(pool, call, name.as_ref(), keeps)?;
     let code = exit_code(out, &ended, call);
-    if !keeps {
+    if !keeps && nobody_left {
         vm.done(nobody_left);
         return Ok(code);
     }
     let (record, lock) = vm.finish()?;
     say_reached(out, &record);
+    if !keeps {
+        // What ran on must not outlive the answer.
+        fvm.delete_locked(record, &lock)?;
+        return Ok(code);
+    }
     settle(fvm, out, record, lock, afterwards, name.is_some() || args.keep, code)?;
     Ok(code)
 }

@@ -1,4 +1,4 @@
-//! Pools in the state directory: `<home>/pools/<name>/pool.json` and `lock`.
+//! Pools in the state directory: `<home>/pools/<name>/`: `pool.json`, `lock`, `socket`.
 
 use super::{Home, VmLock, lock_file, make_dir, newer, replace_file};
 use crate::error::VmError;
@@ -14,7 +14,8 @@ impl Home {
         self.state_dir().join("pools")
     }
 
-    fn pool_dir(&self, name: &VmName) -> PathBuf {
+    /// `pools/<name>`.
+    pub(crate) fn pool_dir(&self, name: &VmName) -> PathBuf {
         self.pools().join(name.as_str())
     }
 

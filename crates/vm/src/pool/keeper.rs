@@ -12,7 +12,7 @@
 
 use super::member::{Member, Ready, Used, What};
 use super::refill::{self, Count, Next, Pace};
-use super::{Answer, Ask, Wanted, socket_name};
+use super::{Answer, Ask, SOCKET, Wanted};
 use crate::error::VmError;
 use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control, STOP_MARGIN_MS};
@@ -40,6 +40,8 @@ const MOUNTS: u64 = 1;
 const SIGNALS: u64 = 2;
 /// Several mounts are made one after the other.
 const SETTLE: Duration = Duration::from_millis(200);
+/// So often it is seen that somebody removed the pool's files.
+const STILL_THERE: Duration = Duration::from_secs(20);
 /// How many events are taken at once.
 const EVENTS: usize = 64;
 
@@ -51,7 +53,7 @@ pub fn detach(home: &Home, pool: &PoolRecord, make: Make<'_>) -> Result<(), VmEr
     let failed = |why: String| VmError::Pool { name: pool.name.clone(), why };
     let Some(lock) = home.try_lock_pool(&pool.name)? else { return Err(failed("it is running already".into())) };
     let facts = fvm_host::collect()?;
-    let control = Control::named(home, socket_name(&pool.name))?;
+    let control = Control::named(&home.pool_dir(&pool.name), SOCKET.into())?;
     match process::fork().map_err(|e| VmError::Sys("start a pool's keeper", e))? {
         Fork::Parent(_) => {
             // Its socket is the keeper's now.
@@ -95,6 +97,8 @@ struct Keeper<'a> {
     pace: Pace,
     /// When to look at the host's mounts again.
     look: Option<Instant>,
+    /// When to look whether the pool is still there.
+    exists: Instant,
     given: u64,
     renewed: u64,
     draining: bool,
@@ -146,6 +150,7 @@ impl<'a> Keeper<'a> {
             dirty: false,
             pace: Pace::default(),
             look: None,
+            exists: Instant::now() + STILL_THERE,
             given: 0,
             renewed: 0,
             draining: false,
@@ -167,7 +172,7 @@ impl<'a> Keeper<'a> {
                 Member::Used(used) => used.until,
                 _ => None,
             });
-            let due = until.chain(due).chain(self.look).min();
+            let due = until.chain(due).chain(self.look).chain((!self.draining).then_some(self.exists)).min();
             let left = due.map(|due| keeper::timespec(due.saturating_duration_since(Instant::now())));
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), left.as_ref()) {
@@ -227,7 +232,11 @@ impl<'a> Keeper<'a> {
             }
             let now = Instant::now();
             let making = self.members.values().filter(|member| matches!(member, Member::Making(..))).count();
-            let count = Count { ready: self.ready.len(), making, asked: self.asked.len() };
+            let back = self.members.values().filter(|member| match member {
+                Member::Used(used) => used.ready.uses < self.pool.uses && !used.ending,
+                _ => false,
+            });
+            let count = Count { ready: self.ready.len(), making, back: back.count(), asked: self.asked.len() };
             match self.pace.next(&self.pool, count, now) {
                 Next::Never => return None,
                 Next::At(at) => return Some(at),
@@ -371,19 +380,20 @@ impl<'a> Keeper<'a> {
         let refuse = |why: &dyn std::fmt::Display| {
             let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
         };
-        // Under a name of its own it must be found at once; else the record can follow.
-        if let Some(name) = &name {
-            let id = ready.kept.record().id;
-            let named = self.home.lock_names().and_then(|_names| {
+        let id = ready.kept.record().id;
+        let fresh = ready.uses == 0 && self.pool.template.is_none();
+        let named = match &name {
+            None => ready.kept.move_to(None, None, keep, fresh),
+            Some(name) => self.home.lock_names().and_then(|_names| {
                 let name = self.home.free_name(Some(name), &id)?;
-                ready.kept.move_to(None, Some(&name), keep)
-            });
-            if let Err(e) = named {
-                refuse(&e);
-                self.members.insert(n, Member::Ready(Box::new(ready)));
-                self.ready.push_front(n);
-                return;
-            }
+                ready.kept.move_to(None, Some(&name), keep, fresh)
+            }),
+        };
+        if let Err(e) = named {
+            refuse(&e);
+            self.members.insert(n, Member::Ready(Box::new(ready)));
+            self.ready.push_front(n);
+            return;
         }
         let record = ready.kept.record();
         dress(&mut program, &record);
@@ -394,13 +404,12 @@ impl<'a> Keeper<'a> {
             self.end(n);
             return;
         }
-        let answer = Answer::Taken { id: record.id.clone(), name: record.name };
+        let answer = Answer::Taken { id, name: record.name.clone() };
         let _left = proto::write_message(&client, &answer, &[]);
         // From here on beside the program.
         self.pace.gave(Instant::now());
         self.given += 1;
         ready.uses += 1;
-        let saved = if name.is_none() { ready.kept.move_to(None, None, keep) } else { Ok(()) };
         let control = Control::open(&self.home, &record.id).ok();
         let used = Used { ready, control, client, ending: false, wanted: false, enders: Vec::new(), until: None };
         if let Some(control) = used.control() {
@@ -408,10 +417,6 @@ impl<'a> Keeper<'a> {
         }
         self.watch(used.client(), What::Client, n);
         self.members.insert(n, Member::Used(Box::new(used)));
-        if saved.is_err() {
-            // Nobody would find it again: better no VM than a lost one.
-            self.end(n);
-        }
     }
 
     /// What a client says of its VM.
@@ -433,12 +438,12 @@ impl<'a> Keeper<'a> {
         let _not_watched = epoll::delete(&self.epoll, &used.client);
         let fit = again == Some(true) && used.ready.uses < self.pool.uses && !used.ending && !self.draining;
         let fit = fit && used.ready.kept.record().ephemeral != self.pool.kept;
-        if fit && used.ready.kept.move_to(Some(&self.pool.name), None, self.pool.kept).is_ok() {
+        if fit && used.ready.kept.move_to(Some(&self.pool.name), None, self.pool.kept, false).is_ok() {
             if let Some(Member::Used(used)) = self.members.remove(&n) {
                 used.control().into_iter().for_each(|control| self.forget(control));
                 let Used { ready, .. } = *used;
                 self.members.insert(n, Member::Ready(Box::new(ready)));
-                self.ready.push_back(n);
+                self.ready.push_front(n);
                 self.satisfy();
             }
             return;
@@ -534,6 +539,12 @@ impl<'a> Keeper<'a> {
 
     fn on_time(&mut self) {
         let now = Instant::now();
+        if self.exists <= now {
+            self.exists = now + STILL_THERE;
+            if matches!(self.home.load_pool(&self.pool.name), Err(VmError::NoSuchPool(_))) {
+                self.drain();
+            }
+        }
         let late: Vec<u64> = self
             .members
             .iter_mut()

@@ -1,8 +1,9 @@
 //! Pools: VMs that are forked ahead and wait, parked, for a program.
 //!
 //! ```text
-//!   <home>/pools/<name>/pool.json   what it is to be          <run>/pool-<name>.sock   its keeper
-//!   <home>/pools/<name>/lock        held by its keeper
+//!   <home>/pools/<name>/pool.json   what it is to be
+//!   <home>/pools/<name>/lock        held by its keeper, who listens at
+//!   <home>/pools/<name>/socket
 //!   <home>/vms/<id>/                a VM that waits: its record says in which pool
 //!
 //!   client ── Ask::Take(program) + session, streams ──► keeper ── Order::Start ──► init of the oldest that is ready
@@ -169,52 +170,48 @@ fn take(home: &Home, pool: &VmName, keeper: OwnedFd, wanted: Wanted, fds: &[Borr
 
 fn talk(keeper: &OwnedFd, pool: &VmName, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<Answer, VmError> {
     let broken = |why: String| VmError::Pool { name: pool.clone(), why };
-    proto::write_message(keeper.as_fd(), ask, fds).map_err(|e| broken(e.to_string()))?;
-    match proto::read_message::<Answer>(keeper.as_fd()) {
+    match proto::write_message(keeper.as_fd(), ask, fds).and_then(|()| proto::read_message::<Answer>(keeper.as_fd())) {
         Ok(Some((Answer::Refused(why), _))) => Err(broken(why)),
         Ok(Some((answer, _))) => Ok(answer),
         Ok(None) => Err(broken("its keeper hung up".into())),
+        // It ended before it read what was asked.
+        Err(Errno::CONNRESET | Errno::PIPE) => Err(VmError::NoPool(pool.clone())),
         Err(e) => Err(broken(e.to_string())),
     }
 }
 
 fn connect(home: &Home, pool: &VmName) -> Result<OwnedFd, VmError> {
-    match crate::keeper::dial(home, &socket_name(pool)) {
+    match crate::keeper::dial(&home.pool_dir(pool), SOCKET) {
         Ok(socket) => Ok(socket),
         Err(Errno::NOENT | Errno::CONNREFUSED) => Err(VmError::NoPool(pool.clone())),
         Err(e) => Err(VmError::Pool { name: pool.clone(), why: e.to_string() }),
     }
 }
 
-pub(crate) fn socket_name(pool: &VmName) -> String {
-    format!("pool-{pool}.sock")
-}
+/// Where a pool's keeper listens, in the pool's directory: several state directories may share one for sockets.
+pub(crate) const SOCKET: &str = "socket";
 
 /// How a pool is; one without a keeper as such.
 ///
 /// # Errors
 /// When its keeper does not answer.
 pub fn status(home: &Home, record: &PoolRecord) -> Result<PoolStatus, VmError> {
-    let keeper = match connect(home, &record.name) {
-        Err(VmError::NoPool(_)) => {
-            return Ok(PoolStatus {
-                name: record.name.clone(),
-                size: record.size,
-                ready: 0,
-                making: 0,
-                used: 0,
-                given: 0,
-                renewed: 0,
-                keeper: None,
-                draining: false,
-                trouble: None,
-            });
-        }
-        keeper => keeper?,
-    };
-    match talk(&keeper, &record.name, &Ask::Status, &[])? {
-        Answer::Status(status) => Ok(*status),
-        _ => Err(VmError::Pool { name: record.name.clone(), why: "it answered something else".into() }),
+    match connect(home, &record.name).and_then(|keeper| talk(&keeper, &record.name, &Ask::Status, &[])) {
+        Ok(Answer::Status(status)) => Ok(*status),
+        Ok(_) => Err(VmError::Pool { name: record.name.clone(), why: "it answered something else".into() }),
+        Err(VmError::NoPool(_)) => Ok(PoolStatus {
+            name: record.name.clone(),
+            size: record.size,
+            ready: 0,
+            making: 0,
+            used: 0,
+            given: 0,
+            renewed: 0,
+            keeper: None,
+            draining: false,
+            trouble: None,
+        }),
+        Err(e) => Err(e),
     }
 }
 
@@ -223,10 +220,10 @@ pub fn status(home: &Home, record: &PoolRecord) -> Result<PoolStatus, VmError> {
 /// # Errors
 /// When it cannot be written.
 pub fn change(home: &Home, record: &PoolRecord) -> Result<(), VmError> {
-    match connect(home, &record.name) {
-        Ok(keeper) => talk(&keeper, &record.name, &Ask::Become(Box::new(record.clone())), &[]).map(drop),
+    let become_this = Ask::Become(Box::new(record.clone()));
+    match connect(home, &record.name).and_then(|keeper| talk(&keeper, &record.name, &become_this, &[])) {
         Err(VmError::NoPool(_)) => home.save_pool(record),
-        Err(e) => Err(e),
+        done => done.map(drop),
     }
 }
 
@@ -235,9 +232,8 @@ pub fn change(home: &Home, record: &PoolRecord) -> Result<(), VmError> {
 /// # Errors
 /// When the keeper does not answer. One that has none is drained.
 pub fn drain(home: &Home, pool: &VmName) -> Result<(), VmError> {
-    match connect(home, pool) {
-        Ok(keeper) => talk(&keeper, pool, &Ask::Drain, &[]).map(drop),
+    match connect(home, pool).and_then(|keeper| talk(&keeper, pool, &Ask::Drain, &[])) {
         Err(VmError::NoPool(_)) => Ok(()),
-        Err(e) => Err(e),
+        done => done.map(drop),
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Pace {
 pub(super) struct Count {
     pub ready: usize,
     pub making: usize,
+    /// Used ones that will be ready again.
+    pub back: usize,
     /// Clients that wait for one.
     pub asked: usize,
 }
@@ -70,7 +72,8 @@ impl Pace {
 
     pub fn next(&self, pool: &PoolRecord, count: Count, now: Instant) -> Next {
         let size = pool.size as usize;
-        if count.ready + count.making >= size.max(count.asked) || count.making >= AT_ONCE {
+        let coming = count.ready + count.making;
+        if coming + count.back >= size && coming >= count.asked || count.making >= AT_ONCE {
             return Next::Never;
         }
         let calm = self.given.filter(|_| count.asked == 0 && count.ready * 2 >= size).map(|given| given + CALM);
@@ -112,19 +115,22 @@ mod tests {
     #[test]
     fn what_is_missing_is_made_two_at_a_time() {
         let (pace, now) = (Pace::default(), Instant::now());
-        let next = |ready, making, asked| pace.next(&pool(3, None), Count { ready, making, asked }, now);
+        let next = |ready, making, asked| pace.next(&pool(3, None), Count { ready, making, back: 0, asked }, now);
         assert_eq!(next(0, 0, 0), Next::Now);
         assert_eq!(next(0, 2, 0), Next::Never, "as many as can be at once");
         assert_eq!(next(3, 0, 0), Next::Never, "enough");
         assert_eq!(next(2, 1, 0), Next::Never, "soon enough");
         assert_eq!(next(2, 1, 4), Next::Now, "more are asked for than are to wait");
+        let next = |back, asked| pace.next(&pool(3, None), Count { ready: 0, making: 0, back, asked }, now);
+        assert_eq!(next(3, 0), Next::Never, "they come back");
+        assert_eq!(next(3, 1), Next::Now, "who knows when");
     }
 
     #[test]
     fn a_program_that_was_started_goes_first_unless_few_are_left() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         pace.gave(now);
-        let next = |ready, asked| pace.next(&pool(4, None), Count { ready, making: 0, asked }, now);
+        let next = |ready, asked| pace.next(&pool(4, None), Count { ready, making: 0, back: 0, asked }, now);
         assert_eq!(next(3, 0), Next::At(now + CALM));
         assert_eq!(next(1, 0), Next::Now);
         assert_eq!(next(3, 4), Next::Now);
@@ -134,7 +140,7 @@ mod tests {
     fn no_more_are_made_in_a_second_than_allowed() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         pace.made(now);
-        let count = Count { ready: 0, making: 0, asked: 0 };
+        let count = Count { ready: 0, making: 0, back: 0, asked: 0 };
         assert_eq!(pace.next(&pool(4, Some(10)), count, now), Next::At(now + Duration::from_millis(100)));
         assert_eq!(pace.next(&pool(4, Some(10)), count, now + Duration::from_millis(100)), Next::Now);
     }
@@ -142,7 +148,7 @@ mod tests {
     #[test]
     fn what_cannot_be_made_is_tried_less_and_less_often() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        let count = Count { ready: 0, making: 0, asked: 0 };
+        let count = Count { ready: 0, making: 0, back: 0, asked: 0 };
         for pause_s in [1, 2, 4, 8, 16, 32, 60, 60] {
             pace.failed(now);
             assert_eq!(pace.next(&pool(1, None), count, now), Next::At(now + Duration::from_secs(pause_s)));

@@ -1,0 +1,299 @@
+//! Pools: VMs that are forked ahead, given out, used, kept, thrown away, and what is left when somebody dies.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
+
+use fvm_kit::{Lab, User, is_root};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// Runs `body` as root and as an ordinary user.
+fn as_both(test: &str, body: impl Fn(&Lab)) {
+    if is_root(test) {
+        for user in [User::Root, User::Ordinary] {
+            body(&Lab::new(user));
+        }
+    }
+}
+
+/// Waits up to twenty seconds for `ready`.
+#[track_caller]
+fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !ready() {
+        assert!(began.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A number or word of `fvm pool status --json`.
+fn field(lab: &Lab, pool: &str, key: &str) -> String {
+    let json = lab.fvm(["--json", "pool", "status", pool]).expect(0).out;
+    let rest = json.split(&format!("\"{key}\": ")).nth(1).unwrap_or_default();
+    rest.split([',', '\n']).next().unwrap_or_default().trim_matches('"').to_owned()
+}
+
+#[track_caller]
+fn filled(lab: &Lab, pool: &str) {
+    wait_for("a full pool", || field(lab, pool, "ready") == field(lab, pool, "size"));
+}
+
+fn is_alive(pid: &str) -> bool {
+    // A zombie of a process that this test's parents do not collect is dead, too.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+/// The inits of a keeper's VMs.
+fn children(keeper: &str) -> Vec<String> {
+    let path = format!("/proc/{keeper}/task/{keeper}/children");
+    std::fs::read_to_string(path).unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn root_and_user_a_program_gets_a_vm_of_its_own_that_is_ready() {
+    as_both("root_and_user_a_program_gets_a_vm_of_its_own_that_is_ready", |lab| {
+        lab.sh("echo one > f");
+        lab.fvm(["pool", "create", "p", "--size", "2"]).expect(0);
+        filled(lab, "p");
+        assert_eq!(lab.fvm(["list"]).expect(0).out.lines().count(), 1, "who waits is nobody's VM");
+        lab.sh("echo two > f; echo new > g");
+        let script = "cat f g; pwd; echo three > f; test \"$FVM\" && exit 7";
+        let ran = lab.fvm(["run", "--pool", "p", "--", "sh", "-c", script]).expect(7);
+        let expected = format!("two\nnew\n{}\n", lab.dir().display());
+        assert_eq!(ran.out, expected, "the host as it is when the program starts");
+        for _ in 0..5 {
+            let ran = lab.fvm(["run", "--pool", "p", "--", "cat", "f"]).expect(0);
+            assert_eq!(ran.out, "two\n", "nobody sees what another changed, nor does the host");
+        }
+        lab.fvm(["run", "--pool", "p", "--", "no-such-program"]).expect(127);
+        let output = lab.fvm_typed(["run", "--pool", "p", "--", "tr", "a-z", "A-Z"], "typed").expect(0);
+        assert_eq!(output.out, "TYPED");
+        assert_eq!(field(lab, "p", "given"), "8");
+        filled(lab, "p");
+        assert_eq!(lab.sh("cat f"), "two\n");
+    });
+}
+
+#[test]
+fn root_and_user_what_a_pool_cannot_do_is_said_and_nothing_is_lost() {
+    as_both("root_and_user_what_a_pool_cannot_do_is_said_and_nothing_is_lost", |lab| {
+        lab.fvm(["run", "--pool", "none", "--rm", "--", "true"]).expect(125);
+        let missing = lab.fvm(["run", "--pool", "none", "--", "true"]).expect(125);
+        assert!(missing.err.contains("no pool 'none'") && missing.err.contains("fvm pool create"), "{}", missing.err);
+        lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+        assert!(lab.fvm(["pool", "create", "p"]).expect(1).err.contains("already"));
+        lab.fvm(["pool", "create", "bad/name"]).expect(2);
+        for size in ["0", "10001"] {
+            assert!(lab.fvm(["pool", "create", "q", "--size", size]).expect(1).err.contains("1 to 10000"));
+        }
+        assert!(lab.fvm(["pool", "create", "q", "--dbus", "notifications"]).expect(1).err.contains("--dbus"));
+        lab.fvm(["pool", "create", "q", "--from", "nobody"]).expect(4);
+        lab.fvm(["pool", "create", "q", "--reserve", "much"]).expect(2);
+        assert!(lab.fvm(["run", "--pool", "p", "--net", "none", "--", "true"]).expect(2).err.contains("pool configure"));
+        let kept = lab.fvm(["run", "--pool", "p", "--keep", "--", "true"]).expect(125);
+        assert!(kept.err.contains("--kept"), "{}", kept.err);
+        lab.fvm(["pool", "start", "p"]).expect(1);
+        lab.fvm(["pool", "delete", "q"]).expect(1);
+        lab.fvm(["create", "taken"]).expect(0);
+        lab.fvm(["pool", "create", "k", "--size", "1", "--kept"]).expect(0);
+        let taken = lab.fvm(["run", "--pool", "k", "--keep", "--name", "taken", "--", "true"]).expect(125);
+        assert!(taken.err.contains("already is a VM 'taken'"), "{}", taken.err);
+        assert_eq!(lab.fvm(["run", "--pool", "p", "--", "echo", "still"]).expect(0).out, "still\n");
+    });
+}
+
+#[test]
+fn root_and_user_a_vm_of_a_pool_can_be_kept_reviewed_and_committed() {
+    as_both("root_and_user_a_vm_of_a_pool_can_be_kept_reviewed_and_committed", |lab| {
+        lab.sh("echo one > f");
+        lab.fvm(["pool", "create", "p", "--size", "2", "--kept"]).expect(0);
+        let script = "echo two > f; echo new > g; echo $FVM";
+        let ran = lab.fvm(["run", "--pool", "p", "--keep", "--name", "k", "--", "sh", "-c", script]).expect(0);
+        assert_eq!(ran.out, "k\n");
+        assert!(ran.err.contains("1 added, 1 modified"), "{}", ran.err);
+        let status = lab.fvm(["status", "k"]).expect(0).out;
+        assert!(status.contains("/f") && status.contains("/g"), "{status}");
+        assert_eq!(lab.fvm(["run", "--name", "k", "--", "cat", "f"]).expect(0).out, "two\n", "a VM like any other");
+        lab.fvm(["commit", "k"]).expect(0);
+        assert_eq!(lab.sh("cat f g"), "two\nnew\n");
+        lab.fvm(["run", "--pool", "p", "--commit", "--", "sh", "-c", "echo three > f"]).expect(0);
+        assert_eq!(lab.sh("cat f"), "three\n");
+        lab.fvm(["run", "--pool", "p", "--commit", "--", "sh", "-c", "echo four > f; exit 1"]).expect(1);
+        assert_eq!(lab.sh("cat f"), "three\n");
+        lab.fvm(["run", "--pool", "p", "--rm", "--", "sh", "-c", "echo five > f"]).expect(0);
+        wait_for("k, and the one whose program failed", || lab.fvm(["list"]).expect(0).out.lines().count() == 3);
+    });
+}
+
+#[test]
+fn root_and_user_a_pool_of_copies_begins_where_its_template_is() {
+    as_both("root_and_user_a_pool_of_copies_begins_where_its_template_is", |lab| {
+        lab.fvm(["run", "--keep", "--name", "t", "--", "sh", "-c", "echo prepared > f"]).expect(0);
+        lab.fvm(["pool", "create", "p", "--size", "2", "--from", "t"]).expect(0);
+        for _ in 0..3 {
+            let ran = lab.fvm(["run", "--pool", "p", "--rm", "--", "sh", "-c", "cat f; echo spoilt > f"]).expect(0);
+            assert_eq!(ran.out, "prepared\n");
+        }
+        lab.fvm(["run", "--pool", "p", "--keep", "--name", "k", "--", "sh", "-c", "echo more > g"]).expect(0);
+        let status = lab.fvm(["status", "k"]).expect(0).out;
+        assert!(status.contains("/f") && status.contains("/g"), "its template's changes are its own: {status}");
+        assert_eq!(lab.fvm(["run", "--name", "t", "--", "cat", "f"]).expect(0).out, "prepared\n");
+        assert_eq!(lab.sh("ls"), "home\n");
+        lab.fvm(["commit", "k"]).expect(0);
+        assert_eq!(lab.sh("cat f g"), "prepared\nmore\n");
+    });
+}
+
+#[test]
+fn root_and_user_a_vm_that_is_used_is_a_vm_like_any_other() {
+    as_both("root_and_user_a_vm_that_is_used_is_a_vm_like_any_other", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1", "--kept"]).expect(0);
+        let begin = |name: &str| {
+            let run = lab.spawn(["run", "--pool", "p", "--keep", "--name", name, "--", "sleep", "1000"]);
+            wait_for("the VM", || lab.fvm(["list"]).out.contains(&format!("{name} ")));
+            wait_for("its keeper", || lab.number(name, "init_pid").is_some());
+            run
+        };
+        let mut run = begin("u");
+        assert_eq!(lab.fvm(["exec", "u", "sh", "-c", "echo x > f; cat f"]).expect(0).out, "x\n");
+        assert!(lab.fvm(["ps", "u"]).expect(0).out.contains("sleep"));
+        lab.fvm(["suspend", "u"]).expect(0);
+        assert!(lab.fvm(["list"]).out.contains("suspended"));
+        lab.fvm(["resume", "u"]).expect(0);
+        assert!(lab.fvm(["delete", "u"]).expect(1).err.contains("running"));
+        lab.fvm(["stop", "u"]).expect(0);
+        assert!(!run.wait().unwrap().success());
+        assert!(lab.fvm(["status", "u"]).expect(0).out.contains("/f"), "what it did is there to be looked at");
+        let mut run = begin("v");
+        lab.fvm(["kill", "v"]).expect(0);
+        assert_eq!(run.wait().unwrap().code(), Some(125));
+        lab.fvm(["delete", "u", "v"]).expect(0);
+        filled(lab, "p");
+    });
+}
+
+#[test]
+fn root_and_user_a_client_that_dies_takes_its_vm_along() {
+    as_both("root_and_user_a_client_that_dies_takes_its_vm_along", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+        filled(lab, "p");
+        let mut run = lab.spawn(["run", "--pool", "p", "--name", "u", "--", "sleep", "1000"]);
+        wait_for("the VM", || lab.number("u", "init_pid").is_some());
+        let init = lab.number("u", "init_pid").unwrap().to_string();
+        run.kill().unwrap();
+        run.wait().unwrap();
+        wait_for("its end", || !is_alive(&init) && field(lab, "p", "used") == "0");
+        assert_eq!(lab.fvm(["list"]).expect(0).out.lines().count(), 1);
+    });
+}
+
+#[test]
+fn root_and_user_what_a_killed_keeper_leaves_is_swept_and_the_pool_starts_again() {
+    as_both("root_and_user_what_a_killed_keeper_leaves_is_swept_and_the_pool_starts_again", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "3", "--kept"]).expect(0);
+        filled(lab, "p");
+        let mut run = lab.spawn(["run", "--pool", "p", "--rm", "--name", "u", "--", "sleep", "1000"]);
+        wait_for("the VM", || lab.number("u", "init_pid").is_some());
+        let keeper = field(lab, "p", "keeper");
+        let inits = children(&keeper);
+        assert!(inits.len() >= 3, "{inits:?}");
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(keeper.parse().unwrap()).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+        assert_eq!(run.wait().unwrap().code(), Some(125), "its VM is gone");
+        wait_for("the VMs' end", || !inits.iter().any(|pid| is_alive(pid)));
+        assert!(lab.fvm(["pool", "status", "p"]).expect(0).out.contains("stopped"));
+        let vms = || std::fs::read_dir(lab.home().join("vms")).unwrap().flatten();
+        wait_for("an empty state directory", || {
+            lab.fvm(["list"]).expect(0);
+            vms().all(|entry| entry.file_name().to_string_lossy().starts_with('.'))
+        });
+        assert_eq!(lab.fvm(["run", "--pool", "p", "--rm", "--", "echo", "again"]).expect(0).out, "again\n");
+        assert_ne!(field(lab, "p", "keeper"), keeper);
+    });
+}
+
+#[test]
+fn root_and_user_a_pool_follows_its_size_and_its_policy() {
+    as_both("root_and_user_a_pool_follows_its_size_and_its_policy", |lab| {
+        lab.sh("echo secret > s");
+        lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+        filled(lab, "p");
+        lab.fvm(["pool", "size", "p", "4"]).expect(0);
+        filled(lab, "p");
+        assert_eq!(field(lab, "p", "ready"), "4");
+        lab.fvm(["pool", "size", "p", "2"]).expect(0);
+        wait_for("a smaller pool", || children(&field(lab, "p", "keeper")).len() <= 3);
+        assert_eq!(lab.fvm(["run", "--pool", "p", "--", "cat", "s"]).expect(0).out, "secret\n");
+        let pattern = lab.path("s");
+        lab.fvm(["pool", "configure", "p", "--hide", pattern.to_str().unwrap()]).expect(0);
+        lab.fvm(["run", "--pool", "p", "--", "cat", "s"]).expect(1);
+        lab.fvm(["pool", "configure", "p"]).expect(2);
+        lab.fvm(["pool", "size", "p", "0"]).expect(1);
+    });
+}
+
+#[test]
+fn root_and_user_a_vm_is_used_again_if_the_pool_says_so_and_nothing_is_left_running() {
+    as_both("root_and_user_a_vm_is_used_again_if_the_pool_says_so_and_nothing_is_left_running", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1", "--reuse", "2"]).expect(0);
+        filled(lab, "p");
+        let run = |script: &str| {
+            filled(lab, "p");
+            lab.fvm(["run", "--pool", "p", "--", "sh", "-c", script]).expect(0).out
+        };
+        assert_eq!(run("ls; echo > left"), "home\n");
+        wait_for("the VM", || field(lab, "p", "used") == "0");
+        assert_eq!(run("ls"), "home\nleft\n", "the second time");
+        assert_eq!(run("ls; echo > left; sleep 1000 >/dev/null 2>&1 </dev/null &"), "home\n", "another");
+        wait_for("the VM", || field(lab, "p", "used") == "0");
+        assert_eq!(run("ls"), "home\n", "something ran on in that");
+    });
+}
+
+#[test]
+fn root_a_mount_of_the_hosts_is_in_the_next_vm() {
+    if !is_root("root_a_mount_of_the_hosts_is_in_the_next_vm") {
+        return;
+    }
+    // In a mount namespace of its own, whose mounts nobody else sees.
+    let lab = Lab::new(User::Root);
+    let fvm = format!("{} --home {}", fvm_kit::binary().display(), lab.home().display());
+    let script = format!(
+        "mkdir m; {fvm} pool create p --size 1; \
+         until {fvm} pool status p | grep -q '1 of 1 ready'; do sleep 0.02; done; \
+         mount -t tmpfs t m; echo there > m/f; \
+         until {fvm} pool status p | grep -q '1 renewed'; do sleep 0.02; done; \
+         {fvm} run --pool p -- cat m/f; {fvm} pool delete p; umount m"
+    );
+    let mut command = lab.command("unshare");
+    let output = command.args(["-m", "--propagation", "private", "sh", "-ec", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "there\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn root_and_user_many_programs_at_once_get_a_vm_each() {
+    as_both("root_and_user_many_programs_at_once_get_a_vm_each", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "3"]).expect(0);
+        let runs: Vec<_> = (0..20)
+            .map(|n| {
+                let script = format!("test ! -e mine && echo {n} > mine && cat mine");
+                let mut command = lab.fvm_command(["run", "--pool", "p", "--", "sh", "-c", &script]);
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        for (n, run) in runs.into_iter().enumerate() {
+            let output = run.wait_with_output().unwrap();
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{n}\n"), "{err}");
+        }
+        lab.fvm(["pool", "drain", "p"]).expect(0);
+        wait_for("the end of its keeper", || field(lab, "p", "keeper").is_empty());
+        let vms = std::fs::read_dir(lab.home().join("vms")).unwrap().flatten();
+        let left: Vec<_> = vms.map(|e| e.file_name()).filter(|n| !n.to_string_lossy().starts_with('.')).collect();
+        assert!(left.is_empty(), "{left:?}");
+        lab.fvm(["pool", "delete", "p"]).expect(0);
+        assert!(lab.fvm(["pool", "status"]).expect(0).out.is_empty());
+    });
+}
