@@ -121,6 +121,8 @@ pub enum Command {
     Recover,
     /// Remove what old commits replaced: those cannot be undone then
     Gc(Gc),
+    /// Serve these commands to other programs of yours over a socket, as lines of JSON (docs/spec/serve.md)
+    Serve(Serve),
     /// Show what this machine can do for fvm, and how to mend what it cannot
     Doctor,
     /// Print shell completions
@@ -681,6 +683,18 @@ impl std::str::FromStr for Size {
         let number: u64 = number.parse().map_err(|_| bad())?;
         number.checked_mul(1 << shift).map(Self).ok_or_else(bad)
     }
+}
+
+/// `fvm serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Whoever can connect may do what you may: the socket is yours alone. It serves until it is interrupted; programs that \
+clients run end with it, VMs that were started run on."
+)]
+pub struct Serve {
+    /// The socket [default: serve.sock in the run-time directory]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 /// `fvm discard`.

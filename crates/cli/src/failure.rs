@@ -45,17 +45,7 @@ impl Failure {
 
 impl From<FvmError> for Failure {
     fn from(error: FvmError) -> Self {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !text.ends_with(&cause_text) {
-                text.push_str(": ");
-                text.push_str(&cause_text);
-            }
-            source = cause.source();
-        }
-        Self { text, hint: error.hint(), code: error.exit_code() }
+        Self { text: error.chain(), hint: error.hint(), code: error.exit_code() }
     }
 }
 

@@ -7,6 +7,7 @@
 //!   render    changes and VMs as text
 //!   interactive/ a person chooses what is committed
 //!   output    stdout is data, stderr is talk
+//!   serve/   the same commands for other programs, over a socket
 //!   progress  a line on the terminal while something takes long
 //! ```
 //!
@@ -21,6 +22,7 @@ mod interactive;
 mod output;
 mod progress;
 mod render;
+pub mod serve;
 
 use failure::Failure;
 use fvm::model::exit;

@@ -76,6 +76,16 @@ pub enum FvmError {
         /// Why not.
         why: String,
     },
+    /// What a process of ours met that did it for this one.
+    #[error("{why}")]
+    There {
+        /// Its whole chain of causes.
+        why: String,
+        /// What to do next.
+        hint: Option<String>,
+        /// The exit code of a command that fails with it.
+        code: u8,
+    },
     /// It must be stopped for this.
     #[error("'{0}' is running")]
     Running(VmName),
@@ -90,10 +100,27 @@ impl FvmError {
             Self::Vm(VmError::Ambiguous(..)) | Self::Policy(_) => exit::USAGE,
             Self::Review(fvm_review::ReviewError::Conflicts(_))
             | Self::Commit(CommitError::HostChanged(_) | CommitError::ChangedSince { .. }) => exit::CONFLICT,
+            Self::There { code, .. } => *code,
             // As a program that ends by SIGINT.
             Self::Commit(CommitError::Interrupted) => 130,
             _ => exit::FAILED,
         }
+    }
+
+    /// The whole chain of causes, in words.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        text
     }
 
     /// What to do next, when there is something.
@@ -117,6 +144,10 @@ impl FvmError {
             Self::Alias { name, path } => Some(format!("'fvm commit {name} {path}' or 'fvm discard {name} {path}' first")),
             Self::Policy(_) => Some("'fvm policy list' names those there are, 'fvm policy show NAME' shows one".into()),
             Self::Lacks { .. } => Some("'fvm doctor' says what to do about it; --allow-partial starts without it".into()),
+            Self::There { hint, .. } => hint.clone(),
+            Self::Vm(VmError::Threads(_)) => {
+                Some("a program calls Fvm::start_forker before it starts threads; what that does not cover, one with one thread does, or 'fvm serve'".into())
+            }
             Self::Running(name) | Self::Vm(VmError::Fixed { name, .. }) => Some(format!("'fvm stop {name}' first")),
             Self::Vm(VmError::BadRecord { .. }) => {
                 Some("the VM's layers are untouched; restore the file from a backup, or remove the VM's directory to give it up".into())

@@ -5,7 +5,7 @@
 
 use fvm_commit::Watch;
 use fvm_sys::process::{next_signal, signal_fd, unblock_signals};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// SIGHUP, SIGINT, SIGTERM.
 const SIGNALS: [i32; 3] = [1, 2, 15];
@@ -32,6 +32,14 @@ impl Interrupts {
             }
         }
         self.heard
+    }
+}
+
+impl Interrupts {
+    /// Readable when one came that was not yet [`Interrupts::heard`]; `None`: there are no more descriptors.
+    #[must_use]
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
     }
 }
 

@@ -22,6 +22,7 @@
 
 mod after;
 mod bases;
+mod child;
 mod commits;
 mod copy;
 mod error;
@@ -32,7 +33,9 @@ mod policies;
 mod pool;
 mod settle;
 mod stack;
+mod worker;
 
+pub use child::{CAPTURE_MAX_BYTES, Child, Output, Place, Ran, Stream, Streams};
 pub use commits::{Committed, StoreChange};
 pub use copy::in_vm;
 pub use error::FvmError;
@@ -42,9 +45,11 @@ pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatc
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
+pub use fvm_sys::socket;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
 pub use fvm_vm::attach::{Attached, Ended};
 pub use fvm_vm::lifecycle::Piped;
+pub use fvm_vm::offspring::{Birth, Offspring};
 pub use fvm_vm::pool::Taken;
 pub use fvm_vm::proto::Info;
 pub use fvm_vm::ps::Process;
@@ -70,6 +75,7 @@ use std::path::{Path, PathBuf};
 pub struct Fvm {
     home: Home,
     views: stack::Views,
+    starter: child::Starter,
 }
 
 impl Fvm {
@@ -78,7 +84,7 @@ impl Fvm {
     /// # Errors
     /// When they cannot be used, or were written by a newer fvm.
     pub fn open(state: &Path, run: &Path) -> Result<Self, FvmError> {
-        Ok(Self { home: Home::open(state, run)?, views: stack::Views::default() })
+        Ok(Self { home: Home::open(state, run)?, views: stack::Views::default(), starter: child::Starter::default() })
     }
 
     /// The directories.
@@ -171,6 +177,10 @@ impl Fvm {
     /// # Errors
     /// When it is in use, or a step fails.
     pub fn detach(&self, record: VmRecord, call: &Call) -> Result<(), FvmError> {
+        let order = || worker::What::Detach { vm: record.id.clone(), call: Box::new(call.clone()) };
+        if let Some(done) = self.done_there(order) {
+            return done;
+        }
         self.check_requirements(&record.policy)?;
         let lock = self.lock(&record)?;
         Ok(lifecycle::detach(&self.home, &facts()?, record, lock, call)?)
@@ -310,7 +320,10 @@ impl Fvm {
         if !record.below.is_empty() {
             fvm_vm::stack::sweep(&self.home)?;
         }
-        Ok(lifecycle::empty_trash_behind(&self.home)?)
+        match self.done_there_later(worker::What::EmptyTrash) {
+            Some(ordered) => ordered,
+            None => Ok(lifecycle::empty_trash_behind(&self.home)?),
+        }
     }
 
     /// The steps by which a VM would be started now, and what it would not have.
@@ -395,6 +408,7 @@ impl Fvm {
     /// # Errors
     /// When the host cannot be looked at.
     pub fn doctor(&self) -> Result<(Kernel, model::Mode, Result<fvm_host::LayersPlace, String>), FvmError> {
+        may_probe()?;
         let kernel = fvm_host::probe(self.home.state_dir(), self.home.run_dir());
         let place = fvm_host::choose_layers_dir(self.home.state_dir(), self.home.run_dir()).map_err(|e| e.to_string());
         Ok((kernel, lifecycle::mode_for(&facts()?), place))
@@ -465,6 +479,11 @@ impl Fvm {
 /// Since when host changes are conflicts.
 fn based(record: &VmRecord) -> model::Timestamp {
     record.imported.unwrap_or(record.forked)
+}
+
+/// The kernel is tried out in copies of this process.
+fn may_probe() -> Result<(), FvmError> {
+    if fvm_sys::process::has_one_thread() { Ok(()) } else { Err(VmError::Threads("try out this machine").into()) }
 }
 
 fn facts() -> Result<HostFacts, FvmError> {

@@ -146,6 +146,7 @@ impl Fvm {
         if policy.requires.iter().all(is_own_network) {
             return Ok(());
         }
+        crate::may_probe()?;
         let kernel = fvm_host::probe(self.home().state_dir(), self.home().run_dir());
         for wanted in &policy.requires {
             let lacks = |why| lacks(wanted, why);

@@ -123,6 +123,25 @@ pub fn unshare(namespaces: Namespaces) -> Result<(), Errno> {
     if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(crate::last_errno()) }
 }
 
+/// Whether this process has one thread: whether it may [`fork`]. A thread that has just been joined may count for a moment,
+/// and is waited for.
+#[must_use]
+pub fn has_one_thread() -> bool {
+    const TRIES: u32 = 10;
+    for _ in 0..TRIES {
+        // SAFETY: of CLONE_THREAD alone unshare(2) says: in a process with one thread it has no effect, else it fails with EINVAL.
+        let alone = unsafe { libc::unshare(libc::CLONE_THREAD) } == 0
+            // Where a filter of system calls forbids it altogether.
+            || crate::last_errno() != Errno::INVAL
+                && std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+        if alone {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    false
+}
+
 /// Runs `body` in a forked child and returns its result: for trying out what cannot be undone in this process.
 ///
 /// # Errors
@@ -186,6 +205,12 @@ pub fn default_signals() {
         }
     }
     set_mask(libc::SIG_SETMASK, &[]);
+}
+
+/// Has this process ignore `signal` (its number).
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler code.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 /// Blocks `signals`, and makes a descriptor from which they are read.

@@ -1,6 +1,6 @@
 //! Descriptors, and senders' credentials, over unix sockets.
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -55,6 +55,27 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<Owned
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Who connected to a stream socket: process and user, as this process numbers them when the peer connected (`SO_PEERCRED`). Process
+/// 0: one that has no number here. Rustix's own call takes that for a valid process id.
+///
+/// # Errors
+/// The kernel's.
+pub fn peer(socket: impl AsFd) -> Result<(i32, u32), Errno> {
+    let mut who = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = libc::socklen_t::try_from(size_of::<libc::ucred>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `who` and `len` outlive the call, and `len` is the size of `who`.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut who).cast(),
+            &raw mut len,
+        )
+    };
+    if got == 0 { Ok((who.pid, who.uid)) } else { Err(crate::last_errno()) }
 }
 
 /// Receives up to `buffer.len()` bytes of one datagram, and the process that sent it, as this process numbers it. The socket

@@ -17,9 +17,10 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{self, OptionalActions, Termios};
+use serde::{Deserialize, Serialize};
 
 /// How a program ended, for its client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ended {
     /// With a code.
     Exited(i32),

@@ -168,6 +168,10 @@ pub fn reach(home: &Home, record: &VmRecord) -> Result<(), VmError> {
 
 /// The lock of the disk is held.
 fn mount_at(home: &Home, record: &VmRecord, device: &Loop) -> Result<(), VmError> {
+    // One thread alone would see it.
+    if !process::has_one_thread() {
+        return Err(VmError::Threads("look at a VM with a limit of disk"));
+    }
     let (place, fail) = (place(home, &record.id), fail("mount it"));
     let said = |e: Errno| fail(e.to_string());
     if HOST_MOUNTS.get().is_none() {

@@ -116,6 +116,9 @@ pub enum VmError {
         /// Why not.
         why: String,
     },
+    /// A process with several threads cannot do this itself.
+    #[error("cannot {0} from a process with several threads")]
+    Threads(&'static str),
     /// This process sees other mounts than the host has by now.
     #[error(
         "the host mounted or unmounted something at {0} while this command looked at the VM's disk: nothing was committed; commit again"

@@ -17,6 +17,7 @@
 //!   limit       the time that a program gets             usage       what a VM takes of the machine
 //!   groups      memory, processors, processes, devices   disk, quota  how much its changes may take
 //!   scope       limits of an ordinary user's VM, by the user's systemd
+//!   offspring   copies of this process that do one thing   forker  has them made for a program with threads
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod calls;
 pub mod disk;
 mod error;
 pub mod executor;
+pub mod forker;
 pub mod groups;
 pub mod home;
 mod init;
@@ -41,6 +43,7 @@ pub mod lifecycle;
 mod limit;
 pub mod links;
 mod oom;
+pub mod offspring;
 pub mod op;
 mod pause;
 mod places;

@@ -36,12 +36,13 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::stdio::{stderr, stdin, stdout};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// What a new VM shall be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NewVm {
     /// Its name; made up when `None`.
     pub name: Option<VmName>,
@@ -54,6 +55,8 @@ pub struct NewVm {
     /// The pool in which it is to wait for its program.
     pub pool: Option<VmName>,
     /// The home directory of whoever makes it, where stores are whose first version is kept for merges.
+    /// Does not travel with it: a path need not be text.
+    #[serde(skip)]
     pub user_home: Option<PathBuf>,
 }
 
@@ -61,7 +64,7 @@ pub struct NewVm {
 const SYSTEMD_OFFLINE: &str = "SYSTEMD_OFFLINE";
 
 /// A program as a person gives it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Call {
     /// Name and arguments.
     pub argv: Vec<OsString>,
@@ -342,6 +345,9 @@ pub fn boot(
     call: &Call,
     at_once: bool,
 ) -> Result<Running, VmError> {
+    if !process::has_one_thread() {
+        return Err(VmError::Threads("start a VM"));
+    }
     let (relay, absent) = match relay(&record, call) {
         Some(Ok(relay)) => (Some(relay), None),
         Some(Err(e)) => (None, Some(e.to_string())),
@@ -380,6 +386,12 @@ fn relay(record: &VmRecord, call: &Call) -> Option<Result<Relay, VmError>> {
 }
 
 impl Running {
+    /// The VM.
+    #[must_use]
+    pub fn record(&self) -> VmRecord {
+        self.kept.record()
+    }
+
     /// Waits for the program that the VM was started for, on our own streams, until it ends. Other clients are served meanwhile.
     ///
     /// # Errors
@@ -679,7 +691,7 @@ pub fn delete(home: &Home, record: &mut VmRecord, _lock: &VmLock) -> Result<(), 
     home.bury(record)
 }
 
-/// Empties the trash in a process of its own, so that the caller can answer now.
+/// Empties the trash in a process of its own, so that the caller can answer now; at once if this process has several threads.
 ///
 /// # Errors
 /// When no process can be started.
@@ -687,8 +699,12 @@ pub fn empty_trash_behind(home: &Home) -> Result<(), VmError> {
     behind(&[], || home.empty_trash())
 }
 
-/// Does `work` in a process of its own, which keeps `fds` and nothing else of this one.
+/// Does `work` in a process of its own, which keeps `fds` and nothing else of this one; here and now if this process has
+/// several threads.
 fn behind(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<(), VmError> {
+    if !process::has_one_thread() {
+        return work();
+    }
     match process::fork().map_err(|e| VmError::Sys("start a cleaner", e))? {
         Fork::Parent(_) => Ok(()),
         Fork::Child => {

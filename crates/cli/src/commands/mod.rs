@@ -11,6 +11,7 @@
 //!   pool     pool create, status ...      VMs that are forked ahead
 //!   policy   policy list, show, check       what VMs may use
 //!   host     doctor, completions            this machine
+//!   (serve   all of these over a socket: `crate::serve`)
 //! ```
 
 mod changes;
@@ -81,6 +82,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Diff(args) => changes::diff(&fvm, out, &args),
         Command::Commit(args) => changes::commit(&fvm, out, &args),
         Command::Discard(args) => changes::discard(&fvm, out, &args),
+        Command::Serve(args) => crate::serve::serve(&fvm, out, &args),
         Command::Doctor => host::doctor(&fvm, out, cli.global.verbose),
         Command::History => history::history(&fvm, out),
         Command::Show(args) => history::show(&fvm, out, &args),

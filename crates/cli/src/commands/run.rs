@@ -80,6 +80,7 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     if args.detach {
         let (record, lock) = fvm.create(&new)?;
         drop(lock);
+        tell_vm(out, &record);
         let name = record.name.clone();
         fvm.detach(record, &call)?;
         out.say(&format!("{name} runs; 'fvm logs {name}' shows its output, 'fvm stop {name}' ends it"));
@@ -89,8 +90,10 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     for notice in &running.notices {
         out.say(&format!("note: {notice}"));
     }
+    tell_vm(out, &running.record());
     let attached = running.run()?;
     let code = exit_code(out, &attached.ended, &call);
+    out.field("kept", &(afterwards != Afterwards::Remove));
     if afterwards == Afterwards::Remove && running.can_vanish(&attached) {
         running.vanish()?;
         return Ok(code);
@@ -142,8 +145,15 @@ fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> D
 pub fn exec(fvm: &Fvm, out: &Output, args: &Exec) -> Done {
     let record = fvm.find(&args.name)?;
     let call = call_as(args.command.clone(), &args.program)?;
+    tell_vm(out, &record);
     let ended = fvm.exec(&record, &call)?;
     Ok(exit_code(out, &ended, &call))
+}
+
+/// Which VM it is.
+fn tell_vm(out: &Output, record: &VmRecord) {
+    out.field("vm", &record.name);
+    out.field("id", &record.id);
 }
 
 /// `fvm shell`.
@@ -179,6 +189,7 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
 }
 
 fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: bool, detach: bool) -> Done {
+    tell_vm(out, &record);
     let state = fvm.state(&record)?;
     if state == VmState::Suspended {
         let next = format!("'fvm resume {}' first", record.name);
@@ -230,12 +241,14 @@ fn settle(
     let set = changes::scan(fvm, out, &record)?;
     if set.changes.is_empty() && set.warnings.is_empty() && !named {
         out.say("nothing was changed");
+        out.field("kept", &false);
         return Ok(fvm.delete_locked(record, &lock)?);
     }
     match what {
         Afterwards::Commit if code == 0 => {
             changes::commit_all(fvm, out, &lock, &record)?;
             fvm.delete_locked(record, &lock)?;
+            out.field("kept", &false);
         }
         Afterwards::Commit => {
             out.say("not committed, because the program failed");
@@ -251,6 +264,7 @@ fn settle(
 }
 
 fn summarise(out: &Output, record: &VmRecord, set: &ChangeSet) {
+    out.field("summary", &set.summary());
     let name = &record.name;
     out.say(&format!("{name}: {}", render::summary(set.summary())));
     if !set.changes.is_empty() {
@@ -328,6 +342,12 @@ fn call_as(argv: Vec<OsString>, args: &ProgramArgs) -> Result<Call, Failure> {
 
 /// The exit code of a program, saying why where the code alone does not.
 fn exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
+    let code = said_exit_code(out, ended, call);
+    out.field("exit", &code);
+    code
+}
+
+fn said_exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
     let name = call.argv.first().map(|a| fvm::model::path::printable(a.as_encoded_bytes())).unwrap_or_default();
     match *ended {
         Ended::Exited(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),

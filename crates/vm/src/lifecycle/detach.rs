@@ -33,6 +33,9 @@ use std::time::Instant;
 /// # Errors
 /// Those of [`boot`], as the keeper met them.
 pub fn detach(home: &Home, facts: &HostFacts, record: VmRecord, lock: VmLock, call: &Call) -> Result<(), VmError> {
+    if !process::has_one_thread() {
+        return Err(VmError::Threads("start a VM"));
+    }
     let log_path = home.output_log(&record.id);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
     let log =
