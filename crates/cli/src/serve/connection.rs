@@ -34,7 +34,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// As many requests of one client are carried out at once.
-pub const REQUESTS_MAX: usize = 16;
+const REQUESTS_MAX: usize = 16;
 /// With more to write than this, no more is read.
 const UNREAD_MAX_BYTES: usize = 1 << 20;
 /// The longest answer of a command.
@@ -42,7 +42,10 @@ const ANSWER_MAX_BYTES: usize = 256 << 20;
 /// Descriptors that came and were not yet asked for.
 const FDS_MAX: usize = 3 * REQUESTS_MAX;
 /// So long commands have to end when the server does.
-pub const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(10);
+
+/// So much longer a client has to read what is said of that.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A client.
 struct Connection<'a> {
@@ -110,7 +113,7 @@ enum What {
 
 impl Connection<'_> {
     fn is_over(&self) -> bool {
-        let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline + LAST_WORD);
         let is_told = self.is_gone || self.unsent.is_empty() || is_late;
         (self.is_read || self.is_gone) && self.running.is_empty() && is_told
     }

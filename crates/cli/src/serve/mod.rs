@@ -23,6 +23,8 @@ mod connection;
 pub mod protocol;
 pub(crate) mod request;
 
+pub use arguments::command_line;
+
 use crate::Done;
 use crate::args::Serve;
 use crate::failure::Failure;
