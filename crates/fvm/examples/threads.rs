@@ -20,7 +20,9 @@ fn call(words: &[&str]) -> Call {
 
 fn main() -> Result<(), Failed> {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    let [state, run, threads, times] = args.as_slice() else { return Err("usage: threads STATE RUN THREADS TIMES".into()) };
+    let [state, run, threads, times] = args.as_slice() else {
+        return Err("usage: threads STATE RUN THREADS TIMES".into());
+    };
     let number = |text: &std::ffi::OsString| text.to_str().and_then(|text| text.parse::<usize>().ok());
     let (threads, times) = (number(threads).ok_or("THREADS?")?, number(times).ok_or("TIMES?")?);
 
@@ -35,10 +37,14 @@ fn main() -> Result<(), Failed> {
         // Also what only begins something works with threads around.
         let late = scope.spawn(|| refused(state, run));
         fvm.detach(shared.clone(), &Call::default())?;
-        let all: Vec<_> = (0..threads).map(|n| scope.spawn({
-            let (fvm, shared) = (&fvm, &shared);
-            move || (0..times).try_for_each(|m| once(fvm, shared, n, m))
-        })).collect();
+        let all: Vec<_> = (0..threads)
+            .map(|n| {
+                scope.spawn({
+                    let (fvm, shared) = (&fvm, &shared);
+                    move || (0..times).try_for_each(|m| once(fvm, shared, n, m))
+                })
+            })
+            .collect();
         for thread in all.into_iter().chain([late]) {
             thread.join().map_err(|_| "a thread panicked")??;
         }

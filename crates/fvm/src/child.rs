@@ -318,12 +318,7 @@ impl Fvm {
         }
     }
 
-    fn order(
-        &self,
-        starter: &Forker<Order>,
-        what: What,
-        streams: [BorrowedFd<'_>; 3],
-    ) -> Result<OwnedFd, FvmError> {
+    fn order(&self, starter: &Forker<Order>, what: What, streams: [BorrowedFd<'_>; 3]) -> Result<OwnedFd, FvmError> {
         let (report, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|e| VmError::Sys("make a socket pair", e))?;
         let path = |path: &std::path::Path| Bytes(path.as_os_str().to_owned());

@@ -1,24 +1,7 @@
-//! The one public API of fvm: everything that the command line can do, for Rust programs.
+#![doc = include_str!("../README.md")]
 //!
-//! ```text
-//!   Fvm::open ─► create ─► run | detach | exec ─► changes ─► decide ─► commit | discard ─► delete
-//!                  vm        vm                    changes     review     commit
-//! ```
-//!
-//! ```no_run
-//! # fn main() -> Result<(), fvm::FvmError> {
-//! let fvm = fvm::Fvm::open(std::path::Path::new("/var/lib/fvm"), std::path::Path::new("/run/fvm"))?;
-//! let vm = fvm.find("demo")?;
-//! let lock = fvm.lock(&vm)?; // it does not run meanwhile
-//! let changes = fvm.changes(&vm)?; // what did the VM do?
-//! let plan = fvm.decide(&vm, &changes, &fvm::Choice::default())?; // what shall reach the host?
-//! fvm.commit(&lock, &vm, &changes, plan, false, &mut fvm::Unwatched)?; // all of it, or none
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! Invariants: only this crate composes the stages; it prints nothing and reads no environment variable; the process
-//! that calls `run` or `detach` has one thread at that moment.
+//! Invariants: only this crate composes the stages; it prints nothing and reads no environment variable; it never leaves a program
+//! with threads in a state that depends on what they held.
 
 mod after;
 mod bases;
@@ -45,8 +28,8 @@ pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatc
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
-pub use fvm_sys::socket;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
+pub use fvm_sys::socket;
 pub use fvm_vm::attach::{Attached, Ended};
 pub use fvm_vm::lifecycle::Piped;
 pub use fvm_vm::offspring::{Birth, Offspring};

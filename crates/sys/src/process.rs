@@ -127,8 +127,10 @@ pub fn unshare(namespaces: Namespaces) -> Result<(), Errno> {
 /// and is waited for.
 #[must_use]
 pub fn has_one_thread() -> bool {
-    const TRIES: u32 = 10;
-    for _ in 0..TRIES {
+    // Some microseconds, mostly.
+    const YIELDS: u32 = 64;
+    const TRIES: u32 = YIELDS + 10;
+    for n in 0..TRIES {
         // SAFETY: of CLONE_THREAD alone unshare(2) says: in a process with one thread it has no effect, else it fails with EINVAL.
         let alone = unsafe { libc::unshare(libc::CLONE_THREAD) } == 0
             // Where a filter of system calls forbids it altogether.
@@ -137,7 +139,11 @@ pub fn has_one_thread() -> bool {
         if alone {
             return true;
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        if n < YIELDS {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
     false
 }

@@ -48,12 +48,8 @@ impl<T: Serialize + DeserializeOwned> Forker<T> {
     pub fn start(work: Work<T>) -> Result<Self, VmError> {
         let (orders, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|e| VmError::Sys("make a socket pair", e))?;
-        let birth = Birth {
-            title: "fvm: forker",
-            streams: [None; 3],
-            keep: &[theirs.as_raw_fd()],
-            orphaned: Signal::KILL,
-        };
+        let birth =
+            Birth { title: "fvm: forker", streams: [None; 3], keep: &[theirs.as_raw_fd()], orphaned: Signal::KILL };
         let process = Offspring::start(&birth, || {
             // No place of the host's is held.
             let _root = rustix::process::chdir("/");
@@ -69,9 +65,9 @@ impl<T: Serialize + DeserializeOwned> Forker<T> {
     pub fn hand(&self, order: &T, report: BorrowedFd<'_>, streams: [BorrowedFd<'_>; 3]) -> Result<(), VmError> {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let [input, output, errors] = streams;
-        let sent = orders.as_ref().map_or(Err(Errno::PIPE), |orders| {
-            proto::write_message(orders, order, &[report, input, output, errors])
-        });
+        let sent = orders
+            .as_ref()
+            .map_or(Err(Errno::PIPE), |orders| proto::write_message(orders, order, &[report, input, output, errors]));
         sent.map_err(|e| VmError::Sys("reach the process that starts others", e))
     }
 }
@@ -143,7 +139,8 @@ mod tests {
                 if said == format!("{order} typed") { Ok(()) } else { Err(Errno::BADMSG) }
             };
             std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || (0..4).try_for_each(|m| one(n * 4 + m)))).collect();
+                let threads: Vec<_> =
+                    (0..8).map(|n| scope.spawn(move || (0..4).try_for_each(|m| one(n * 4 + m)))).collect();
                 threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(Errno::CHILD)))
             })?;
             drop(forker);

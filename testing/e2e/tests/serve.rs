@@ -42,7 +42,8 @@ fn root_and_user_a_vm_lives_its_whole_life_over_the_socket() {
         assert_eq!((&hello["protocol"], &hello["home"]), (&json!(1), &json!(lab.home())));
         assert!(hello["methods"].as_array().unwrap().contains(&json!("service.start")), "{hello}");
 
-        let ran = client.done("run", json!({"command": sh("echo more >> d/a; rm d/b; echo new > d/c"), "keep": true, "name": "v"}));
+        let ran = client
+            .done("run", json!({"command": sh("echo more >> d/a; rm d/b; echo new > d/c"), "keep": true, "name": "v"}));
         assert_eq!((&ran["vm"], &ran["exit"], &ran["kept"]), (&json!("v"), &json!(0), &json!(true)), "{ran}");
         assert_eq!(ran["summary"], json!({"added": 1, "modified": 1, "deleted": 1, "renamed": 0}));
         // The very objects of the command line.
@@ -65,8 +66,12 @@ fn root_and_user_a_vm_lives_its_whole_life_over_the_socket() {
         assert_eq!(client.done("status", json!({"name": "v"}))["changes"], json!([]));
 
         client.done("start", json!({"name": "v"}));
-        let exec = client.call("exec", json!({"name": "v", "command": sh("cat d/b; echo $FVM $X; exit 3"), "env": ["X=y"]}));
-        assert_eq!((&exec["code"], &exec["result"]["exit"], &exec["stdout"]), (&json!(3), &json!(3), &json!("two\nv y\n")));
+        let exec =
+            client.call("exec", json!({"name": "v", "command": sh("cat d/b; echo $FVM $X; exit 3"), "env": ["X=y"]}));
+        assert_eq!(
+            (&exec["code"], &exec["result"]["exit"], &exec["stdout"]),
+            (&json!(3), &json!(3), &json!("two\nv y\n"))
+        );
         assert!(exec.get("error").is_none(), "a program's failure is not fvm's: {exec}");
         client.done("suspend", json!({"names": ["v"]}));
         assert_eq!(client.done("inspect", json!({"name": "v"}))["now"], "suspended");
@@ -91,9 +96,13 @@ fn root_and_user_streams_are_captured_streamed_or_passed() {
     as_both("root_and_user_streams_are_captured_streamed_or_passed", |lab| {
         let server = Server::start(lab);
         let mut client = server.client();
-        client.send(json!({"method": "run", "params": {"command": sh("cat; echo e >&2"), "rm": true}, "input": "typed"}));
+        client
+            .send(json!({"method": "run", "params": {"command": sh("cat; echo e >&2"), "rm": true}, "input": "typed"}));
         let ran = client.line().unwrap();
-        assert_eq!((&ran["stdout"], &ran["stderr"], &ran["truncated"]), (&json!("typed"), &json!("e\n"), &json!(false)));
+        assert_eq!(
+            (&ran["stdout"], &ran["stderr"], &ran["truncated"]),
+            (&json!("typed"), &json!("e\n"), &json!(false))
+        );
         let long = client.call("run", json!({"command": sh("head -c 3000000 /dev/zero | tr '\\0' x"), "rm": true}));
         assert_eq!((long["stdout"].as_str().unwrap().len(), &long["truncated"]), (1 << 20, &json!(true)));
         let bytes = client.call("run", json!({"command": ["printf", "\\377"], "rm": true}));
@@ -117,7 +126,11 @@ fn root_and_user_streams_are_captured_streamed_or_passed() {
 
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let file = std::fs::File::create(lab.path("errors")).unwrap();
-        client.send_passed("run", json!({"command": sh("cat; echo e >&2"), "rm": true}), [theirs.as_fd(), theirs.as_fd(), file.as_fd()]);
+        client.send_passed(
+            "run",
+            json!({"command": sh("cat; echo e >&2"), "rm": true}),
+            [theirs.as_fd(), theirs.as_fd(), file.as_fd()],
+        );
         drop(theirs);
         ours.write_all(b"through").unwrap();
         ours.shutdown(std::net::Shutdown::Write).unwrap();
@@ -132,10 +145,18 @@ fn root_and_user_streams_are_captured_streamed_or_passed() {
         client.done("create", json!({"name": "v"}));
         let archive = std::fs::File::create(lab.path("v.fvm")).unwrap();
         let nothing = std::fs::File::open("/dev/null").unwrap();
-        client.send_passed("export", json!({"name": "v", "file": "-"}), [nothing.as_fd(), archive.as_fd(), nothing.as_fd()]);
+        client.send_passed(
+            "export",
+            json!({"name": "v", "file": "-"}),
+            [nothing.as_fd(), archive.as_fd(), nothing.as_fd()],
+        );
         assert_eq!(client.line().unwrap()["code"], 0);
         let archive = std::fs::File::open(lab.path("v.fvm")).unwrap();
-        client.send_passed("import", json!({"file": "-", "name": "w"}), [archive.as_fd(), nothing.as_fd(), nothing.as_fd()]);
+        client.send_passed(
+            "import",
+            json!({"file": "-", "name": "w"}),
+            [archive.as_fd(), nothing.as_fd(), nothing.as_fd()],
+        );
         assert_eq!(client.line().unwrap()["result"]["name"], "w");
     });
 }
@@ -188,7 +209,9 @@ fn root_and_user_what_is_no_request_is_said_to_be_none_and_harms_nobody() {
         let server = Server::start(lab);
         let mut good = server.client();
         let mut client = server.client();
-        for garbage in [&b"\n"[..], b"hello\n", b"\xff\xfe\x00\n", b"[]\n", b"{\"id\":1}\n", b"{\"id\":{},\"method\":\"list\"}\n"] {
+        for garbage in
+            [&b"\n"[..], b"hello\n", b"\xff\xfe\x00\n", b"[]\n", b"{\"id\":1}\n", b"{\"id\":{},\"method\":\"list\"}\n"]
+        {
             client.raw(garbage);
             let refused = client.line().unwrap();
             assert!(refused["code"] == 2 && refused["error"]["code"] == 2, "{refused}");
@@ -201,7 +224,10 @@ fn root_and_user_what_is_no_request_is_said_to_be_none_and_harms_nobody() {
         assert_eq!(client.line().unwrap()["id"], 70);
         let many: String = (100..200).map(|id| json!({"id": id, "method": "hello"}).to_string() + "\n").collect();
         client.raw(many.as_bytes());
-        assert_eq!((100..200).map(|_| client.line().unwrap()["id"].as_u64().unwrap()).collect::<Vec<_>>(), (100..200).collect::<Vec<_>>());
+        assert_eq!(
+            (100..200).map(|_| client.line().unwrap()["id"].as_u64().unwrap()).collect::<Vec<_>>(),
+            (100..200).collect::<Vec<_>>()
+        );
         // More at once than are carried out at once.
         let many: String = (0..40).map(|id| json!({"id": id, "method": "list"}).to_string() + "\n").collect();
         client.raw(many.as_bytes());
@@ -218,7 +244,10 @@ fn root_and_user_what_is_no_request_is_said_to_be_none_and_harms_nobody() {
         // It hangs up on us in the middle.
         let _hung_up = endless.stream.write_all(&vec![b'x'; (1 << 20) + (64 << 10)]);
         let refused = endless.end();
-        assert!(refused.iter().all(|line| line["error"]["message"].as_str().unwrap().contains("longer")), "{refused:?}");
+        assert!(
+            refused.iter().all(|line| line["error"]["message"].as_str().unwrap().contains("longer")),
+            "{refused:?}"
+        );
         // Half a line.
         let mut half = server.client();
         half.raw(b"{\"id\":1,\"met");
@@ -267,9 +296,16 @@ fn root_and_user_a_client_that_goes_away_is_a_terminal_that_closes() {
         wait_for("the program's end", || other.done("inspect", json!({"name": "v"}))["now"] == "stopped");
         let paths = |status: Value| {
             let changes = status["changes"].as_array().unwrap().clone();
-            changes.iter().map(|c| c["path"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+            changes
+                .iter()
+                .map(|c| c["path"].as_str().unwrap().rsplit('/').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
-        assert_eq!(paths(other.done("status", json!({"name": "v"}))), ["got", "ready"], "it was told, and what it did is kept");
+        assert_eq!(
+            paths(other.done("status", json!({"name": "v"}))),
+            ["got", "ready"],
+            "it was told, and what it did is kept"
+        );
         wait_for("the end of the other", || other.call("inspect", json!({"name": "thrown"}))["code"] == 4);
         assert_eq!(other.done("inspect", json!({"name": "own"}))["now"], "running");
         // A client that has said all it has to say is not gone.
@@ -331,7 +367,9 @@ fn root_and_user_a_server_ends_cleanly_or_leaves_what_the_next_one_can_use() {
         client.done("create", json!({"name": "own"}));
         client.done("start", json!({"name": "own"}));
         let script = "trap 'echo term > got; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
-        let id = client.send(json!({"method": "run", "streams": "stream", "params": {"command": sh(script), "name": "v", "keep": true}}));
+        let id = client.send(
+            json!({"method": "run", "streams": "stream", "params": {"command": sh(script), "name": "v", "keep": true}}),
+        );
         assert_eq!(client.line().unwrap()["data"], "ready\n");
         server.signal(Signal::TERM);
         let answer = client.line().unwrap();
@@ -382,7 +420,8 @@ fn root_and_user_only_the_owner_is_served_and_no_vm() {
         let python = "/usr/bin/python3";
         assert!(std::path::Path::new(python).exists(), "{python} is not there");
         let socket = server.socket.to_str().unwrap();
-        let shared = lab.fvm(["run", "--rm", "--share", lab.dir().to_str().unwrap(), "--", python, "-c", script, socket]);
+        let shared =
+            lab.fvm(["run", "--rm", "--share", lab.dir().to_str().unwrap(), "--", python, "-c", script, socket]);
         let passed = lab.fvm(["run", "--rm", "--socket", socket, "--", python, "-c", script, socket]);
         for tried in [shared, passed] {
             let why = if lab.user() == User::Root { "somebody else's" } else { "processes of VMs" };

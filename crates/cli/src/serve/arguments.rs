@@ -50,7 +50,8 @@ pub fn command_line(method: &str, params: &Map<String, Value>) -> Result<Vec<OsS
     }
     let is_taken = |name: &str| !NOT_TAKEN.contains(&(method, name));
     let known = |name: &str| command.get_arguments().find(|arg| arg.get_id() == name && is_taken(name));
-    let mut positional: Vec<(&str, Vec<OsString>)> = command.get_positionals().map(|arg| (id(arg), Vec::new())).collect();
+    let mut positional: Vec<(&str, Vec<OsString>)> =
+        command.get_positionals().map(|arg| (id(arg), Vec::new())).collect();
     for (name, value) in params.iter().filter(|(_, value)| !value.is_null()) {
         let arg = known(name).ok_or_else(|| format!("'{method}' takes no parameter '{}'", shown(name)))?;
         if let Some((_, given)) = positional.iter_mut().find(|(position, _)| position == name) {
@@ -125,19 +126,29 @@ mod tests {
     fn parameters_become_options_and_arguments_and_no_other() {
         let good = [
             ("list", json!({}), "fvm list --"),
-            ("commit", json!({"name": "demo", "dry_run": true, "keep": false, "only": ["*.c", "-x"]}),
-             "fvm commit --dry-run --only=*.c --only=-x -- demo"),
-            ("commit", json!({"name": "-rf", "paths": ["--keep", "b"], "on_conflict": "skip"}),
-             "fvm commit --on-conflict=skip -- -rf --keep b"),
+            (
+                "commit",
+                json!({"name": "demo", "dry_run": true, "keep": false, "only": ["*.c", "-x"]}),
+                "fvm commit --dry-run --only=*.c --only=-x -- demo",
+            ),
+            (
+                "commit",
+                json!({"name": "-rf", "paths": ["--keep", "b"], "on_conflict": "skip"}),
+                "fvm commit --on-conflict=skip -- -rf --keep b",
+            ),
             ("undo", json!({"commit": 7}), "fvm undo -- 7"),
-            ("run", json!({"command": ["sh", "-c", "exit 7"], "rm": true, "memory": "1G", "env": "A=b"}),
-             "fvm run --env=A=b --memory=1G --rm -- sh -c exit 7"),
+            (
+                "run",
+                json!({"command": ["sh", "-c", "exit 7"], "rm": true, "memory": "1G", "env": "A=b"}),
+                "fvm run --env=A=b --memory=1G --rm -- sh -c exit 7",
+            ),
             ("service.start", json!({"name": "a", "units": ["b"]}), "fvm service start -- a b"),
             ("delete", json!({"names": ["a", {"hex": "62"}], "force": null}), "fvm delete -- a b"),
         ];
         for (method, params, expected) in good {
             let found = line(method, params).unwrap();
-            let (mut found, mut expected): (Vec<_>, Vec<_>) = (found.split(' ').collect(), expected.split(' ').collect());
+            let (mut found, mut expected): (Vec<_>, Vec<_>) =
+                (found.split(' ').collect(), expected.split(' ').collect());
             let at = found.iter().position(|w| *w == "--").unwrap();
             found[1..at].sort_unstable();
             let at = expected.iter().position(|w| *w == "--").unwrap();

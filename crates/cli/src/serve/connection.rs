@@ -12,8 +12,8 @@
 
 use super::arguments;
 use super::protocol::{
-    Answer, CAPTURE_MAX_BYTES, Captured, Id, LINE_MAX_BYTES, Lines, NoRequest, Request, TooLong, VERSION, Wanted, event,
-    parse, whole_characters,
+    Answer, CAPTURE_MAX_BYTES, Captured, Id, LINE_MAX_BYTES, Lines, NoRequest, Request, TooLong, VERSION, Wanted,
+    event, parse, whole_characters,
 };
 use super::request;
 use crate::failure::Failure;
@@ -340,7 +340,8 @@ impl Connection<'_> {
             }
             (Wanted::Null, _) => {}
             (Wanted::Capture | Wanted::Stream, _) => {
-                theirs[0] = request.input.as_ref().map(|input| file_of(input.0.as_bytes())).transpose().map_err(failed)?;
+                theirs[0] =
+                    request.input.as_ref().map(|input| file_of(input.0.as_bytes())).transpose().map_err(failed)?;
                 for (n, ours) in ours.iter_mut().enumerate() {
                     let (read, write) = pipe()?;
                     (*ours, theirs[n + 1]) = (Some(read), Some(write));
@@ -395,7 +396,9 @@ impl Running {
         if let Some(answer) = &self.answer {
             let mut block = [0u8; 64 << 10];
             match rustix::io::read(answer, &mut block[..]) {
-                Ok(len @ 1..) if self.said.len() + len <= ANSWER_MAX_BYTES => self.said.extend_from_slice(&block[..len]),
+                Ok(len @ 1..) if self.said.len() + len <= ANSWER_MAX_BYTES => {
+                    self.said.extend_from_slice(&block[..len])
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Ok(_) | Err(_) => self.answer = None,
             }

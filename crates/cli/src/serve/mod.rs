@@ -60,7 +60,8 @@ pub fn serve(fvm: &Fvm, out: &Output, args: &Serve) -> Done {
     let mut clients: Vec<Offspring> = Vec::new();
     loop {
         let has_room = clients.len() < CLIENTS_MAX;
-        let [is_asked, is_interrupted] = wait(Some(&socket.listener).filter(|_| has_room), &interrupts, &clients, None)?;
+        let [is_asked, is_interrupted] =
+            wait(Some(&socket.listener).filter(|_| has_room), &interrupts, &clients, None)?;
         clients.retain_mut(|client| client.collect().is_none());
         if is_interrupted && interrupts.heard() {
             break;
@@ -115,7 +116,10 @@ impl Socket {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = File::from(rustix::fs::open(lock_path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(&e))?);
         let taken = || {
-            Failure::new(format!("another 'fvm serve' serves at '{}'", path.display()), "use that one, or give another --socket PATH")
+            Failure::new(
+                format!("another 'fvm serve' serves at '{}'", path.display()),
+                "use that one, or give another --socket PATH",
+            )
         };
         match lock.try_lock() {
             Ok(()) => {}

@@ -330,7 +330,10 @@ mod tests {
     #[test]
     fn no_character_is_cut_in_two() {
         let text = "aé€😀".as_bytes();
-        assert_eq!((1..=text.len()).map(|n| whole_characters(&text[..n])).collect::<Vec<_>>(), [1, 1, 3, 3, 3, 6, 6, 6, 6, 10]);
+        assert_eq!(
+            (1..=text.len()).map(|n| whole_characters(&text[..n])).collect::<Vec<_>>(),
+            [1, 1, 3, 3, 3, 6, 6, 6, 6, 10]
+        );
         assert_eq!(whole_characters(b"\xff\xffa"), 3, "what is no text is sent as it is");
     }
 }

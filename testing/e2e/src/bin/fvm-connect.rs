@@ -1,8 +1,8 @@
 //! Connects to the unix socket that is its argument and hands the connection to whoever is at the other end of its standard input,
 //! itself a unix socket; then waits for that to close. For tests that are root and talk to a server that serves one user.
 
-use std::io::IoSlice;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

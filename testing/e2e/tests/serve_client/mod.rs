@@ -2,8 +2,8 @@
 
 use fvm_kit::{Lab, install};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
@@ -46,7 +46,9 @@ impl<'a> Server<'a> {
 
     /// Until it serves.
     pub fn wait(&self) {
-        wait_for("the server", || self.try_connect().is_some_and(|mut client| client.try_call("hello", json!({})).is_some()));
+        wait_for("the server", || {
+            self.try_connect().is_some_and(|mut client| client.try_call("hello", json!({})).is_some())
+        });
     }
 
     fn try_connect(&self) -> Option<Client> {
