@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let fvm = Fvm::open(Path::new(&state), Path::new(&run))?;
     let here = std::env::current_dir()?;
-    let call = Call { argv, cwd: here.into(), env: std::env::vars_os().collect(), umask: 0o022, ..Call::default() };
+    let call = Call { argv, cwd: here.into(), env: std::env::vars_os().collect(), ..Call::default() };
     let ran = fvm.run(&NewVm::default(), &call)?;
     std::io::stdout().write_all(&ran.output)?;
     std::io::stderr().write_all(&ran.errors)?;

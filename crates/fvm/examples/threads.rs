@@ -15,7 +15,7 @@ type Failed = Box<dyn Error + Send + Sync>;
 
 fn call(words: &[&str]) -> Call {
     let env = std::env::vars_os().collect();
-    Call { argv: words.iter().map(Into::into).collect(), cwd: "/".into(), env, umask: 0o022, ..Call::default() }
+    Call { argv: words.iter().map(Into::into).collect(), env, ..Call::default() }
 }
 
 fn main() -> Result<(), Failed> {

@@ -4,7 +4,7 @@
 //! commit point they stop the commit, after it they change nothing.
 
 use fvm_commit::Watch;
-use fvm_sys::process::{next_signal, signal_fd, unblock_signals};
+use fvm_sys::process::{ignores_signal, next_signal, signal_fd, unblock_signals};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// SIGHUP, SIGINT, SIGTERM.
@@ -13,6 +13,8 @@ const SIGNALS: [i32; 3] = [1, 2, 15];
 /// Holds the signals back that would end the process.
 #[derive(Debug)]
 pub struct Interrupts {
+    /// Those that it does not ignore: they would come here, too.
+    signals: Vec<i32>,
     fd: Option<OwnedFd>,
     heard: bool,
 }
@@ -21,7 +23,8 @@ impl Interrupts {
     /// From now on.
     #[must_use]
     pub fn hold() -> Self {
-        Self { fd: signal_fd(&SIGNALS).ok(), heard: false }
+        let signals: Vec<i32> = SIGNALS.into_iter().filter(|signal| !ignores_signal(*signal)).collect();
+        Self { fd: signal_fd(&signals).ok(), signals, heard: false }
     }
 
     /// Whether one came.
@@ -52,6 +55,6 @@ impl Watch for Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        unblock_signals(&SIGNALS);
+        unblock_signals(&self.signals);
     }
 }

@@ -44,7 +44,7 @@ fn main() {
 
 fn call(words: &[&str]) -> Call {
     let env = std::env::vars_os().filter(|(name, _)| name != STEP).collect();
-    Call { argv: words.iter().map(Into::into).collect(), cwd: "/".into(), env, umask: 0o022, ..Call::default() }
+    Call { argv: words.iter().map(Into::into).collect(), env, ..Call::default() }
 }
 
 fn sh(script: &str) -> Call {

@@ -213,6 +213,16 @@ pub fn default_signals() {
     set_mask(libc::SIG_SETMASK, &[]);
 }
 
+/// Whether this process ignores `signal` (its number), as one that was started with `nohup` does SIGHUP.
+#[must_use]
+pub fn ignores_signal(signal: i32) -> bool {
+    // SAFETY: an all-zero sigaction is a valid value, and without a new action the call only writes the old one into it.
+    unsafe {
+        let mut now = std::mem::zeroed::<libc::sigaction>();
+        libc::sigaction(signal, std::ptr::null(), &raw mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Has this process ignore `signal` (its number).
 pub fn ignore_signal(signal: i32) {
     // SAFETY: SIG_IGN installs no handler code.

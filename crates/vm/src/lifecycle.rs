@@ -64,7 +64,7 @@ pub struct NewVm {
 const SYSTEMD_OFFLINE: &str = "SYSTEMD_OFFLINE";
 
 /// A program as a person gives it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Call {
     /// Name and arguments.
     pub argv: Vec<OsString>,
@@ -82,6 +82,22 @@ pub struct Call {
     pub own_env: Vec<(OsString, OsString)>,
     /// How long it may run.
     pub timeout: Option<Timeout>,
+}
+
+impl Default for Call {
+    /// No program and no variables; in `/`, with the file mode creation mask 022.
+    fn default() -> Self {
+        Self {
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: "/".into(),
+            umask: 0o022,
+            cwd_required: false,
+            user: None,
+            own_env: Vec::new(),
+            timeout: None,
+        }
+    }
 }
 
 impl Call {

@@ -5,9 +5,11 @@ mod serve_client;
 
 use fvm_kit::{Lab, User, is_root};
 use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 use serve_client::{Server, wait_for};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -141,6 +143,28 @@ fn root_and_user_streams_are_captured_streamed_or_passed() {
         client.send(json!({"method": "run", "params": {"command": sh("cat; echo x"), "rm": true}, "streams": "null"}));
         let null = client.line().unwrap();
         assert!(null["code"] == 0 && null.get("stdout").is_none(), "{null}");
+        // A terminal is one for the program, too: its own, of the same size.
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&ours).and_then(|()| unlockpt(&ours)).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let theirs = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let size = |rows| Winsize { ws_row: rows, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&ours, size(33)).unwrap();
+        let run = client.send_passed(
+            "run",
+            json!({"command": sh("trap 'stty size; exit 4' WINCH; tty; stty size; while :; do sleep 0.1; done"), "rm": true}),
+            [theirs.as_fd(); 3],
+        );
+        let mut screen = BufReader::new(std::fs::File::from(ours.try_clone().unwrap()));
+        let mut lines = || {
+            let mut line = String::new();
+            screen.read_line(&mut line).unwrap();
+            line.trim().to_owned()
+        };
+        assert_eq!((lines(), lines()), ("/dev/pts/0".into(), "33 99".into()));
+        tcsetwinsize(&ours, size(44)).unwrap();
+        client.done("signal", json!({"request": run, "signal": "WINCH"}));
+        assert_eq!((lines(), client.line().unwrap()["code"].clone()), ("44 99".into(), json!(4)));
         // An archive, by the streams that it has on the command line.
         client.done("create", json!({"name": "v"}));
         let archive = std::fs::File::create(lab.path("v.fvm")).unwrap();
@@ -391,6 +415,13 @@ fn root_and_user_a_server_ends_cleanly_or_leaves_what_the_next_one_can_use() {
         let next = Server::start(lab);
         assert_eq!(next.client().done("inspect", json!({"name": "w"}))["now"], "stopped");
         drop(next);
+        // One that was to outlive its terminal does.
+        let script = format!("trap '' HUP; exec {} --home home serve --socket s.sock", fvm_kit::binary().display());
+        let mut deaf = Server::of(lab, lab.command("sh").args(["-c", &script]).stderr(Stdio::null()).spawn().unwrap());
+        deaf.signal(Signal::HUP);
+        deaf.client().done("list", json!({}));
+        deaf.signal(Signal::INT);
+        assert_eq!(deaf.ended(), Some(0));
         // What is no socket is nobody's to remove.
         lab.sh("echo precious > s.sock");
         let refused = lab.fvm(["serve", "--socket", "s.sock"]).expect(1);

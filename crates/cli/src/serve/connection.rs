@@ -297,13 +297,15 @@ impl Connection<'_> {
     }
 
     fn signal(&self, request: &Request) -> Answer {
-        const NAMES: [(&str, Signal); 7] = [
+        const NAMES: [(&str, Signal); 8] = [
             ("INT", Signal::INT),
             ("TERM", Signal::TERM),
             ("HUP", Signal::HUP),
             ("QUIT", Signal::QUIT),
             ("USR1", Signal::USR1),
             ("USR2", Signal::USR2),
+            // Of a terminal that was passed.
+            ("WINCH", Signal::WINCH),
             ("KILL", Signal::KILL),
         ];
         let refused = |why: &str| Answer::refused(exit::USAGE, why, None);
@@ -312,7 +314,7 @@ impl Connection<'_> {
         };
         let name = name.strip_prefix("SIG").unwrap_or(name);
         let Some((_, signal)) = NAMES.iter().find(|(known, _)| *known == name) else {
-            return refused("'signal' is INT, TERM, HUP, QUIT, USR1, USR2 or KILL");
+            return refused("'signal' is INT, TERM, HUP, QUIT, USR1, USR2, WINCH or KILL");
         };
         let id = request.params.get("request").and_then(|id| serde_json::from_value::<Id>(id.clone()).ok());
         let Some(one) = self.running.iter().find(|one| Some(&one.id) == id.as_ref()) else {

@@ -209,7 +209,9 @@ fn is_welcome(client: &OwnedFd) -> Result<(), Failure> {
     let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/user"));
     match (namespace("self"), namespace(&pid.to_string())) {
         (Ok(ours), Ok(theirs)) if ours == theirs => Ok(()),
-        _ => Err(refused("processes of VMs, and others in a user namespace that is not the server's, are not served")),
+        _ => Err(refused(
+            "processes of VMs, and others of which it is not certain that they are in the server's user namespace, are not served",
+        )),
     }
 }
 

@@ -33,13 +33,16 @@ pub struct Server<'a> {
 
 impl<'a> Server<'a> {
     pub fn start(lab: &'a Lab) -> Self {
+        Self::of(lab, lab.spawn(["serve", "--socket", lab.path("s.sock").to_str().unwrap()]))
+    }
+
+    /// One that was started otherwise.
+    pub fn of(lab: &'a Lab, process: Child) -> Self {
         let connect = lab.path("connect");
         if !connect.exists() {
             install(Path::new(env!("CARGO_BIN_EXE_fvm-connect")), &connect);
         }
-        let socket = lab.path("s.sock");
-        let process = lab.spawn(["serve", "--socket", socket.to_str().unwrap()]);
-        let server = Self { lab, socket, process };
+        let server = Self { lab, socket: lab.path("s.sock"), process };
         server.wait();
         server
     }
