@@ -6,8 +6,7 @@
 //!                                                              └── wait_with_output ─► Output { .., output, errors }
 //! ```
 //!
-//! A VM that a pool has ready is to be taken where [`Fvm::create_and_boot`] makes one: `Place::New` says what is wanted, not
-//! whether it is made now.
+//! A VM that a pool has ready is taken by [`Fvm::pool_spawn`], which starts no process and so needs nothing of this.
 //!
 //! Invariants: nothing is started by the calling process itself, so it may have any number of threads; what a program prints is
 //! kept up to [`CAPTURE_MAX_BYTES`] and read beyond it, so that no program can fill the caller's memory, nor stop for want of a

@@ -49,7 +49,7 @@ pub struct NewPool {
 }
 
 impl Fvm {
-    /// Makes a pool and starts to fill it. The process must have one thread.
+    /// Makes a pool and starts to fill it. Of a program with threads [`Fvm::start_forker`] was called before.
     ///
     /// # Errors
     /// When there is one of that name, or its VMs could not be what is asked for.
@@ -141,11 +141,15 @@ impl Fvm {
         Ok(pool::change(&self.home, pool)?)
     }
 
-    /// Starts the keeper of a pool that has none: after a reboot, or when it was drained or killed. The process must have one thread.
+    /// Starts the keeper of a pool that has none: after a reboot, or when it was drained or killed. Of a program with
+    /// threads [`Fvm::start_forker`] was called before.
     ///
     /// # Errors
     /// When it has one, or it cannot be started.
     pub fn pool_start(&self, pool: &PoolRecord) -> Result<(), FvmError> {
+        if let Some(done) = self.done_there(|| crate::worker::What::Pool { name: pool.name.clone() }) {
+            return done;
+        }
         let mut make = |pool: &PoolRecord, facts: &HostFacts| self.pool_member(pool, facts);
         Ok(pool::detach(&self.home, pool, &mut make)?)
     }

@@ -12,7 +12,7 @@
 
 use crate::{Call, Ended, Fvm, FvmError, NewVm};
 use fvm_model::path::Bytes;
-use fvm_model::{VmId, VmRecord, VmState};
+use fvm_model::{VmId, VmName, VmRecord, VmState};
 use fvm_vm::attach::forwarded;
 use fvm_vm::{VmError, proto};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,6 +34,7 @@ pub(crate) enum What {
     New { new: Box<NewVm>, user_home: Option<Bytes>, call: Box<Call> },
     In { vm: VmId, call: Box<Call> },
     Detach { vm: VmId, call: Box<Call> },
+    Pool { name: VmName },
     EmptyTrash,
 }
 
@@ -91,6 +92,7 @@ fn carry_out(order: &Order, report: BorrowedFd<'_>) -> Result<Report, FvmError> 
             }
         }
         What::Detach { vm, call } => fvm.detach(fvm.find(vm.as_str())?, call).map(|()| Report::Done),
+        What::Pool { name } => fvm.pool_start(&fvm.pool(name)?).map(|()| Report::Done),
         What::EmptyTrash => Ok(fvm.home().empty_trash().map(|()| Report::Done)?),
     }
 }

@@ -88,7 +88,9 @@ fn root_and_user_what_a_pool_cannot_do_is_said_and_nothing_is_lost() {
         assert!(lab.fvm(["pool", "create", "q", "--dbus", "notifications"]).expect(1).err.contains("--dbus"));
         lab.fvm(["pool", "create", "q", "--from", "nobody"]).expect(4);
         lab.fvm(["pool", "create", "q", "--reserve", "much"]).expect(2);
-        assert!(lab.fvm(["run", "--pool", "p", "--net", "none", "--", "true"]).expect(2).err.contains("pool configure"));
+        assert!(
+            lab.fvm(["run", "--pool", "p", "--net", "none", "--", "true"]).expect(2).err.contains("pool configure")
+        );
         let kept = lab.fvm(["run", "--pool", "p", "--keep", "--", "true"]).expect(125);
         assert!(kept.err.contains("--kept"), "{}", kept.err);
         lab.fvm(["pool", "start", "p"]).expect(1);

@@ -480,3 +480,23 @@ fn root_and_user_the_python_client_of_the_book_works() {
         assert_eq!(lab.sh("cat letter"), "one\n");
     });
 }
+
+#[test]
+fn root_and_user_a_pool_is_made_used_and_drained_over_the_socket() {
+    as_both("root_and_user_a_pool_is_made_used_and_drained_over_the_socket", |lab| {
+        let server = Server::start(lab);
+        let mut client = server.client();
+        client.done("pool.create", json!({"name": "ready", "size": 2}));
+        for n in 0..4 {
+            let ran = client.call("run", json!({"pool": "ready", "command": ["echo", n.to_string()]}));
+            assert_eq!(
+                (&ran["code"], &ran["stdout"], &ran["result"]["exit"]),
+                (&json!(0), &json!(format!("{n}\n")), &json!(0)),
+                "{ran}"
+            );
+            assert_eq!(ran["result"]["kept"], false);
+        }
+        client.done("pool.drain", json!({"names": ["ready"]}));
+        wait_for("the pool's end", || client.call("pool.delete", json!({"names": ["ready"]}))["code"] == 0);
+    });
+}

@@ -125,6 +125,9 @@ fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> D
     };
     let keeps = afterwards != Afterwards::Remove;
     let (ended, nobody_left, vm) = fvm.pool_run(pool, call, name.as_ref(), keeps)?;
+    out.field("vm", &vm.name);
+    out.field("id", &vm.id);
+    out.field("kept", &keeps);
     let code = exit_code(out, &ended, call);
     if !keeps && nobody_left {
         vm.done(nobody_left);

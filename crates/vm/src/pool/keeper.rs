@@ -50,6 +50,9 @@ const EVENTS: usize = 64;
 /// # Errors
 /// [`VmError::Pool`] when it has one already, or cannot be kept.
 pub fn detach(home: &Home, pool: &PoolRecord, make: Make<'_>) -> Result<(), VmError> {
+    if !process::has_one_thread() {
+        return Err(VmError::Threads("start a pool"));
+    }
     let failed = |why: String| VmError::Pool { name: pool.name.clone(), why };
     let Some(lock) = home.try_lock_pool(&pool.name)? else { return Err(failed("it is running already".into())) };
     let facts = fvm_host::collect()?;
