@@ -266,6 +266,8 @@ impl Fvm {
     /// # Errors
     /// When something cannot be removed.
     pub fn gc(&self, keep: Keep) -> Result<Vec<u64>, FvmError> {
+        // Routers that wait for the next VM.
+        fvm_vm::router::routers(self.home.run_dir(), true);
         let store = self.commits();
         let held = store.hold()?;
         Ok(fvm_commit::gc(&HostDisk, &store, &held, keep)?)

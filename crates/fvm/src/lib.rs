@@ -397,6 +397,12 @@ impl Fvm {
         Ok((kernel, lifecycle::mode_for(&facts()?), place))
     }
 
+    /// The routers that serve root's VMs now, or wait some seconds for the next.
+    #[must_use]
+    pub fn routers(&self) -> Vec<fvm_vm::router::Running> {
+        fvm_vm::router::routers(self.home.run_dir(), false)
+    }
+
     /// The file that holds what a detached program printed.
     #[must_use]
     pub fn output_log(&self, record: &VmRecord) -> PathBuf {

@@ -14,31 +14,29 @@ use crate::nft::{Batch, End, Hook, Rule, Transport};
 use fvm_model::reach::{NEVER, Net, PRIVATE, Reach, To, What};
 use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The table, in a namespace that holds nothing else.
-const TABLE: &str = "fvm";
+pub(crate) const TABLE: &str = "fvm";
 /// Most addresses of one name that are open at a time.
 const SET_SIZE: u32 = 4096;
 /// Where names are asked for.
 pub const DNS_PORT: u16 = 53;
 
 /// All rules that the VM's names may fill: the denied ones first.
-fn named(reach: &Reach) -> impl Iterator<Item = (usize, &To)> {
+pub(crate) fn named(reach: &Reach) -> impl Iterator<Item = (usize, &To)> {
     let all = reach.deny.iter().chain(reach.allow.iter().flatten()).enumerate();
     all.filter(|(_, to)| matches!(to.what, What::Name(_)))
 }
 
-/// The interfaces of a router.
+/// The interfaces of a router that has one VM.
 #[derive(Debug, Clone, Copy)]
 pub struct Sides<'a> {
     /// Towards the VM.
     pub inside: &'a str,
     /// The VM's addresses: it speaks for no other.
     pub vm: [IpAddr; 2],
-    /// Towards the host, which reaches the VM over it; its packets keep their addresses.
-    pub host: Option<&'a str>,
 }
 
 /// Puts the rules in force.
@@ -46,13 +44,10 @@ pub struct Sides<'a> {
 /// # Errors
 /// The kernel's.
 pub fn install(socket: &mut Netlink, reach: &Reach, sides: Sides<'_>) -> Result<(), Errno> {
-    let Sides { inside, vm, host } = sides;
+    let Sides { inside, vm } = sides;
     let mut batch = Batch::of(TABLE);
     batch.table();
-    for (n, _) in named(reach) {
-        batch.set(&format!("r{n}v4"), true, SET_SIZE);
-        batch.set(&format!("r{n}v6"), false, SET_SIZE);
-    }
+    sets(&mut batch, reach, "");
     batch.chain("input", Hook::Input);
     batch.rule("input", Rule::default().from(true, "lo").then(End::Accept));
     batch.rule("input", Rule::default().known().then(End::Accept));
@@ -70,43 +65,60 @@ pub fn install(socket: &mut Netlink, reach: &Reach, sides: Sides<'_>) -> Result<
         batch.rule("forward", from_vm().not_from_address(address).then(End::Drop));
     }
     batch.rule("forward", Rule::default().known().then(End::Accept));
-    if let Some(host) = host {
-        batch.rule("forward", Rule::default().from(true, host).to(true, inside).then(End::Accept));
-    }
     batch.rule("forward", Rule::default().from(false, inside).then(End::Drop));
-    let mut decide = |rule: Rule, end: End| batch.rule("forward", rule.then(end));
+    decide(&mut batch, "forward", reach, "", End::Accept);
+
+    batch.chain("source", Hook::Source);
+    let elsewhere = Rule::default().to(false, inside).to(false, "lo");
+    batch.rule("source", elsewhere.then(End::Masquerade));
+    batch.commit(socket)
+}
+
+/// The sets of a VM's rules; what they are called begins with `prefix`.
+pub(crate) fn sets(batch: &mut Batch, reach: &Reach, prefix: &str) {
+    for (n, _) in named(reach) {
+        batch.set(&format!("{prefix}r{n}v4"), true, SET_SIZE);
+        batch.set(&format!("{prefix}r{n}v6"), false, SET_SIZE);
+    }
+}
+
+/// Takes them away; nothing uses them.
+pub(crate) fn no_sets(batch: &mut Batch, reach: &Reach, prefix: &str) {
+    for (n, _) in named(reach) {
+        batch.no_set(&format!("{prefix}r{n}v4"));
+        batch.no_set(&format!("{prefix}r{n}v6"));
+    }
+}
+
+/// The rules of a VM, behind what `chain` holds: each packet is accepted, which is `accept`, or rejected.
+pub(crate) fn decide(batch: &mut Batch, chain: &str, reach: &Reach, prefix: &str, accept: End) {
+    let mut decide = |rule: Rule, end: End| batch.rule(chain, rule.then(end));
     let into = |net: &Net| Rule::default().into_net(net.ip, net.prefix);
     for net in NEVER {
         decide(into(net), End::Reject);
     }
     for (n, to) in reach.deny.iter().enumerate() {
-        each(n, to, &mut |rule| decide(rule, End::Reject));
+        each(prefix, n, to, &mut |rule| decide(rule, End::Reject));
     }
     for (n, to) in reach.allow.iter().flatten().enumerate() {
-        each(reach.deny.len() + n, to, &mut |rule| decide(rule, End::Accept));
+        each(prefix, reach.deny.len() + n, to, &mut |rule| decide(rule, accept));
     }
     if reach.allow.is_none() {
         for net in PRIVATE.iter().filter(|_| !reach.private) {
             decide(into(net), End::Reject);
         }
-        decide(Rule::default(), End::Accept);
+        decide(Rule::default(), accept);
     }
     decide(Rule::default(), End::Reject);
-
-    batch.chain("source", Hook::Source);
-    let own = [inside, "lo"].into_iter().chain(host);
-    let elsewhere = own.fold(Rule::default(), |rule, name| rule.to(false, name));
-    batch.rule("source", elsewhere.then(End::Masquerade));
-    batch.commit(socket)
 }
 
 /// The filters that make up one rule.
-fn each(n: usize, to: &To, take: &mut impl FnMut(Rule)) {
+fn each(prefix: &str, n: usize, to: &To, take: &mut impl FnMut(Rule)) {
     let places = match &to.what {
         What::Net(net) => vec![Rule::default().into_net(net.ip, net.prefix)],
         What::Name(_) => vec![
-            Rule::default().into_set(&format!("r{n}v4"), true),
-            Rule::default().into_set(&format!("r{n}v6"), false),
+            Rule::default().into_set(&format!("{prefix}r{n}v4"), true),
+            Rule::default().into_set(&format!("{prefix}r{n}v6"), false),
         ],
     };
     for place in places {
@@ -135,14 +147,21 @@ fn is_ours(address: &IpAddr) -> bool {
 #[derive(Debug)]
 pub struct Sets {
     reach: Reach,
-    socket: Mutex<Netlink>,
+    /// With what the names of its sets begin.
+    prefix: String,
+    socket: Arc<Mutex<Netlink>>,
 }
 
 impl Sets {
     /// Over the filters of the namespace in which `socket` was opened. Whoever asks it is in the host's network.
     #[must_use]
     pub fn new(reach: Reach, socket: Netlink) -> Self {
-        Self { reach, socket: Mutex::new(socket) }
+        Self { reach, prefix: String::new(), socket: Arc::new(Mutex::new(socket)) }
+    }
+
+    /// The same where one socket and one namespace are of many VMs.
+    pub(crate) fn among(reach: Reach, prefix: String, socket: Arc<Mutex<Netlink>>) -> Self {
+        Self { reach, prefix, socket }
     }
 
     fn is_named(to: &To, name: &Name) -> bool {
@@ -171,7 +190,7 @@ impl Gate for Sets {
         for (n, _) in named(&self.reach).filter(|(_, to)| Self::is_named(to, name)) {
             for address in addresses {
                 let family = if address.is_ipv4() { "v4" } else { "v6" };
-                batch.element(&format!("r{n}{family}"), *address, hold);
+                batch.element(&format!("{}r{n}{family}", self.prefix), *address, hold);
                 any = true;
             }
         }

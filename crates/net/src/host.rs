@@ -1,29 +1,28 @@
 //! The host's side of the network of a root VM.
 //!
 //! ```text
-//!   VM ── eth0 10.207.a.b ── router namespace: filters ── host │ fvm-a-b 10.207.0.1 ── table inet fvm ── outside
+//!   VMs ── eth0 10.207.a.b ── router namespace: filters ── host │ fvm-xxxxxxxx 10.207.0.1 ── table inet fvm ── outside
 //!
 //!   table inet fvm     input    from fvm-*: no new connection         forward   between fvm-*, and into fvm-*: no new one
 //!                      source   from fvm-*: leaves with the host's address
 //! ```
 //!
-//! The table names no VM, so it needs no change when one comes or goes; everything that is of one VM (its pair of
-//! interfaces, its routes) goes with its network namespace, which goes with its processes.
+//! The table names no VM, so it needs no change when one comes or goes. Of a VM the host has its two routes, which its keeper
+//! takes away; all that is left goes with the router's interface, which goes with the router's last process.
 //!
 //! Invariants: no other table is changed; one that fvm made before is left as it is. IPv6 forwarding is never turned on:
 //! a host that learns its own routes by advertisements would stop doing so.
 
-use crate::link::Address;
+use crate::link::{self, Address};
 use crate::netlink::Netlink;
 use crate::nft::{self, Batch, End, Hook, Rule, Transport};
 use crate::router::{self, Refused};
-use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The table.
 const TABLE: &str = "fvm";
-/// What the interfaces of VMs are called, and nobody else's.
+/// What the interfaces of routers are called, and nobody else's.
 const PREFIX: &str = "fvm-";
 /// Where the kernel says whether it forwards.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -32,7 +31,7 @@ const OLD_TABLES: &str = "/proc/net/ip_tables_names";
 /// As most networks have it.
 pub const MTU_BYTES: u32 = 1500;
 
-/// The addresses of one VM, and its interface on the host.
+/// The addresses of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
     /// The VM's.
@@ -43,8 +42,6 @@ pub struct Seat {
     pub gateway: Ipv4Addr,
     /// The same.
     pub gateway6: Ipv6Addr,
-    /// The host's interface.
-    pub interface: String,
 }
 
 impl Seat {
@@ -61,7 +58,6 @@ impl Seat {
             v6: v6(if number == 1 { 255 } else { number }),
             gateway: Ipv4Addr::new(a, b, 0, 1),
             gateway6: v6(1),
-            interface: format!("{PREFIX}{high}-{low}"),
         }
     }
 }
@@ -82,12 +78,15 @@ pub fn possible() -> Result<(), Errno> {
 pub fn prepare() -> Result<Vec<String>, Refused> {
     let at = |step| move |errno| Refused { step, errno };
     let mut filter = Netlink::filter().map_err(at("open the packet filter (nf_tables)"))?;
-    match install(&mut filter) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(at("set up the host's table 'inet fvm' (nf_tables)")(e)),
+    let found = nft::filters_of_forwarding(&mut filter, TABLE).map_err(at("look at the host's packet filters"))?;
+    let nft::Forwarding { ours, mut others } = found;
+    // Only where it is not: to try, and to be refused, takes the kernel several grace periods of RCU.
+    if !ours {
+        match install(&mut filter) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(at("set up the host's table 'inet fvm' (nf_tables)")(e)),
+        }
     }
-    let mut others = nft::filters_of_forwarding(&mut filter).map_err(at("look at the host's packet filters"))?;
-    others.retain(|table| table != TABLE);
     if std::fs::read_to_string(OLD_TABLES).is_ok_and(|names| names.lines().any(|name| name == "filter")) {
         others.push("iptables".into());
     }
@@ -131,52 +130,36 @@ fn install(socket: &mut Netlink) -> Result<(), Errno> {
     batch.commit(socket)
 }
 
-/// The host's end of a VM's link, which is there. The calling thread is in the host's network namespace.
+/// Whether the host forwards IPv6.
+pub(crate) fn forwards_v6() -> bool {
+    std::fs::read("/proc/sys/net/ipv6/conf/all/forwarding").is_ok_and(|text| text.first() == Some(&b'1'))
+}
+
+/// The host's end of a router's link, which is there; returns its number. `gateway`, `gateway6`: the host's addresses to it.
+/// The calling thread is in the host's network namespace.
 ///
 /// # Errors
 /// The step that failed.
-pub fn attach(seat: &Seat) -> Result<(), Refused> {
+pub fn attach(interface: &str, gateway: Ipv4Addr, gateway6: Ipv6Addr) -> Result<u32, Refused> {
     let at = |step| move |errno| Refused { step, errno };
     let mut link = Netlink::route().map_err(at("open the host's network"))?;
-    let index = router::index(&seat.interface).map_err(at("find the host's interface to the VM"))?;
-    let sides: [(IpAddr, IpAddr, u8, IpAddr); 2] = [
-        (seat.gateway.into(), seat.v4.into(), 32, router::NEAR_HOST_V4.into()),
-        (seat.gateway6.into(), seat.v6.into(), 128, router::NEAR_HOST_V6.into()),
-    ];
-    link.up(index).map_err(at("set the host's interface to the VM up"))?;
-    for (gateway, vm, prefix, near) in sides {
-        let made = link
-            .address(index, Address { ip: gateway, prefix })
-            .and_then(|()| link.add_route(Some(vm), Some(near), index));
-        // A host without IPv6 reaches its VMs without.
-        if gateway.is_ipv4() {
-            made.map_err(at("give the host a route to the VM"))?;
-        }
-    }
-    Ok(())
+    let index = router::index(interface).map_err(at("find the host's interface to the router"))?;
+    let address = |ip: IpAddr, prefix| link::address(index, Address { ip, prefix });
+    link.ask(&[link::up(index), address(gateway.into(), 32)])
+        .map_err(at("set the host's interface to the router up"))?;
+    // A host without IPv6 reaches its VMs without.
+    let _without = link.ask(&[address(gateway6.into(), 128)]);
+    Ok(index)
 }
 
-/// Takes the interface away that an earlier VM at this seat left, whose end is not over yet. Whoever claimed the seat calls.
-///
-/// # Errors
-/// The step that failed.
-pub fn clear(seat: &Seat) -> Result<(), Refused> {
-    if router::index(&seat.interface).is_err() {
-        return Ok(());
-    }
-    let removed = Netlink::route().and_then(|mut link| link.remove(&seat.interface));
-    match removed {
-        Ok(()) | Err(Errno::NODEV) => Ok(()),
-        Err(errno) => Err(Refused { step: "remove an interface that an earlier VM left", errno }),
-    }
-}
-
-/// Makes the pair of interfaces between the host, whose namespace is at `host`, and the router in whose this thread is.
+/// What a router's link may be called on the host: names that are random are not taken.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn pair(link: &mut Netlink, seat: &Seat, near: &str, host: BorrowedFd<'_>) -> Result<(), Errno> {
-    link.pair(near, &seat.interface, host, MTU_BYTES)
+pub fn new_name() -> Result<String, Errno> {
+    let mut bytes = [0u8; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{PREFIX}{:08x}", u32::from_ne_bytes(bytes)))
 }
 
 #[cfg(test)]
@@ -191,8 +174,7 @@ mod tests {
             for low in 1..=254 {
                 let seat = Seat::of(Ipv4Addr::new(127, 1, high, low), range);
                 assert!(seat.v4 != seat.gateway && seat.v6 != seat.gateway6, "{seat:?}");
-                assert!(seat.interface.len() < 16);
-                assert!(seen.insert((seat.v4, seat.v6, seat.interface.clone())), "{seat:?}");
+                assert!(seen.insert((seat.v4, seat.v6)), "{seat:?}");
             }
         }
     }

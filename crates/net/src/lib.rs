@@ -5,8 +5,9 @@
 //!   dns       fvm's own name server: which names a VM may look up, and what it learned
 //!   netlink   messages to the kernel;  link: interfaces, addresses, routes;  nft: packet filters
 //!
-//!   rootless: router    the namespace between VM and host        uplink    the program that reaches the outside
-//!             claim     a loopback address for each VM           publish   connections to it, carried on to the VM
+//!   router    the namespace between VM and host, one for each VM of an ordinary user's;  house: root's, one for many
+//!   host      the host's side of root's                      uplink    the program that reaches the outside
+//!   claim     a loopback address for each VM                 publish   connections to it, carried on to the VM
 //! ```
 //!
 //! Invariants: no program is started here; everything that comes from a VM is bounded; filters lie where the VM has no
@@ -16,6 +17,7 @@ pub mod claim;
 pub mod dns;
 pub mod filter;
 pub mod host;
+pub mod house;
 mod link;
 pub mod netlink;
 mod nft;

@@ -1,16 +1,16 @@
-//! Interfaces, addresses and routes of the network namespace in which the socket was opened.
+//! Interfaces, addresses and routes as messages: they mean the network namespace in which the socket that takes them was
+//! opened.
 //!
-//! Invariant: pure bytes and one socket; no program is started.
+//! Invariant: pure bytes.
 
-use crate::netlink::{ACK, APPEND, Attributes, CREATE, EXCLUSIVE, Message, Netlink};
+use crate::netlink::{ACK, Attributes, CREATE, EXCLUSIVE, Message, REPLACE};
 use rustix::fd::{AsRawFd, BorrowedFd};
-use rustix::io::Errno;
 use std::net::IpAddr;
 
 const NEW_LINK: u16 = 16;
-const REMOVE_LINK: u16 = 17;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
+const REMOVE_ROUTE: u16 = 25;
 /// The attribute that names an interface.
 const NAME: u16 = 3;
 /// The attribute of a route that names its next machine.
@@ -54,92 +54,101 @@ fn interface(index: u32, flags: u32, change: u32) -> Vec<u8> {
     out
 }
 
-impl Netlink {
-    /// Makes a pair of interfaces: `name` here, `peer` in the network namespace `there`, for packets of `mtu` bytes.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn pair(&mut self, name: &str, peer: &str, there: BorrowedFd<'_>, mtu: u32) -> Result<(), Errno> {
+/// One end of a pair of interfaces.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End<'a> {
+    pub name: &'a str,
+    /// 0: as the kernel likes.
+    pub index: u32,
+    pub up: bool,
+}
+
+impl<'a> End<'a> {
+    /// An end that is set up later.
+    pub fn named(name: &'a str) -> Self {
+        Self { name, index: 0, up: false }
+    }
+
+    fn header(self) -> Vec<u8> {
+        interface(self.index, u32::from(self.up) * UP, u32::from(self.up) * UP)
+    }
+
+    /// One queue in each direction: as many as there are processors cost memory and time, and give an interface nothing that
+    /// hands each packet to its other end at once.
+    fn attributes(self, mtu: u32) -> Attributes {
         const MTU: u16 = 4;
-        const LINK_INFO: u16 = 18;
-        const NAMESPACE: u16 = 28;
-        let peer = Attributes::default()
-            .with_text(NAME, peer)
-            .with(MTU, mtu.to_ne_bytes())
-            .with(NAMESPACE, there.as_raw_fd().to_ne_bytes());
-        let info = Attributes::default()
-            .with(1, b"veth")
-            .with_nested(2, Attributes::default().with(1, peer.behind(interface(0, 0, 0))));
-        let named = Attributes::default().with_text(NAME, name).with(MTU, mtu.to_ne_bytes());
-        let attributes = named.with_nested(LINK_INFO, info);
-        let header = interface(0, 0, 0);
-        self.ask(&[Message { kind: NEW_LINK, flags: ACK | CREATE | EXCLUSIVE, header, attributes }])
+        const QUEUES_OUT: u16 = 31;
+        const QUEUES_IN: u16 = 32;
+        let one = 1u32.to_ne_bytes();
+        let named = Attributes::default().with_text(NAME, self.name).with(MTU, mtu.to_ne_bytes());
+        named.with(QUEUES_OUT, one).with(QUEUES_IN, one)
     }
+}
 
-    /// Sets an interface up.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn up(&mut self, index: u32) -> Result<(), Errno> {
-        let header = interface(index, UP, UP);
-        self.ask(&[Message { kind: NEW_LINK, flags: ACK, header, attributes: Attributes::default() }])
-    }
+/// Makes a pair of interfaces: `here`, and `there` in the network namespace `namespace`, for packets of `mtu` bytes.
+pub(crate) fn pair(here: End<'_>, there: End<'_>, namespace: BorrowedFd<'_>, mtu: u32) -> Message {
+    const LINK_INFO: u16 = 18;
+    const NAMESPACE: u16 = 28;
+    let peer = there.attributes(mtu).with(NAMESPACE, namespace.as_raw_fd().to_ne_bytes());
+    let data = Attributes::default().with(1, peer.behind(there.header()));
+    let info = Attributes::default().with(1, b"veth").with_nested(2, data);
+    let attributes = here.attributes(mtu).with_nested(LINK_INFO, info);
+    Message { kind: NEW_LINK, flags: ACK | CREATE | EXCLUSIVE, header: here.header(), attributes }
+}
 
-    /// Gives an interface an address.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn address(&mut self, index: u32, address: Address) -> Result<(), Errno> {
-        let mut header = vec![family(address.ip), address.prefix, NO_DETECTION, 0];
-        header.extend(index.to_ne_bytes());
-        let attributes = Attributes::default().with(1, bytes(address.ip)).with(2, bytes(address.ip));
-        self.ask(&[Message { kind: NEW_ADDRESS, flags: ACK | CREATE | EXCLUSIVE, header, attributes }])
-    }
+/// Sets an interface up.
+pub(crate) fn up(index: u32) -> Message {
+    Message { kind: NEW_LINK, flags: ACK, header: interface(index, UP, UP), attributes: Attributes::default() }
+}
 
-    /// What has no route of its own goes to `gateway`.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn default_route(&mut self, gateway: IpAddr) -> Result<(), Errno> {
-        self.new_route(gateway, 0, EVERYWHERE, 0, Attributes::default().with(GATEWAY, bytes(gateway)))
-    }
+/// Gives an interface an address.
+pub(crate) fn address(index: u32, address: Address) -> Message {
+    let mut header = vec![family(address.ip), address.prefix, NO_DETECTION, 0];
+    header.extend(index.to_ne_bytes());
+    let attributes = Attributes::default().with(1, bytes(address.ip)).with(2, bytes(address.ip));
+    Message { kind: NEW_ADDRESS, flags: ACK | CREATE | EXCLUSIVE, header, attributes }
+}
 
-    /// What goes to `to`, or all that has no route of its own, leaves by the interface `over`: to the neighbour `via`,
-    /// whose address need not be in any of our networks, else to `to` itself, a neighbour.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn add_route(&mut self, to: Option<IpAddr>, via: Option<IpAddr>, over: u32) -> Result<(), Errno> {
-        const DESTINATION: u16 = 1;
-        const INTERFACE: u16 = 4;
-        const IS_NEIGHBOUR: u32 = 4;
-        let Some(some) = to.or(via) else { return Err(Errno::INVAL) };
-        let mut attributes = Attributes::default().with(INTERFACE, over.to_ne_bytes());
-        let mut bits = 0;
-        if let Some(to) = to {
-            let to = bytes(to);
-            bits = if to.len() == 4 { 32 } else { 128 };
-            attributes = attributes.with(DESTINATION, to);
-        }
-        match via {
-            Some(via) => self.new_route(some, bits, EVERYWHERE, IS_NEIGHBOUR, attributes.with(GATEWAY, bytes(via))),
-            None => self.new_route(some, bits, if some.is_ipv4() { AT_LINK } else { EVERYWHERE }, 0, attributes),
-        }
-    }
+/// What has no route of its own goes to `gateway`.
+pub(crate) fn default_route(gateway: IpAddr) -> Message {
+    new_route(gateway, 0, EVERYWHERE, 0, Attributes::default().with(GATEWAY, bytes(gateway)))
+}
 
-    fn new_route(&mut self, ip: IpAddr, bits: u8, scope: u8, flags: u32, attributes: Attributes) -> Result<(), Errno> {
-        // Main table, made by an administrator, to a machine.
-        let mut header = vec![family(ip), bits, 0, 0, 254, 4, scope, 1];
-        header.extend(flags.to_ne_bytes());
-        self.ask(&[Message { kind: NEW_ROUTE, flags: ACK | CREATE | APPEND, header, attributes }])
+/// What goes to `to`, or all that has no route of its own, leaves by the interface `over`: to the neighbour `via`, whose
+/// address need not be in any of our networks, else to `to` itself, a neighbour. It takes the place of one that is there.
+pub(crate) fn route(to: Option<IpAddr>, via: Option<IpAddr>, over: u32) -> Message {
+    const DESTINATION: u16 = 1;
+    const INTERFACE: u16 = 4;
+    const IS_NEIGHBOUR: u32 = 4;
+    let some = to.or(via).unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    let mut attributes = Attributes::default().with(INTERFACE, over.to_ne_bytes());
+    let mut bits = 0;
+    if let Some(to) = to {
+        let to = bytes(to);
+        bits = if to.len() == 4 { 32 } else { 128 };
+        attributes = attributes.with(DESTINATION, to);
     }
+    match via {
+        Some(via) => new_route(some, bits, EVERYWHERE, IS_NEIGHBOUR, attributes.with(GATEWAY, bytes(via))),
+        None => new_route(some, bits, if some.is_ipv4() { AT_LINK } else { EVERYWHERE }, 0, attributes),
+    }
+}
 
-    /// Removes an interface, and the other one of its pair.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn remove(&mut self, name: &str) -> Result<(), Errno> {
-        let attributes = Attributes::default().with_text(NAME, name);
-        self.ask(&[Message { kind: REMOVE_LINK, flags: ACK, header: interface(0, 0, 0), attributes }])
-    }
+fn new_route(ip: IpAddr, bits: u8, scope: u8, flags: u32, attributes: Attributes) -> Message {
+    // Main table, made by an administrator, to a machine.
+    let mut header = vec![family(ip), bits, 0, 0, 254, 4, scope, 1];
+    header.extend(flags.to_ne_bytes());
+    Message { kind: NEW_ROUTE, flags: ACK | CREATE | REPLACE, header, attributes }
+}
+
+/// Takes the route to `to` over the interface `over` away.
+pub(crate) fn no_route(to: IpAddr, over: u32) -> Message {
+    const DESTINATION: u16 = 1;
+    const INTERFACE: u16 = 4;
+    const NOWHERE: u8 = 255;
+    let bits = if to.is_ipv4() { 32 } else { 128 };
+    let mut header = vec![family(to), bits, 0, 0, 254, 0, NOWHERE, 0];
+    header.extend([0; 4]);
+    let attributes = Attributes::default().with(DESTINATION, bytes(to)).with(INTERFACE, over.to_ne_bytes());
+    Message { kind: REMOVE_ROUTE, flags: ACK, header, attributes }
 }

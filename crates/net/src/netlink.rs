@@ -10,6 +10,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A message asks for something.
 pub(crate) const REQUEST: u16 = 1;
@@ -19,6 +20,8 @@ pub(crate) const ACK: u16 = 4;
 pub(crate) const EXCLUSIVE: u16 = 0x200;
 /// What it names is made.
 pub(crate) const CREATE: u16 = 0x400;
+/// What it names may be there, and is replaced.
+pub(crate) const REPLACE: u16 = 0x100;
 /// It stands behind the others.
 pub(crate) const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
@@ -55,6 +58,18 @@ impl Netlink {
         Self::open(None)
     }
 
+    /// The same of the namespace `there`, from one in `here`: this thread enters it, and comes back.
+    ///
+    /// # Errors
+    /// The kernel's: `EPERM` without rights over both.
+    pub fn route_of(there: BorrowedFd<'_>, here: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let enter = |namespace| move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network));
+        enter(there)?;
+        let opened = Self::route();
+        enter(here)?;
+        opened
+    }
+
     /// For its filters.
     ///
     /// # Errors
@@ -71,8 +86,30 @@ impl Netlink {
     /// Sends messages as one; all of them succeed, or the first error is returned.
     pub(crate) fn ask(&mut self, messages: &[Message]) -> Result<(), Errno> {
         let first = self.number.wrapping_add(1);
-        let mut bytes = Vec::new();
-        // The acknowledgement that comes last: of the last message that asks for one.
+        let Some(last) = self.say(messages)? else { return Ok(()) };
+        self.answers(first, last, |_, error| match error {
+            Some(e) => Err(e),
+            None => Ok(()),
+        })
+    }
+
+    /// The same for messages that do not depend on each other: what each of them led to. All ask for an acknowledgement.
+    pub(crate) fn ask_each(&mut self, messages: &[Message]) -> Result<Vec<Result<(), Errno>>, Errno> {
+        let first = self.number.wrapping_add(1);
+        let mut results = vec![Ok(()); messages.len()];
+        let Some(last) = self.say(messages)? else { return Ok(results) };
+        self.answers(first, last, |n, error| {
+            if let (Some(result), Some(e)) = (results.get_mut(n as usize), error) {
+                *result = Err(e);
+            }
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// Sends; the number of the last message that asks for an acknowledgement.
+    fn say(&mut self, messages: &[Message]) -> Result<Option<u32>, Errno> {
+        let mut bytes = Vec::with_capacity(messages.len() * 128);
         let mut last = None;
         for message in messages {
             self.number = self.number.wrapping_add(1);
@@ -82,7 +119,16 @@ impl Netlink {
             }
         }
         send(&self.socket, &bytes, SendFlags::empty())?;
-        let Some(last) = last else { return Ok(()) };
+        Ok(last)
+    }
+
+    /// Reads acknowledgements up to the one with the number `last`; `take` gets each, counted from `first`.
+    fn answers(
+        &mut self,
+        first: u32,
+        last: u32,
+        mut take: impl FnMut(u32, Option<Errno>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         let mut buffer = vec![0u8; ANSWER_MAX_BYTES];
         loop {
             let n = match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
@@ -95,11 +141,11 @@ impl Netlink {
                 let word = |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
                 let (length, number) = (word(0) as usize, word(8));
                 let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                if kind == ERROR && (first..=self.number).contains(&number) {
-                    match word(HEADER_BYTES).cast_signed() {
-                        0 if number == last => return Ok(()),
-                        0 => {}
-                        e => return Err(Errno::from_raw_os_error(-e)),
+                if kind == ERROR && (first..=last).contains(&number) {
+                    let code = word(HEADER_BYTES).cast_signed();
+                    take(number - first, (code != 0).then(|| Errno::from_raw_os_error(-code)))?;
+                    if number == last {
+                        return Ok(());
                     }
                 }
                 rest = rest.get(length.max(HEADER_BYTES).next_multiple_of(4)..).unwrap_or(&[]);

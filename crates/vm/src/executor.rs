@@ -50,6 +50,8 @@ pub struct Site {
     pub idmap: Option<OwnedFd>,
     /// Never to be kept: skip syncing.
     pub volatile: bool,
+    /// The home's run-time directory, where the routers of root's VMs are found.
+    pub run_dir: PathBuf,
     /// Sockets of the VM's message buses.
     pub buses: Vec<(crate::bus::Kind, OwnedFd)>,
     /// A connection to the session bus, for the relay.
@@ -86,6 +88,7 @@ impl Site {
             mode,
             idmap: None,
             volatile,
+            run_dir: PathBuf::new(),
             buses: Vec::new(),
             bus_client: None,
             doors: Vec::new(),

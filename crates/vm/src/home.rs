@@ -379,6 +379,7 @@ impl Home {
         crate::stack::sweep(self)?;
         self.empty_trash()?;
         self.sweep_sockets()?;
+        crate::router::routers(&self.run, false);
         Ok(swept)
     }
 

@@ -85,7 +85,7 @@ fn open_dir(place: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Through the directory's descriptor, because a socket address holds only 107 bytes of path.
-fn address(dir: &OwnedFd, name: &str) -> Result<SocketAddrUnix, Errno> {
+pub(crate) fn address(dir: &OwnedFd, name: &str) -> Result<SocketAddrUnix, Errno> {
     SocketAddrUnix::new(PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())))
 }
 

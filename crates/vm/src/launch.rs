@@ -25,7 +25,7 @@ use crate::pause::Paused;
 use crate::proto::{self, Order};
 use crate::quota::Quota;
 use crate::refresh::Held;
-use crate::router::{self, Guard, Helper, Place, Routed};
+use crate::router::{self, Guard, Helper, Maker, Place, Plan, Routed};
 use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
@@ -35,7 +35,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// A VM whose init waits for orders.
@@ -159,33 +159,35 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
     let skeletons = skeletons.collect();
     let id = site.name.clone();
     let ends = Ends { orders: init_orders, report };
-    let routed = blueprint.ops.iter().find_map(|op| if let SetupOp::Router(plan) = op { Some(plan) } else { None });
-    let routed = routed.map(|plan| Routed::prepare(plan, &site)).transpose()?;
-    let place = routed.as_ref().map(Routed::place).transpose()?;
+    let plan = blueprint.ops.iter().find_map(|op| if let SetupOp::Router(plan) = op { Some(plan) } else { None });
     let no_namespaces = |e: Errno| VmError::Setup {
         step: "make the namespaces".into(),
         why: format!("{e}; see 'fvm doctor' for what this kernel allows"),
     };
-    let mut helper = None;
-    let started = match (site.mode, routed) {
+    let (mut place, mut maker) = (None, None);
+    let run = site.run_dir.clone();
+    let started = match (site.mode, plan) {
         (Mode::Rootless, None) => start_rootless(site, &entry, ends),
-        (Mode::Rootless, Some(routed)) => router::start(site, &entry, ends, routed),
-        (mode, routed) => {
-            helper = routed.map(|routed| Helper::start(&ends, routed)).transpose().map_err(no_namespaces)?;
+        (Mode::Rootless, Some(plan)) => {
+            let routed = Routed::prepare(plan, &site.name)?;
+            place = Some(routed.place()?);
+            router::start(site, &entry, ends, routed)
+        }
+        (mode, plan) => {
+            let (helper, ours) = plan.map(|_| router::pair()).transpose().map_err(no_namespaces)?.unzip();
+            maker = ours.zip(plan);
             let start = if mode == Mode::Shifted { start_shifted } else { start_identity };
             start(site, &entry, ends, helper.as_ref())
         }
     };
-    let mut children: Vec<Pid> = helper.map(|helper| helper.pid).into_iter().collect();
-    match started {
-        Ok(child) => children.extend(child),
-        Err(e) => {
-            // Without init it ends.
-            children.into_iter().for_each(collect);
-            return Err(no_namespaces(e));
-        }
+    let children = started.map_err(no_namespaces)?.into_iter().collect();
+    let said = Said::default();
+    let mut pending =
+        Pending { id, orders: Some(orders), progress, children, place, line: None, skeletons, has_first, said };
+    if let Some((maker, plan)) = maker {
+        pending.connect(maker, &run, plan)?;
     }
-    Ok(Pending { id, orders: Some(orders), progress, children, place, skeletons, has_first, said: Said::default() })
+    Ok(pending)
 }
 
 /// A VM that is being built. Given up, with all that was started for it, when dropped.
@@ -195,7 +197,10 @@ pub struct Pending {
     orders: Option<OwnedFd>,
     progress: OwnedFd,
     children: Vec<Pid>,
+    /// An ordinary user's address, for its guard.
     place: Option<Place>,
+    /// The network of a VM of root's.
+    line: Option<Guard>,
     skeletons: Vec<Skeleton>,
     has_first: bool,
     said: Said,
@@ -241,6 +246,24 @@ impl Pending {
         Ok(self.said.ready)
     }
 
+    /// Makes the network of a VM of root's, while others build the rest of it. A millisecond or two.
+    fn connect(&mut self, maker: Maker, run: &Path, plan: &Plan) -> Result<(), VmError> {
+        match maker.make(run, &self.id, plan) {
+            Ok(Some((guard, notices))) => {
+                self.line = Some(guard);
+                self.said.notices.extend(notices);
+                Ok(())
+            }
+            // Init has ended: what is told next is why.
+            Ok(None) => Ok(()),
+            Err(error) => {
+                // Init ends, for its network does not come. Who it is must be known, to collect it.
+                while let Ok(false) = self.listen() {}
+                Err(VmError::Setup { step: error.step, why: error.why })
+            }
+        }
+    }
+
     /// Waits until init is ready.
     ///
     /// # Errors
@@ -268,7 +291,10 @@ impl Pending {
             orders,
             bus: self.said.bus.take(),
             skeletons: std::mem::take(&mut self.skeletons),
-            guard: self.said.guard.take().map(|pid| Guard::new(pid, self.place.take())),
+            guard: match self.line.take() {
+                None => self.said.guard.take().map(|pid| Guard::new(pid, self.place.take())),
+                line => line,
+            },
             notices: std::mem::take(&mut self.said.notices),
             quota: None,
             has_first: self.has_first,
@@ -413,8 +439,7 @@ fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends
     if let Err(e) = enter(site) {
         ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
     }
-    await_network(network);
-    finish(site, entry, ends)
+    finish(site, entry, ends, network)
 }
 
 /// Tells who makes the network of a root VM where it is to be.
@@ -478,7 +503,7 @@ pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, ne
         // Whoever makes it failed, and has said so.
         process::exit_now(1)
     }
-    finish(site, entry, ends)
+    finish(site, entry, ends, None)
 }
 
 /// Init builds as the host's root, in a new process namespace, and enters the user namespace at the end, so that
@@ -543,19 +568,20 @@ fn start_identity(
             }
             drop((go, has_entered));
             begin_network(network, &ends);
-            await_network(network);
-            finish(&mut site, entry, &ends)
+            finish(&mut site, entry, &ends, network)
         }
     }
 }
 
 /// Init, in its namespaces: the last operations, then service.
-fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends) -> ! {
+fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>) -> ! {
     for op in entry.after {
         if let Err(error) = site.execute(op) {
             ends.give_up(error);
         }
     }
+    // No program is there before it, and none of the operations needs it.
+    await_network(network);
     // After the last change of credentials, which would reset both.
     die_with_parent();
     let _old_kernel = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);

@@ -1,32 +1,36 @@
 //! Who makes and who holds the namespace between a VM and the host's network ([`fvm_net::router`]).
 //!
 //! ```text
-//!   rootless   how an ordinary user's is made             root      how root's is made, by a helper of the keeper's
-//!   guard      what then holds it: process 1 of a process namespace, a child of the keeper's
-//!                └── name server, published ports, and below it the uplink (connect), where the host does not forward
+//!   rootless   how an ordinary user's is made: one for each VM     house     how a VM of root's gets a place in one that many share
+//!   guard      what holds it: a child of the keeper's              warden    what holds that: nobody's child, it ends after its VMs
+//!                                                                  root      how init and keeper find each other for it
+//!     both: process 1 of a process namespace: name server, published ports, and below it the uplink (connect), where the host
+//!           does not forward
 //! ```
 //!
-//! Invariants: the VM has no rights over R, the user namespace that the router belongs to. The guard's end is the end of
-//! all that serves the network, also of pasta, which daemonises and changes its credentials; it dies with the keeper. No
+//! Invariants: the VM has no rights over R, the user namespace that the router belongs to. The end of guard or warden is the end
+//! of all that serves the network, also of pasta, which daemonises and changes its credentials; the guard dies with the keeper. No
 //! descriptor of the keeper reaches them but what they need. Published addresses are bound before anything starts.
 
 mod connect;
 mod guard;
+mod house;
 mod root;
 mod rootless;
+mod warden;
 
-pub(crate) use root::Helper;
+pub use house::{Running, routers};
+pub(crate) use root::{Helper, Maker, pair};
 pub(crate) use rootless::start;
 
 use crate::error::VmError;
-use crate::executor::{Site, StepError};
+use crate::executor::StepError;
 use crate::launch::Progress;
 use crate::op::SetupOp;
 use fvm_model::reach::To;
-use fvm_model::{HostPath, Mode, Network, Policy, Publish, Range, Reach};
+use fvm_model::{HostPath, Network, Policy, Publish, Range, Reach};
 use fvm_net::claim::Claim;
 use fvm_net::dns::HostFiles;
-use fvm_net::host::Seat;
 use fvm_net::publish::Port;
 use fvm_net::router::{self, Refused, VM_V4};
 use fvm_net::uplink::{self, Uplink};
@@ -92,56 +96,33 @@ pub fn name_server() -> Option<SetupOp> {
     Some(SetupOp::NameServer { target: HostPath::new(target).ok()?.in_vm(), text })
 }
 
-/// What was got ready on the host.
+/// What was got ready on the host, for an ordinary user's VM.
 pub(crate) struct Routed {
     reach: Reach,
-    /// An ordinary user's way out; root's is decided later.
-    uplink: Option<Uplink>,
+    uplink: Uplink,
     ports: Vec<Port>,
     claim: Claim,
-    /// A root VM's.
-    seat: Option<Seat>,
 }
 
 impl Routed {
     /// Finds the uplink's program, claims an address, and binds what is published.
-    pub fn prepare(plan: &Plan, site: &Site) -> Result<Self, VmError> {
+    pub fn prepare(plan: &Plan, name: &str) -> Result<Self, VmError> {
         let failed = |step: &str, why: String| VmError::Setup { step: step.into(), why };
-        let is_root = site.mode != Mode::Rootless;
-        let uplink = if is_root {
-            None
-        } else {
-            Some(pasta_or_slirp().map_err(|why| failed("give the VM a network of its own", why))?)
-        };
-        let claim = Claim::new(&site.name)
-            .map_err(|e| failed("find an address for the VM", format!("{e}; thousands are in use")))?;
-        let seat = is_root.then(|| Seat::of(claim.address, plan.range.first()));
-        let to = seat.as_ref().map_or(VM_V4, |seat| seat.v4);
+        let uplink = pasta_or_slirp().map_err(|why| failed("give the VM a network of its own", why))?;
+        let claim =
+            Claim::new(name).map_err(|e| failed("find an address for the VM", format!("{e}; thousands are in use")))?;
         let bound = plan.publish.iter().map(|Publish { host, vm }| {
-            let at = SocketAddr::from((claim.address, *host));
-            let listener = bind_once_free(at).map_err(|e| {
-                let hint = match e.kind() {
-                    std::io::ErrorKind::PermissionDenied => {
-                        ": ports below net.ipv4.ip_unprivileged_port_start are root's; publish another, as 8080:80"
-                    }
-                    std::io::ErrorKind::AddrInUse => {
-                        ": a program of the host's has this port at all addresses; publish another, as 8080:80"
-                    }
-                    _ => "",
-                };
-                failed("publish a port", format!("{at}: {e}{hint}"))
-            })?;
-            Ok(Port { listener, to: SocketAddr::from((to, *vm)) })
+            let listener = bind_once_free(SocketAddr::from((claim.address, *host)))?;
+            Ok(Port { listener, to: SocketAddr::from((VM_V4, *vm)) })
         });
-        let ports = bound.collect::<Result<_, VmError>>()?;
-        Ok(Self { reach: plan.reach.clone(), uplink, ports, claim, seat })
+        let ports = bound.collect::<Result<_, StepError>>().map_err(|e| failed(&e.step, e.why))?;
+        Ok(Self { reach: plan.reach.clone(), uplink, ports, claim })
     }
 
     /// The claim and what it stands for, for whoever keeps the VM.
     pub fn place(&self) -> Result<Place, VmError> {
         let claim = self.claim.try_clone().map_err(|e| VmError::Sys("keep the VM's address", e))?;
-        let address = self.seat.as_ref().map_or(claim.address, |seat| seat.v4);
-        Ok(Place { address: address.into(), _claim: claim })
+        Ok(Place { address: claim.address.into(), _claim: claim })
     }
 }
 
@@ -157,18 +138,30 @@ fn pasta_or_slirp() -> Result<Uplink, String> {
     Ok(uplink)
 }
 
-/// The guard of a VM that just ended may still hold the address for a moment.
-fn bind_once_free(at: SocketAddr) -> std::io::Result<TcpListener> {
+/// Publishes a port. Whoever served a VM that just ended may still hold the address for a moment.
+fn bind_once_free(at: SocketAddr) -> Result<TcpListener, StepError> {
     const TRIES: u32 = 100;
-    for _ in 0..TRIES {
+    let mut tries = 0;
+    let error = loop {
         match TcpListener::bind(at) {
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && tries < TRIES => {
+                tries += 1;
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
-            other => return other,
+            Err(e) => break e,
         }
-    }
-    TcpListener::bind(at)
+    };
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            ": ports below net.ipv4.ip_unprivileged_port_start are root's; publish another, as 8080:80"
+        }
+        std::io::ErrorKind::AddrInUse => {
+            ": a program of the host's has this port at all addresses; publish another, as 8080:80"
+        }
+        _ => "",
+    };
+    Err(StepError { step: "publish a port".into(), why: format!("{at}: {error}{hint}") })
 }
 
 /// Where the host reaches a VM.
@@ -179,16 +172,34 @@ pub struct Place {
     _claim: Claim,
 }
 
-/// The process that holds a VM's network. Ended when dropped.
+/// What holds a VM's network. Ended when dropped.
 #[derive(Debug)]
 pub struct Guard {
-    pid: Pid,
+    #[expect(dead_code, reason = "held for its end, which comes before that of the address")]
+    held: Held,
     place: Option<Place>,
 }
 
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for its end")]
+enum Held {
+    /// An ordinary user's: a process, this one's child.
+    Process(Server),
+    /// Root's: a place in a router that others share.
+    Place(house::Seated),
+}
+
+/// A process that is a child of this one, and is ended when this is dropped.
+#[derive(Debug)]
+struct Server(Pid);
+
 impl Guard {
     pub(crate) fn new(pid: Pid, place: Option<Place>) -> Self {
-        Self { pid, place }
+        Self { held: Held::Process(Server(pid)), place }
+    }
+
+    fn seated(seated: house::Seated, place: Place) -> Self {
+        Self { held: Held::Place(seated), place: Some(place) }
     }
 
     /// Where the host reaches the VM: all of a root VM's, of an ordinary user's what it publishes.
@@ -198,13 +209,13 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for Server {
     fn drop(&mut self) {
         // It is our child and not collected yet, so the number is its own.
-        let _already_gone = rustix::process::kill_process(self.pid, Signal::KILL);
+        let _already_gone = rustix::process::kill_process(self.0, Signal::KILL);
         // The kernel takes the tap interface down slowly, which nobody needs to wait for: what is not over yet is
         // collected when this process ends.
-        let _not_yet = process::wait_nonblocking(self.pid.as_raw_nonzero().get(), false);
+        let _not_yet = process::wait_nonblocking(self.0.as_raw_nonzero().get(), false);
     }
 }
 

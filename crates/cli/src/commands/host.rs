@@ -51,6 +51,9 @@ pub fn doctor(fvm: &Fvm, out: &Output, verbose: bool) -> Done {
             Ok(place) => writeln!(w, "layers   {} ({})\n", place.dir.display(), place.why)?,
             Err(why) => writeln!(w, "layers   nowhere: {why}\n")?,
         }
+        for router in fvm.routers() {
+            writeln!(w, "router   {}: serves {} VMs", router.name, router.vms)?;
+        }
         let mut table = vec![["FEATURE".into(), "LEVEL".into(), "NEEDED FOR".into()]];
         for feature in &kernel.features {
             let level = match &feature.level {

@@ -1,4 +1,4 @@
-//! fvm's own name server for one VM: it forwards what the VM may ask, and says which addresses it answered.
+//! fvm's own name server for VMs: it forwards what the VM may ask, and says which addresses it answered.
 //!
 //! ```text
 //!   VM ──udp, tcp──► serve ── query ──► Gate: may it? ── no ──► NXDOMAIN
@@ -27,4 +27,4 @@ pub mod serve;
 pub use exchange::{Gate, HOLD_MAX, HOLD_MIN};
 pub use fvm_model::{Name, NamePattern};
 pub use host::HostFiles;
-pub use serve::{Server, Stop};
+pub use serve::{Client, Clients, Server, Stop};

@@ -6,9 +6,12 @@
 //!                     └─ tcp from the VM ──► a thread for each connection, TCP_MAX at most
 //! ```
 //!
-//! Invariants: at most [`PENDING_MAX`] questions and [`TCP_MAX`] connections at a time, [`BURST`] questions at once and
-//! [`PER_SECOND`] on the long run; more are dropped, and the VM asks again. Each question has a source port and a
-//! number that nobody can guess.
+//! One server answers one VM, or many, each by its address and its own gate ([`Clients`]).
+//!
+//! Invariants: each VM has at most [`PENDING_MAX`] questions and [`TCP_MAX`] connections at a time, [`BURST`] questions at once
+//! and [`PER_SECOND`] on the long run, and when all VMs together have [`ALL_PENDING_MAX`] questions, [`FEW`]; more are dropped,
+//! and the VM asks again. Each question has a source port and a number that nobody can guess. Who is nobody's client is not
+//! answered.
 
 use super::exchange::{self, Gate, Outcome, Question, Step};
 use super::host::HostFiles;
@@ -16,6 +19,7 @@ use super::message::UDP_MAX_BYTES;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +28,10 @@ use std::time::{Duration, Instant};
 
 /// Most questions that wait for a name server.
 pub const PENDING_MAX: usize = 256;
+/// Most of all VMs together, but for [`FEW`] of each.
+pub const ALL_PENDING_MAX: usize = 4096;
+/// Questions that a VM may always have.
+pub const FEW: usize = 8;
 /// Most connections.
 pub const TCP_MAX: usize = 16;
 /// Questions per second that a VM has on the long run.
@@ -53,8 +61,81 @@ pub struct Server<G> {
     pub tcp: Vec<TcpListener>,
     /// The host's names and name servers.
     pub files: HostFiles,
+    /// Whom it answers.
+    pub clients: Arc<Clients<G>>,
+}
+
+/// A VM that asks.
+#[derive(Debug)]
+pub struct Client<G> {
     /// What decides.
-    pub gate: Arc<G>,
+    gate: G,
+    bucket: Mutex<Bucket>,
+    pending: AtomicUsize,
+    streams: AtomicUsize,
+}
+
+impl<G> Client<G> {
+    fn new(gate: G) -> Self {
+        Self { gate, bucket: Mutex::new(Bucket::full()), pending: 0.into(), streams: 0.into() }
+    }
+}
+
+/// The VMs that a server answers.
+#[derive(Debug)]
+pub struct Clients<G> {
+    /// Whatever its address.
+    anybody: Option<Arc<Client<G>>>,
+    by_address: Mutex<HashMap<IpAddr, Arc<Client<G>>>>,
+}
+
+impl<G> Default for Clients<G> {
+    fn default() -> Self {
+        Self { anybody: None, by_address: Mutex::default() }
+    }
+}
+
+impl<G: Gate> Clients<G> {
+    /// There is but one VM.
+    #[must_use]
+    pub fn one(gate: G) -> Self {
+        Self { anybody: Some(Arc::new(Client::new(gate))), by_address: Mutex::default() }
+    }
+
+    /// The VM with these addresses, which nobody else can ask from, is answered from now on. `files`: of the host's names it
+    /// learns before.
+    pub fn add(&self, addresses: &[IpAddr], gate: G, files: &mut HostFiles) -> Arc<Client<G>> {
+        exchange::announce(files.hosts(), &gate, ANNOUNCE_HOLD);
+        let client = Arc::new(Client::new(gate));
+        lock(&self.by_address).extend(addresses.iter().map(|address| (*address, Arc::clone(&client))));
+        client
+    }
+
+    /// And is not any longer. Who has its addresses by now stays.
+    pub fn remove(&self, addresses: &[IpAddr], client: &Arc<Client<G>>) {
+        let mut all = lock(&self.by_address);
+        for address in addresses {
+            if all.get(address).is_some_and(|now| Arc::ptr_eq(now, client)) {
+                all.remove(address);
+            }
+        }
+    }
+
+    fn find(&self, from: IpAddr) -> Option<Arc<Client<G>>> {
+        self.anybody.clone().or_else(|| lock(&self.by_address).get(&from).cloned())
+    }
+
+    fn announce(&self, files: &mut HostFiles) {
+        // Each has two addresses.
+        let of_v4 = lock(&self.by_address)
+            .iter()
+            .filter(|(ip, _)| ip.is_ipv4())
+            .map(|(_, c)| Arc::clone(c))
+            .collect::<Vec<_>>();
+        for client in of_v4.iter().chain(&self.anybody) {
+            exchange::announce(files.hosts(), &client.gate, ANNOUNCE_HOLD);
+        }
+    }
 }
 
 /// Ends a [`Server`]: when this is readable or hung up.
@@ -72,16 +153,14 @@ impl<G: Gate + Send + Sync + 'static> Server<G> {
         for listener in &self.tcp {
             listener.set_nonblocking(true)?;
         }
-        let Self { udp, tcp, files, gate } = self;
-        let shared =
-            Arc::new(Shared { files: Mutex::new(files), bucket: Mutex::new(Bucket::full()), gate, streams: 0.into() });
-        let mut pending: Vec<Pending> = Vec::new();
+        let Self { udp, tcp, files, clients } = self;
+        let shared = Arc::new(Shared { files: Mutex::new(files), clients });
+        let mut pending: Vec<Pending<G>> = Vec::new();
         let mut announce = Instant::now();
         loop {
             let now = Instant::now();
             if now >= announce {
-                let mut files = lock(&shared.files);
-                exchange::announce(files.hosts(), &*shared.gate, ANNOUNCE_HOLD);
+                shared.clients.announce(&mut lock(&shared.files));
                 announce = now + ANNOUNCE_EVERY;
             }
             let until = pending.iter().map(|p| p.deadline).chain([announce]).min().unwrap_or(announce);
@@ -105,7 +184,7 @@ impl<G: Gate + Send + Sync + 'static> Server<G> {
             }
             let (fresh, answered) = ready[1..].split_at(udp.len() + tcp.len());
             let mut ready = answered.iter();
-            pending = pending.into_iter().filter_map(|p| p.step(ready.next() == Some(&true), &shared, &udp)).collect();
+            pending = pending.into_iter().filter_map(|p| p.step(ready.next() == Some(&true), &udp)).collect();
             for (n, socket) in udp.iter().enumerate().filter(|(n, _)| fresh[*n]) {
                 receive(n, socket, &shared, &mut pending);
             }
@@ -118,19 +197,17 @@ impl<G: Gate + Send + Sync + 'static> Server<G> {
 
 struct Shared<G> {
     files: Mutex<HostFiles>,
-    bucket: Mutex<Bucket>,
-    gate: Arc<G>,
-    streams: AtomicUsize,
+    clients: Arc<Clients<G>>,
 }
 
 impl<G: Gate> Shared<G> {
     /// What a query leads to, and whom to ask; nothing when the VM asks too much.
-    fn begin(&self, query: &[u8], over_udp: bool) -> Option<(Step, Vec<SocketAddr>)> {
-        if !lock(&self.bucket).take(Instant::now()) {
+    fn begin(&self, client: &Client<G>, query: &[u8], over_udp: bool) -> Option<(Step, Vec<SocketAddr>)> {
+        if !lock(&client.bucket).take(Instant::now()) {
             return None;
         }
         let mut files = lock(&self.files);
-        let step = exchange::begin(query, random_id()?, over_udp, files.hosts(), &*self.gate);
+        let step = exchange::begin(query, random_id()?, over_udp, files.hosts(), &client.gate);
         let servers = files.resolv().servers.clone();
         Some((step, servers))
     }
@@ -150,6 +227,7 @@ fn random_id() -> Option<u16> {
 }
 
 /// Questions that a VM still has.
+#[derive(Debug)]
 struct Bucket {
     left: f64,
     at: Instant,
@@ -172,8 +250,9 @@ impl Bucket {
 }
 
 /// A question over UDP that waits for a name server.
-struct Pending {
+struct Pending<G> {
     question: Question,
+    of: Arc<Client<G>>,
     client: SocketAddr,
     /// Which socket the VM asked.
     listener: usize,
@@ -184,15 +263,21 @@ struct Pending {
     end: Instant,
 }
 
-impl Pending {
-    fn step<G: Gate>(mut self, readable: bool, shared: &Shared<G>, udp: &[UdpSocket]) -> Option<Self> {
+impl<G> Drop for Pending<G> {
+    fn drop(&mut self) {
+        self.of.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl<G: Gate> Pending<G> {
+    fn step(mut self, readable: bool, udp: &[UdpSocket]) -> Option<Self> {
         let mut next = Instant::now() >= self.deadline;
         if readable {
             let mut buffer = vec![0u8; usize::from(UDP_MAX_BYTES)];
             match self.socket.recv(&mut buffer) {
                 Ok(n) => {
                     buffer.truncate(n);
-                    match self.question.answered(buffer, true, &*shared.gate) {
+                    match self.question.answered(buffer, true, &self.of.gate) {
                         Outcome::Answer(reply) => {
                             self.reply(&reply, udp);
                             return None;
@@ -244,18 +329,20 @@ fn ask(question: &Question, servers: &mut Vec<SocketAddr>) -> Option<UdpSocket> 
     None
 }
 
-fn receive<G: Gate>(listener: usize, socket: &UdpSocket, shared: &Shared<G>, pending: &mut Vec<Pending>) {
+fn receive<G: Gate>(listener: usize, socket: &UdpSocket, shared: &Shared<G>, pending: &mut Vec<Pending<G>>) {
     let mut buffer = [0u8; UDP_MAX_BYTES as usize];
     // A few at a time, so that answers are not kept waiting.
     for _ in 0..32 {
         let Ok((n, client)) = socket.recv_from(&mut buffer) else { return };
-        let Some((step, servers)) = shared.begin(&buffer[..n], true) else { continue };
+        let Some(of) = shared.clients.find(client.ip()) else { continue };
+        let Some((step, servers)) = shared.begin(&of, &buffer[..n], true) else { continue };
+        let has = of.pending.load(Ordering::Acquire);
         match step {
             Step::Drop => {}
             Step::Answer(reply) => {
                 let _lost = socket.send_to(&reply, client);
             }
-            Step::Ask(_) if pending.len() >= PENDING_MAX => {}
+            Step::Ask(_) if has >= PENDING_MAX || (has >= FEW && pending.len() >= ALL_PENDING_MAX) => {}
             Step::Ask(question) => {
                 // Twice: over UDP a question may be lost.
                 let mut order: Vec<_> = servers.iter().chain(&servers).copied().collect();
@@ -266,8 +353,10 @@ fn receive<G: Gate>(listener: usize, socket: &UdpSocket, shared: &Shared<G>, pen
                     }
                     Some(upstream) => {
                         let now = Instant::now();
+                        of.pending.fetch_add(1, Ordering::AcqRel);
                         pending.push(Pending {
                             question,
+                            of,
                             client,
                             listener,
                             servers: order,
@@ -283,41 +372,42 @@ fn receive<G: Gate>(listener: usize, socket: &UdpSocket, shared: &Shared<G>, pen
 }
 
 fn accept<G: Gate + Send + Sync + 'static>(listener: &TcpListener, shared: &Arc<Shared<G>>) {
-    let Ok((stream, _)) = listener.accept() else { return };
-    if shared.streams.fetch_add(1, Ordering::AcqRel) >= TCP_MAX {
-        shared.streams.fetch_sub(1, Ordering::AcqRel);
+    let Ok((stream, from)) = listener.accept() else { return };
+    let Some(client) = shared.clients.find(from.ip()) else { return };
+    if client.streams.fetch_add(1, Ordering::AcqRel) >= TCP_MAX {
+        client.streams.fetch_sub(1, Ordering::AcqRel);
         return;
     }
-    let of_thread = Arc::clone(shared);
+    let (of_thread, counted) = (Arc::clone(shared), Arc::clone(&client));
     let spawned = std::thread::Builder::new().name("dns".into()).stack_size(128 << 10).spawn(move || {
         // The VM hung up, or was dropped.
-        let _end = converse(stream, &of_thread);
-        of_thread.streams.fetch_sub(1, Ordering::AcqRel);
+        let _end = converse(stream, &of_thread, &counted);
+        counted.streams.fetch_sub(1, Ordering::AcqRel);
     });
     if spawned.is_err() {
-        shared.streams.fetch_sub(1, Ordering::AcqRel);
+        client.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// One connection of the VM: questions, one after the other.
-fn converse<G: Gate>(mut stream: TcpStream, shared: &Shared<G>) -> io::Result<()> {
+fn converse<G: Gate>(mut stream: TcpStream, shared: &Shared<G>, client: &Client<G>) -> io::Result<()> {
     let end = Instant::now() + CONNECTION_MAX;
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     while Instant::now() < end {
         let query = read_framed(&mut stream, TCP_QUERY_MAX_BYTES, end.min(Instant::now() + IDLE_MAX))?;
-        let Some((step, servers)) = shared.begin(&query, false) else { break };
+        let Some((step, servers)) = shared.begin(client, &query, false) else { break };
         let reply = match step {
             Step::Drop => break,
             Step::Answer(reply) => reply,
-            Step::Ask(question) => ask_over_tcp(&question, &servers, shared),
+            Step::Ask(question) => ask_over_tcp(&question, &servers, client),
         };
         stream.write_all(&framed(&reply))?;
     }
     Ok(())
 }
 
-fn ask_over_tcp<G: Gate>(question: &Question, servers: &[SocketAddr], shared: &Shared<G>) -> Vec<u8> {
+fn ask_over_tcp<G: Gate>(question: &Question, servers: &[SocketAddr], client: &Client<G>) -> Vec<u8> {
     let end = Instant::now() + ALL_WAIT;
     for server in servers {
         let asked = || -> io::Result<Vec<u8>> {
@@ -328,7 +418,7 @@ fn ask_over_tcp<G: Gate>(question: &Question, servers: &[SocketAddr], shared: &S
         };
         if Instant::now() < end
             && let Ok(bytes) = asked()
-            && let Outcome::Answer(reply) = question.answered(bytes, false, &*shared.gate)
+            && let Outcome::Answer(reply) = question.answered(bytes, false, &client.gate)
         {
             return reply;
         }

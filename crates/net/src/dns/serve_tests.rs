@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 #[derive(Default)]
 struct Learned(Mutex<Vec<(String, Vec<IpAddr>)>>);
 
-impl Gate for Learned {
+impl Gate for Arc<Learned> {
     fn allows(&self, name: &Name) -> bool {
         name.is_within(&"test".parse().unwrap())
     }
@@ -47,7 +47,7 @@ fn running(hosts: &str) -> Running {
     };
     let at = udp.local_addr().unwrap();
     let gate = Arc::new(Learned::default());
-    let server = Server { udp: vec![udp], tcp: vec![tcp], files, gate: Arc::clone(&gate) };
+    let server = Server { udp: vec![udp], tcp: vec![tcp], files, clients: Arc::new(Clients::one(Arc::clone(&gate))) };
     let (stop, stopped) = std::os::unix::net::UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || server.run(&stopped.into()));
     Running { at, gate, stop: Some(stop), thread: Some(thread), dir }
@@ -109,4 +109,47 @@ fn connections_without_a_word_do_not_keep_others_from_asking_over_udp() {
     let held: Vec<_> = (0..TCP_MAX * 2).map(|_| TcpStream::connect(running.at).unwrap()).collect();
     assert!(over_udp(running.at, &query("a.test")).is_some());
     drop(held);
+}
+
+#[test]
+fn each_of_many_is_answered_by_its_own_gate_and_nobody_else_is() {
+    struct Only(&'static str);
+    impl Gate for Only {
+        fn allows(&self, name: &Name) -> bool {
+            *name == self.0.parse().unwrap()
+        }
+        fn denies(&self, _: &Name) -> bool {
+            false
+        }
+        fn learned(&self, _: &Name, _: &[IpAddr], _: Duration) {}
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("hosts"), "10.0.0.7 a.test\n10.0.0.8 b.test\n").unwrap();
+    let files = || HostFiles::at(dir.path().join("hosts"), dir.path().join("resolv.conf"));
+    let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 1], udp.local_addr().unwrap().port()));
+    let clients = Arc::new(Clients::default());
+    let [a, b, stranger]: [IpAddr; 3] = ["127.7.7.1", "127.7.7.2", "127.7.7.3"].map(|ip| ip.parse().unwrap());
+    let first = clients.add(&[a], Only("a.test"), &mut files());
+    clients.add(&[b], Only("b.test"), &mut files());
+    let server = Server { udp: vec![udp], tcp: Vec::new(), files: files(), clients: Arc::clone(&clients) };
+    let (stop, stopped) = std::os::unix::net::UnixStream::pair().unwrap();
+    let thread = std::thread::spawn(move || server.run(&stopped.into()));
+    let ask = |from: IpAddr, name: &str| {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket.send_to(&query(name), at).unwrap();
+        let mut buffer = [0; 512];
+        socket.recv(&mut buffer).ok().map(|_| buffer[3] & 0xF)
+    };
+    assert_eq!([ask(a, "a.test"), ask(a, "b.test"), ask(b, "a.test"), ask(b, "b.test")], [0, 3, 3, 0].map(Some));
+    assert_eq!(ask(stranger, "a.test"), None);
+    // Another has the address, when it is said that the first has gone.
+    let second = clients.add(&[a], Only("b.test"), &mut files());
+    clients.remove(&[a], &first);
+    assert_eq!([ask(a, "a.test"), ask(a, "b.test")], [Some(3), Some(0)]);
+    clients.remove(&[a], &second);
+    assert_eq!([ask(a, "b.test"), ask(b, "b.test")], [None, Some(0)]);
+    drop(stop);
+    thread.join().unwrap().unwrap();
 }

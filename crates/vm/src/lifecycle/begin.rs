@@ -86,6 +86,7 @@ pub(crate) fn begin(
         record.mode,
         record.ephemeral,
     );
+    site.run_dir = home.run_dir().into();
     site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
     site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
     let limits = &record.policy.limits;

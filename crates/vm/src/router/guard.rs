@@ -1,4 +1,4 @@
-//! What holds a VM's network, and serves it.
+//! What holds the network of an ordinary user's VM, and serves it.
 //!
 //! ```text
 //!   whoever makes the router ── namespace, filters, name server's sockets ──► guard ── "+", "+notice" or "-why" ──►
@@ -11,7 +11,7 @@ use super::connect;
 use crate::executor::StepError;
 use crate::launch::{Ends, Progress, die_with_parent};
 use fvm_model::Reach;
-use fvm_net::dns::{HostFiles, Server};
+use fvm_net::dns::{Clients, HostFiles, Server};
 use fvm_net::filter::Sets;
 use fvm_net::netlink::Netlink;
 use fvm_net::publish::{self, Port};
@@ -34,8 +34,8 @@ pub(super) const TITLE: &str = "fvm: network";
 pub(super) struct Ways {
     /// What the VM may reach.
     pub reach: Reach,
-    /// What carries it out; nothing where the host forwards.
-    pub uplink: Option<Uplink>,
+    /// What carries it out.
+    pub uplink: Uplink,
     /// What is published.
     pub ports: Vec<Port>,
 }
@@ -65,26 +65,31 @@ pub(super) fn await_ready(guard: &OwnedFd, ends: &Ends) -> Result<(), StepError>
     }
 }
 
-/// The guard. `maker`: the socket to whoever makes the router.
-pub(super) fn hold(maker: &OwnedFd, ways: Ways) -> ! {
-    let Ways { reach, uplink, ports } = ways;
-    die_with_parent();
+/// Keeps nothing of whoever called fvm but the descriptors `kept`: no terminal, no streams.
+pub(super) fn leave_caller(kept: &[i32]) {
     // A Ctrl-C is for the program, not for its network.
     let _leader = rustix::process::setsid();
-    let kept: Vec<_> = ports.iter().map(|p| p.listener.as_raw_fd()).chain([maker.as_raw_fd()]).collect();
-    process::close_all_but(&kept);
+    process::close_all_but(kept);
     if let Ok(null) = fs::open("/dev/null", OFlags::RDWR, FileMode::empty()) {
         for target in 0..3 {
             let _still_open = process::install_stdio(null.as_raw_fd(), target);
         }
     }
+}
+
+/// The guard. `maker`: the socket to whoever makes the router.
+pub(super) fn hold(maker: &OwnedFd, ways: Ways) -> ! {
+    let Ways { reach, uplink, ports } = ways;
+    die_with_parent();
+    let kept: Vec<_> = ports.iter().map(|p| p.listener.as_raw_fd()).chain([maker.as_raw_fd()]).collect();
+    leave_caller(&kept);
     let Ok((1.., fds)) = socket::receive(maker, &mut [0u8]) else { process::exit_now(1) };
     let mut fds = fds.into_iter();
     let (Some(netns), Some(filter)) = (fds.next(), fds.next()) else { process::exit_now(1) };
     let mut sockets: Vec<OwnedFd> = fds.collect();
     let tcp: Vec<TcpListener> = sockets.split_off(sockets.len() / 2).into_iter().map(Into::into).collect();
     let udp: Vec<UdpSocket> = sockets.into_iter().map(Into::into).collect();
-    let answer = uplink.map_or_else(|| "+".to_owned(), |uplink| carry_out(&uplink, &netns));
+    let answer = carry_out(&uplink, &netns);
     if socket::send(maker, answer.as_bytes(), &[]).is_err() || answer.starts_with('-') {
         process::exit_now(1);
     }
@@ -92,8 +97,8 @@ pub(super) fn hold(maker: &OwnedFd, ways: Ways) -> ! {
     let Ok((stop, _held)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else { process::exit_now(1) };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let gate = Arc::new(Sets::new(reach, Netlink::from(filter)));
-            Server { udp, tcp, files: HostFiles::default(), gate }.run(&stop)
+            let clients = Arc::new(Clients::one(Sets::new(reach, Netlink::from(filter))));
+            Server { udp, tcp, files: HostFiles::default(), clients }.run(&stop)
         });
         scope.spawn(|| {
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -121,7 +126,7 @@ fn name_network(netns: &OwnedFd) -> Result<&'static str, Errno> {
 }
 
 /// Starts the uplink; the guard's answer.
-fn carry_out(uplink: &Uplink, netns: &OwnedFd) -> String {
+pub(super) fn carry_out(uplink: &Uplink, netns: &OwnedFd) -> String {
     let connected = name_network(netns)
         .map_err(|e| format!("cannot name the router's network: {e}"))
         .and_then(|name| connect::connect(uplink, name));

@@ -95,11 +95,11 @@ fn build(site: &mut Site, entry: &Entry<'_>, ends: &Ends, routed: Routed) -> Res
     rustix::io::write(&went, b"!").map_err(step("start init"))?;
 
     process::unshare(Namespaces::NET).map_err(step("make a network namespace"))?;
-    let router = router::build(&reach, vm.as_fd(), None).map_err(refused)?;
+    let router = router::build(&reach, vm.as_fd()).map_err(refused)?;
     let own = open("/proc/self/ns/net".into()).map_err(step("open the router's network"))?;
     guard::hand_over(&ours, &own, &router).map_err(step("reach the guard"))?;
     move_into_link_name_space(vm.as_fd(), Some(LinkNameSpaceType::Network)).map_err(step("enter the VM's network"))?;
-    router::join(None).map_err(refused)?;
+    router::join().map_err(refused)?;
     guard::await_ready(&ours, ends)?;
     rustix::io::write(&networked, b"!").map_err(step("start init"))?;
     Ok(())

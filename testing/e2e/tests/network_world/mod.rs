@@ -142,6 +142,11 @@ impl World {
         world
     }
 
+    /// A process in the network of those who are far.
+    pub fn far(&self) -> u32 {
+        self.far
+    }
+
     /// What the name server answers from now on.
     pub fn names(&self, names: &str) {
         let new = self.lab.path("names.new");
