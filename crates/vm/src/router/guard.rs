@@ -19,6 +19,7 @@ use fvm_net::router::Router;
 use fvm_net::uplink::Uplink;
 use fvm_sys::process::{self, Namespaces};
 use fvm_sys::socket;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -77,10 +78,16 @@ pub(super) fn leave_caller(kept: &[i32]) {
     }
 }
 
-/// The guard. `maker`: the socket to whoever makes the router.
-pub(super) fn hold(maker: &OwnedFd, ways: Ways) -> ! {
+/// The guard. `maker`: the socket to whoever makes the router. `keeper`: one whose other end only the keeper has.
+pub(super) fn hold(maker: &OwnedFd, keeper: &OwnedFd, ways: Ways) -> ! {
     let Ways { reach, uplink, ports } = ways;
     die_with_parent();
+    // A keeper that died before that does not end this process, whose namespace hides who its parent is.
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [PollFd::new(keeper, PollFlags::empty())];
+    if poll(&mut polled, Some(&now)) != Ok(0) {
+        process::exit_now(1);
+    }
     let kept: Vec<_> = ports.iter().map(|p| p.listener.as_raw_fd()).chain([maker.as_raw_fd()]).collect();
     leave_caller(&kept);
     let Ok((1.., fds)) = socket::receive(maker, &mut [0u8]) else { process::exit_now(1) };

@@ -41,6 +41,8 @@ pub(super) const OWN: &str = "/proc/self/ns/net";
 const TRIES: u32 = 20;
 /// How long a warden may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// The same when it is only looked at.
+const LOOK_MAX: Duration = Duration::from_secs(1);
 /// Descriptors in one message.
 const FDS_MAX: usize = 8;
 
@@ -319,6 +321,8 @@ pub fn routers(run: &Path, end: bool) -> Vec<Running> {
             }
             Err(_) => return None,
         };
+        // Nobody who lists VMs waits long for one that hangs.
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(LOOK_MAX)).ok()?;
         proto::write_message(&socket, &Call::Look { end }, &[]).ok()?;
         match proto::read_message::<Answer>(&socket) {
             Ok(Some((Answer::Here { vms }, _))) => {

@@ -89,7 +89,7 @@ fn build(site: &mut Site, entry: &Entry<'_>, ends: &Ends, routed: Routed) -> Res
     let said = guard::Ways { reach: reach.clone(), uplink, ports };
     match process::clone_into(Namespaces::PID, true).map_err(step("make the router's process namespace"))? {
         Fork::Parent(guard) => ends.tell(&Progress::Guard(guard.as_raw_nonzero().get())),
-        Fork::Child => guard::hold(&theirs, said),
+        Fork::Child => guard::hold(&theirs, &ends.report, said),
     }
     drop((theirs, said));
     rustix::io::write(&went, b"!").map_err(step("start init"))?;
