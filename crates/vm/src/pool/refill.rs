@@ -117,7 +117,10 @@ mod tests {
         let (pace, now) = (Pace::default(), Instant::now());
         let next = |ready, making, asked| pace.next(&pool(3, None), Count { ready, making, back: 0, asked }, now);
         assert_eq!(next(0, 0, 0), Next::Now);
-        assert_eq!(pace.next(&pool(99, None), Count { ready: 0, making: AT_ONCE, back: 0, asked: 0 }, now), Next::Never);
+        assert_eq!(
+            pace.next(&pool(99, None), Count { ready: 0, making: AT_ONCE, back: 0, asked: 0 }, now),
+            Next::Never
+        );
         assert_eq!(next(3, 0, 0), Next::Never, "enough");
         assert_eq!(next(2, 1, 0), Next::Never, "soon enough");
         assert_eq!(next(2, 1, 4), Next::Now, "more are asked for than are to wait");
