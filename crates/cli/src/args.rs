@@ -1,6 +1,7 @@
 //! The command line, defined once: parser, help, man pages (`cargo xtask man`) and completions come from here.
 
 mod pool;
+mod usual;
 
 pub use pool::{PoolCommand, PoolConfigure, PoolCreate};
 
@@ -138,6 +139,9 @@ pub enum Command {
 /// # Errors
 /// What is wrong with it, or the help that was asked for.
 pub fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    if let Some(cli) = usual::read(&args) {
+        return Ok(cli);
+    }
     let alone = args.get(1).and_then(|name| match name.to_str()? {
         "run" => Some(Run::augment_args(clap::Command::new("run"))),
         "exec" => Some(Exec::augment_args(clap::Command::new("exec"))),
