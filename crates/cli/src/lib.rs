@@ -28,26 +28,25 @@ use failure::Failure;
 use fvm::model::exit;
 use output::Output;
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 /// Runs one command line and returns its exit code (`fvm_model::exit`).
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let parsed = match args::parse(args.into_iter().collect()) {
         Ok(parsed) => parsed,
         Err(e) => {
             // Help and version are answers, anything else is a usage error; clap knows where each is printed.
             let code = if e.use_stderr() { exit::USAGE } else { exit::DONE };
             let _closed = e.print();
-            return ExitCode::from(code);
+            return code;
         }
     };
     let output = Output::new(parsed.global.json, parsed.global.quiet);
     let runs_program = parsed.command.runs_program();
     match commands::dispatch(parsed, &output) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(failure) => {
             output.failure(&failure);
-            ExitCode::from(if runs_program { failure.run_code() } else { failure.code() })
+            if runs_program { failure.run_code() } else { failure.code() }
         }
     }
 }

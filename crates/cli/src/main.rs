@@ -1,5 +1,5 @@
 //! The `fvm` command.
+#![cfg_attr(not(test), no_main)]
 
-fn main() -> std::process::ExitCode {
-    fvm_cli::main(std::env::args_os())
-}
+#[cfg(not(test))]
+fvm_sys::entry!(fvm_cli::main);

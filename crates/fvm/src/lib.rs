@@ -124,6 +124,9 @@ impl Fvm {
     /// As [`Fvm::create`] and [`Fvm::boot`]; a VM that did not start is not left behind.
     pub fn create_and_boot(&self, new: &NewVm, call: &Call) -> Result<Running, FvmError> {
         let facts = facts()?;
+        if lifecycle::is_fleeting(&facts, new) {
+            return Ok(lifecycle::boot_new(&self.home, &facts, new, call)?);
+        }
         let (mut record, lock) = lifecycle::create(&self.home, &facts, new)?;
         self.keep_bases(&record, new);
         match lifecycle::boot(&self.home, &facts, record.clone(), lock, call, true) {

@@ -54,8 +54,10 @@ pub fn policies(dirs: &[PathBuf]) -> Vec<PolicyEntry> {
 /// # Errors
 /// What is wrong with it, with its place.
 pub fn policy(named: Option<&str>, flags: &Flags, dirs: &[PathBuf]) -> Result<Policy, FvmError> {
-    if named.is_none() && *flags == Flags::default() {
-        return Ok(Policy::default());
+    // On the start path: no text is read for what most ask for.
+    if named.is_none() && *flags == (Flags { network: flags.network, ..Flags::default() }) {
+        let usual = Policy::default();
+        return Ok(Policy { network: flags.network.unwrap_or(usual.network), ..usual });
     }
     let find = |name: &str| -> Result<Option<Source>, PolicyError> {
         if name.contains('/') || Path::new(name).extension().is_some_and(|e| e == "toml") {
@@ -160,5 +162,23 @@ impl Fvm {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fvm_model::Network;
+
+    #[test]
+    fn the_usual_policies_are_what_their_text_says() {
+        for network in [None, Some(Network::Own), Some(Network::Host), Some(Network::None)] {
+            let flags = Flags { network, ..Flags::default() };
+            assert_eq!(
+                policy(None, &flags, &[]).unwrap(),
+                policy(Some("default"), &flags, &[]).unwrap(),
+                "{network:?}"
+            );
+        }
     }
 }

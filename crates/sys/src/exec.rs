@@ -13,13 +13,16 @@
 //! Invariants: nothing of fvm but the stub is ever the executable of a process that others in the VM may open; the stub
 //! allocates nothing and touches only its own stack.
 
-use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 
 /// The descriptor to which the stub reports.
-const REPORT: libc::c_int = 3;
+pub(crate) const REPORT: libc::c_int = 3;
+
+/// What the stub is called: it knows its caller by it.
+pub(crate) const NAME: &CStr = c"run";
 
 // In: the stack as the kernel makes it: argc; argv[0], the stub's name; argv[1], the path to execute; argv[2..], its
 // arguments; the environment.
@@ -167,6 +170,39 @@ fn image() -> Vec<u8> {
     elf
 }
 
+/// The stub, ready to be executed: any number of times, by any number of processes.
+#[derive(Debug)]
+pub struct Stub(OwnedFd);
+
+impl Stub {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new() -> Result<Self, Errno> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let stub = match memfd_create("run", flags | MemfdFlags::EXEC) {
+            // Before Linux 6.3 all such memory can be executed.
+            Err(Errno::INVAL) => memfd_create("run", flags)?,
+            made => made?,
+        };
+        let image = image();
+        if rustix::io::write(&stub, &image)? != image.len() {
+            return Err(Errno::NOSPC);
+        }
+        fcntl_add_seals(&stub, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        // Its own place in the table must not be the one that it reports to.
+        let is_free = stub.as_raw_fd() > REPORT;
+        Ok(Self(if is_free { stub } else { rustix::io::fcntl_dupfd_cloexec(&stub, REPORT + 1)? }))
+    }
+}
+
+impl AsRawFd for Stub {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Becomes the program at `path`. `report` gets the error number as four bytes when that fails later than here; it is
 /// closed when it succeeds. Descriptor 3 must be free, or be `report`.
 ///
@@ -185,19 +221,7 @@ fn try_execute(
     env: &[CString],
     report: BorrowedFd<'_>,
 ) -> Result<std::convert::Infallible, Errno> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let stub = match memfd_create("run", flags | MemfdFlags::EXEC) {
-        // Before Linux 6.3 all such memory can be executed.
-        Err(Errno::INVAL) => memfd_create("run", flags)?,
-        made => made?,
-    };
-    let image = image();
-    if rustix::io::write(&stub, &image)? != image.len() {
-        return Err(Errno::NOSPC);
-    }
-    fcntl_add_seals(&stub, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-    // The stub's own place in the table must not be the one that it reports to.
-    let stub = if stub.as_raw_fd() == REPORT { rustix::io::fcntl_dupfd_cloexec(&stub, REPORT + 1)? } else { stub };
+    let stub = Stub::new()?;
     let fd = report.as_raw_fd();
     // SAFETY: dup2 and F_SETFD change the descriptor table only; nothing in this process owns descriptor 3 but the
     // caller's `report`.
@@ -205,9 +229,7 @@ fn try_execute(
     if kept < 0 {
         return Err(crate::last_errno());
     }
-    // The stub knows its caller by it.
-    let name = c"run";
-    let mut arguments: Vec<*const libc::c_char> = vec![name.as_ptr(), path.as_ptr()];
+    let mut arguments: Vec<*const libc::c_char> = vec![NAME.as_ptr(), path.as_ptr()];
     arguments.extend(argv.iter().map(|a| a.as_ptr()));
     arguments.push(std::ptr::null());
     let mut variables: Vec<*const libc::c_char> = env.iter().map(|v| v.as_ptr()).collect();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   copy     the content of a file, shared or copied
+//!   entry    a program's entry without the standard library's
 //!   exec     becoming a program without lending it our own
 //!   dir      open beneath a root, list, read links, xattrs, remove a tree: for hostile layers
 //!   handle   name_to_handle_at
@@ -12,6 +13,7 @@
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
 //!   seccomp  user notification of named calls
 //!   net      the loopback interface
+//!   spawn    a program without a copy of this process, while this one goes on
 //!   vfork    namespaces without a copy of this process; execve; what a child used
 //!   xattr    getxattrat
 //!   socket   file descriptors over unix sockets
@@ -21,6 +23,7 @@
 
 pub mod copy;
 pub mod dir;
+pub mod entry;
 pub mod exec;
 pub mod handle;
 pub mod ids;
@@ -31,6 +34,7 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
+pub mod spawn;
 pub mod vfork;
 pub mod xattr;
 

@@ -258,6 +258,11 @@ pub fn next_signal(fd: &OwnedFd) -> Result<Option<i32>, Errno> {
     }
 }
 
+/// Unblocks all signals: what a program expects at its start, of a process whose actions are the defaults.
+pub fn unblock_all_signals() {
+    set_mask(libc::SIG_SETMASK, &[]);
+}
+
 /// Unblocks `signals` again.
 pub fn unblock_signals(signals: &[i32]) {
     set_mask(libc::SIG_UNBLOCK, signals);

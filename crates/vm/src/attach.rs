@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{self, OptionalActions, Termios};
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
 
 /// How a program ended, for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +124,14 @@ pub struct Attached {
     pub nobody_left: bool,
 }
 
+/// What is to be done once, when a program has run for some time.
+pub struct Later<'a> {
+    /// When.
+    pub due: Instant,
+    /// What.
+    pub act: &'a mut dyn FnMut(),
+}
+
 /// Serves a program until it ends. `signals` reads [`forwarded`] (blocked by the caller before the program started). `knock`: called
 /// once, when its descriptor is readable.
 ///
@@ -133,6 +142,7 @@ pub fn attach(
     signals: &OwnedFd,
     streams: Streams,
     mut knock: Option<(BorrowedFd<'_>, &mut dyn FnMut())>,
+    mut later: Option<Later<'_>>,
 ) -> Result<Attached, Errno> {
     let [terminal_in, terminal_out, _] = streams.is_terminal;
     let raw = Raw::enter(!streams.begins_in_background() && terminal_in);
@@ -151,9 +161,13 @@ pub fn attach(
         }
         let own = polled.len();
         polled.extend(knock.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        match poll(&mut polled, None) {
+        let left = later.as_ref().map(|later| timespec(later.due.saturating_duration_since(Instant::now())));
+        match poll(&mut polled, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(e),
+        }
+        if let Some(Later { act, .. }) = later.take_if(|later| later.due <= Instant::now()) {
+            act();
         }
         let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         if ready.get(own) == Some(&true)
@@ -222,6 +236,10 @@ pub fn attach(
             }
         }
     }
+}
+
+fn timespec(left: Duration) -> rustix::time::Timespec {
+    rustix::time::Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
 }
 
 fn resize(master: Option<&OwnedFd>) {

@@ -16,6 +16,7 @@ use fvm_model::vm::XattrClass;
 use fvm_model::{HostPath, Mode, VmPath};
 use fvm_sys::dir::Dir;
 use fvm_sys::mount::{self, MountError, MountOption};
+use fvm_sys::seccomp::Instruction;
 use fvm_sys::{ids, net};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, CWD, Mode as FileMode, OFlags, StatVfsMountFlags};
@@ -72,6 +73,11 @@ pub struct Site {
     cover: Option<OwnedFd>,
     /// It is mounted somewhere.
     is_covered: bool,
+    /// Whoever builds waits here for a byte before each layer: they are made meanwhile.
+    pub layers_to_come: Option<OwnedFd>,
+    /// What init did and made while others built: its loopback interface is up, its filter.
+    pub has_loopback: bool,
+    filter: Option<Vec<Instruction>>,
     /// What was needed once. To give a mount back that is nowhere takes the kernel a grace period of RCU: not now.
     spent: Vec<OwnedFd>,
 }
@@ -99,6 +105,9 @@ impl Site {
             tree: None,
             cover: None,
             is_covered: false,
+            layers_to_come: None,
+            has_loopback: false,
+            filter: None,
             spent: Vec::new(),
         }
     }
@@ -118,6 +127,7 @@ impl Site {
                 mount_change("/", private)?;
             }
             SetupOp::Overlay { layer, lower, target, idmapped, class, skeleton, restrict } => {
+                self.await_layer();
                 match self.overlay(*layer, lower, *idmapped, *class, *skeleton, *restrict) {
                     Err(e) if is_gone(&e, lower) => {}
                     made => self.place(&made?, target)?,
@@ -142,6 +152,7 @@ impl Site {
                 self.place(&shown, target)?;
             }
             SetupOp::File { layer, target, idmapped, .. } => {
+                self.await_layer();
                 let file = self.layers_dir.join(layer.to_string()).join("file");
                 let copy = self.clone_host(&file, *idmapped)?;
                 self.place(&copy, target)?;
@@ -206,12 +217,38 @@ impl Site {
                 self.place(&queues, &vm("/dev/mqueue"))?;
             }
             SetupOp::PivotRoot => self.pivot()?,
+            SetupOp::Loopback if self.has_loopback => {}
             SetupOp::Loopback => net::loopback_up()?,
             SetupOp::Keyring => match ids::new_session_keyring() {
                 Err(Errno::NOSYS) | Ok(()) => {}
                 Err(e) => return Err(e.into()),
             },
-            SetupOp::SystemCalls { calls } => fvm_sys::seccomp::install(&crate::calls::filter(*calls)?)?,
+            SetupOp::SystemCalls { calls } => {
+                let made = self.filter.take();
+                fvm_sys::seccomp::install(&made.map_or_else(|| crate::calls::filter(*calls), Ok)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the next layer is there. Without it there is nothing to do, and whoever makes them says why.
+    fn await_layer(&self) {
+        if let Some(made) = &self.layers_to_come
+            && rustix::io::read(made, &mut [0u8][..]) != Ok(1)
+        {
+            fvm_sys::process::exit_now(1)
+        }
+    }
+
+    /// Makes what one of `ops` will install.
+    ///
+    /// # Errors
+    /// When the filter would be too long.
+    pub fn prepare_filter<'a>(&mut self, ops: impl IntoIterator<Item = &'a SetupOp>) -> Result<(), Errno> {
+        for op in ops {
+            if let SetupOp::SystemCalls { calls } = op {
+                self.filter = Some(crate::calls::filter(*calls)?);
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! PID 1 of a VM: starts the programs it is asked to, reaps every process, ends with its keeper.
 //!
 //! ```text
-//!   keeper ── orders ──► init ── fork ──► program                   (no terminal: init watches it itself)
+//!   keeper ── orders ──► init ── spawn ─► program                   (no terminal: init watches it itself)
 //!                          ├──── fork ──► monitor ── fork ──► program   (terminal: crate::session)
 //!                          └──── fork ──► manager of the services         (when first asked: crate::service)
 //! ```
@@ -11,14 +11,17 @@
 //! when the orders end, so does it, and the kernel ends the VM's other processes with it.
 
 use crate::bus::Bus;
+use crate::early::Early;
 use crate::limit::Limit;
 use crate::links;
 use crate::pause;
 use crate::proto::{self, Order, Program, Status, Word};
 use crate::refresh::Held;
 use crate::service;
-use crate::session;
+use crate::session::{self, Child};
+use fvm_sys::exec::Stub;
 use fvm_sys::process::{self, Waited};
+use fvm_sys::spawn::Started;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, fstat, makedev, open};
@@ -37,23 +40,47 @@ struct Watched {
     alone: bool,
     /// Kept by the monitor where it has one.
     limit: Limit,
+    /// Until it has ended.
+    _memory: Option<Started>,
 }
 
-/// Serves until the keeper goes or says stop. `links`: hard links need care here ([`crate::links`]).
-pub fn serve(orders: &OwnedFd, overlays: &Held, links: bool, buses: Vec<Bus>) -> ! {
-    let code = i32::from(run(orders, overlays, links, buses).is_err());
+/// What programs are started with.
+struct Tools {
+    null: Option<OwnedFd>,
+    stub: Option<Stub>,
+}
+
+/// What init serves.
+pub struct Served<'a> {
+    /// Where orders come from.
+    pub orders: &'a OwnedFd,
+    /// For [`Order::Refresh`].
+    pub overlays: &'a Held,
+    /// Hard links need care here ([`crate::links`]).
+    pub links: bool,
+}
+
+/// Serves until the keeper goes or says stop. `ready`: called once, when the first program, if that was ordered already, is on its
+/// way: whoever hears of it would only take a processor from it before.
+pub fn serve(served: &Served<'_>, buses: Vec<Bus>, early: Early, ready: impl FnOnce()) -> ! {
+    let code = i32::from(run(served, buses, early, ready).is_err());
     process::exit_now(code)
 }
 
-fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> Result<(), Errno> {
-    // No terminal of the host's, whatever the keeper's session was.
-    let _already_leader = rustix::process::setsid();
-    process::default_signals();
-    let signals = process::signal_fd(&[Signal::CHILD.as_raw()])?;
-    let null = open_nothing();
+fn run(served: &Served<'_>, mut buses: Vec<Bus>, early: Early, ready: impl FnOnce()) -> Result<(), Errno> {
+    let Served { orders, overlays, links } = *served;
+    let Early { signals, stub, first, builder } = early;
+    let tools = Tools { null: open_nothing(), stub };
     // Without it everything works but what it is for.
     let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
+    match first {
+        None => {}
+        Some((Order::Start(program), fds)) => watched.extend(start(program, fds, &tools)),
+        Some(_) => return Err(Errno::BADMSG),
+    }
+    drop(builder);
+    ready();
     let mut services = service::Door::default();
     let mut stopped = std::collections::BTreeSet::new();
     let mut deadline: Option<Instant> = None;
@@ -94,7 +121,7 @@ fn run(orders: &OwnedFd, overlays: &Held, links: bool, mut buses: Vec<Bus>) -> R
         }
         if order_ready {
             match proto::read_message::<Order>(orders) {
-                Ok(Some((Order::Start(program), fds))) => watched.extend(start(&program, fds, null.as_ref())),
+                Ok(Some((Order::Start(program), fds))) => watched.extend(start(program, fds, &tools)),
                 Ok(Some((Order::Stop { grace_ms }, _))) => {
                     deadline = Some(Instant::now() + Duration::from_millis(grace_ms));
                     if services.stop_all() {
@@ -241,7 +268,7 @@ fn nothing(null: Option<&OwnedFd>, input: bool) -> Result<OwnedFd, Errno> {
 }
 
 /// Starts a program; a failure is told to its session.
-fn start(program: &Program, mut fds: Vec<OwnedFd>, null: Option<&OwnedFd>) -> Option<Watched> {
+fn start(program: Program, mut fds: Vec<OwnedFd>, tools: &Tools) -> Option<Watched> {
     if fds.is_empty() {
         return None;
     }
@@ -249,12 +276,14 @@ fn start(program: &Program, mut fds: Vec<OwnedFd>, null: Option<&OwnedFd>) -> Op
     let mut passed = fds.into_iter();
     let mut streams = program.passed.map(|is| if is { passed.next() } else { None });
     let nulls = streams.iter_mut().enumerate().filter(|(index, _)| program.null[*index]);
+    let null = tools.null.as_ref();
     let opened =
         nulls.into_iter().try_for_each(|(index, stream)| nothing(null, index == 0).map(|fd| *stream = Some(fd)));
-    match opened.and_then(|()| session::start(program, &session, streams)) {
-        Ok(child) => {
-            let limit = Limit::of(program.timeout.filter(|_| child.report.is_some()));
-            Some(Watched { pid: child.pid, session, report: child.report, alone: false, limit })
+    let timeout = program.timeout;
+    match opened.and_then(|()| session::start(program, &session, streams, tools.stub.as_ref())) {
+        Ok(Child { pid, report, memory }) => {
+            let limit = Limit::of(timeout.filter(|_| report.is_some()));
+            Some(Watched { pid, session, report, alone: false, limit, _memory: memory })
         }
         Err(e) => {
             let failed = Status::NotExecuted { step: proto::Step::Execute, errno: e.raw_os_error() };

@@ -213,8 +213,17 @@ pub(crate) fn reply(client: &OwnedFd, request: Request, fds: &[OwnedFd], vm: &La
 }
 
 pub(crate) fn ends_within(vm: &Launched, wait_ms: u64) -> bool {
+    has_ended(&vm.pidfd, wait_ms)
+}
+
+/// Waits for the end of a process as long as it takes.
+pub(crate) fn await_end(pidfd: &OwnedFd) {
+    has_ended(pidfd, u64::from(u32::MAX));
+}
+
+fn has_ended(pidfd: &OwnedFd, wait_ms: u64) -> bool {
     let timeout = timespec(Duration::from_millis(wait_ms));
-    let mut polled = [PollFd::new(&vm.pidfd, PollFlags::IN)];
+    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut polled, Some(&timeout)).is_ok_and(|n| n > 0)
 }
 

@@ -17,6 +17,7 @@
 
 use crate::blueprint::{Blueprint, SHIFT};
 use crate::bus::Bus;
+use crate::early::Early;
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
 use crate::init;
@@ -29,10 +30,11 @@ use crate::router::{self, Guard, Helper, Maker, Place, Plan, Routed};
 use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -63,19 +65,35 @@ pub struct Launched {
     pub quota: Option<Quota>,
     /// Init had its first order before it was there.
     pub has_first: bool,
-    /// Who built it: they have done their work, and end.
-    makers: Vec<Pid>,
+    /// Who built it.
+    makers: Makers,
 }
 
 impl Launched {
     /// Those that built it, for the caller to wait for.
-    pub(crate) fn take_makers(&mut self) -> Vec<Pid> {
+    pub(crate) fn take_makers(&mut self) -> Makers {
         std::mem::take(&mut self.makers)
     }
+}
 
-    /// Waits for the end of those that built it. They give back what takes the kernel time, so nobody waits who is needed.
-    pub fn collect_makers(&mut self) {
-        self.makers.drain(..).for_each(collect);
+/// Processes that built a VM, and have done their work.
+#[derive(Debug, Default)]
+pub struct Makers {
+    pids: Vec<Pid>,
+    /// While it is open they may stay, where there was a first order: their end takes the kernel time that its program needs.
+    stay: Option<OwnedFd>,
+}
+
+impl Makers {
+    /// Waits for their end. They give back what takes the kernel time, so nobody waits who is needed.
+    pub fn collect(&mut self) {
+        drop(self.stay.take());
+        self.pids.drain(..).for_each(collect);
+    }
+
+    /// Lets them end, for somebody else to wait for.
+    pub(crate) fn into_pids(self) -> Vec<Pid> {
+        self.pids
     }
 }
 
@@ -139,6 +157,8 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
     let SetupOp::EnterNamespaces { network, uid_map, gid_map } = blueprint.ops[enter] else {
         return Err(VmError::Internal("a blueprint without namespaces".into()));
     };
+    let stay = has_first.then(|| rustix::pipe::pipe_with(PipeFlags::CLOEXEC)).transpose();
+    let (until, stay) = stay.map_err(|e| VmError::Sys("make a pipe", e))?.unzip();
     let mut namespaces =
         Namespaces::USER.and(Namespaces::PID).and(Namespaces::IPC).and(Namespaces::UTS).and(Namespaces::CGROUP);
     if network {
@@ -149,6 +169,8 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
         maps: Maps { uid: uid_map, gid: gid_map },
         before: &blueprint.ops[..enter],
         after: &blueprint.ops[enter + 1..],
+        has_first,
+        until: until.as_ref(),
     };
     let skeletons = blueprint.ops.iter().filter_map(|op| match op {
         SetupOp::Overlay { layer, lower, skeleton: true, .. } => {
@@ -183,7 +205,7 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
     let children = started.map_err(no_namespaces)?.into_iter().collect();
     let said = Said::default();
     let mut pending =
-        Pending { id, orders: Some(orders), progress, children, place, line: None, skeletons, has_first, said };
+        Pending { id, orders: Some(orders), progress, children, place, line: None, skeletons, has_first, stay, said };
     if let Some((maker, plan)) = maker {
         pending.connect(maker, &run, plan)?;
     }
@@ -203,6 +225,7 @@ pub struct Pending {
     line: Option<Guard>,
     skeletons: Vec<Skeleton>,
     has_first: bool,
+    stay: Option<OwnedFd>,
     said: Said,
 }
 
@@ -228,6 +251,9 @@ impl Pending {
     /// # Errors
     /// [`VmError::Setup`] with the step that failed.
     pub fn listen(&mut self) -> Result<bool, VmError> {
+        if self.said.ready {
+            return Ok(true);
+        }
         let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
         let ended = || StepError { step: "wait for init".into(), why: "it ended before it was ready".into() };
         let message = socket::receive(self.progress.as_fd(), &mut buffer).ok().and_then(|(len, mut fds)| {
@@ -264,6 +290,18 @@ impl Pending {
         }
     }
 
+    /// A descriptor of init, as soon as that is begun.
+    ///
+    /// # Errors
+    /// As [`Pending::listen`], and when init has ended.
+    pub fn init(&mut self) -> Result<OwnedFd, VmError> {
+        while self.said.init.is_none() && !self.said.ready {
+            self.listen()?;
+        }
+        let init = self.said.init.ok_or_else(|| VmError::Internal("an init without a number".into()))?;
+        rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))
+    }
+
     /// Waits until init is ready.
     ///
     /// # Errors
@@ -298,7 +336,7 @@ impl Pending {
             notices: std::mem::take(&mut self.said.notices),
             quota: None,
             has_first: self.has_first,
-            makers: std::mem::take(&mut self.children),
+            makers: Makers { pids: std::mem::take(&mut self.children), stay: self.stay.take() },
         })
     }
 }
@@ -331,6 +369,10 @@ pub(crate) struct Entry<'a> {
     pub maps: Maps,
     before: &'a [SetupOp],
     after: &'a [SetupOp],
+    /// An order lies in the socket.
+    has_first: bool,
+    /// Readable when those that have done their work may end.
+    until: Option<&'a OwnedFd>,
 }
 
 /// The ends of the sockets that the VM's side uses.
@@ -341,19 +383,19 @@ pub(crate) struct Ends {
 
 impl Ends {
     pub fn tell(&self, progress: &Progress) {
-        self.tell_with(progress, &[]);
-    }
-
-    fn tell_with(&self, progress: &Progress, fds: &[BorrowedFd<'_>]) {
-        // The keeper is the only listener; if it is gone, this process dies with it.
-        let bytes = serde_json::to_vec(progress).unwrap_or_default();
-        let _gone = socket::send(&self.report, &bytes, fds);
+        tell(&self.report, progress, &[]);
     }
 
     pub fn give_up(&self, error: StepError) -> ! {
         self.tell(&Progress::Failed(error));
         process::exit_now(1)
     }
+}
+
+fn tell(report: &OwnedFd, progress: &Progress, fds: &[BorrowedFd<'_>]) {
+    // The keeper is the only listener; if it is gone, this process dies with it.
+    let bytes = serde_json::to_vec(progress).unwrap_or_default();
+    let _gone = socket::send(report, &bytes, fds);
 }
 
 fn start_shifted(
@@ -366,10 +408,10 @@ fn start_shifted(
         Fork::Parent(builder) => Ok(Some(builder)),
         Fork::Child => {
             die_with_parent();
-            hide_command("fvm: init");
             enter_limits(&mut site, &ends);
             let kept = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.map_or(-1, Helper::as_raw_fd)];
-            process::close_all_but(&kept);
+            let until = entry.until.map_or(-1, AsRawFd::as_raw_fd);
+            process::close_all_but(&[&kept[..], &[awaited(&site), until]].concat());
             if let Err(error) = build_shifted(&mut site, entry, &ends, network) {
                 ends.give_up(error);
             }
@@ -397,16 +439,21 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
                 ends.give_up(step("make a network namespace")(e));
             }
             begin_network(network, ends);
+            hide_command("fvm: init");
+            let mut early = prepare(entry, ends);
+            // Where it cannot be, the operation says why.
+            site.has_loopback = network_too && fvm_sys::net::loopback_up().is_ok();
+            let _the_same = site.prepare_filter(entry.after);
             // The end without a message: the builder failed, and has said so.
             let mut byte = [0u8];
             let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
-            drop(go);
             if fds.is_empty() {
                 process::exit_now(1)
             }
             let tree = fds.remove(0);
             site.inner = fds;
-            enter_shifted(site, &tree, entry, ends, network)
+            early.builder = Some(go);
+            enter_shifted(site, &tree, entry, ends, network, early)
         }
     };
     drop(go);
@@ -426,10 +473,21 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
     }
     let tree = site.assembled().map_err(step("start init"))?;
     let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
-    socket::send(&went, b"!", &fds).map_err(step("start init"))
+    socket::send(&went, b"!", &fds).map_err(step("start init"))?;
+    // With the end of this process its mounts go, and init, which copies them, would wait for that.
+    let _closed = socket::receive(&went, &mut [0]);
+    let _closed = entry.until.map(|until| rustix::io::read(until, &mut [0u8][..]));
+    Ok(())
 }
 
-fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>) -> ! {
+fn enter_shifted(
+    site: &mut Site,
+    tree: &OwnedFd,
+    entry: &Entry<'_>,
+    ends: &Ends,
+    network: Option<&Helper>,
+    early: Early,
+) -> ! {
     let enter = |site: &mut Site| -> Result<(), Errno> {
         rustix::process::fchdir(tree)?;
         process::unshare(Namespaces::MOUNT)?;
@@ -439,7 +497,7 @@ fn enter_shifted(site: &mut Site, tree: &OwnedFd, entry: &Entry<'_>, ends: &Ends
     if let Err(e) = enter(site) {
         ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
     }
-    finish(site, entry, ends, network)
+    finish(site, entry, ends, network, early)
 }
 
 /// Tells who makes the network of a root VM where it is to be.
@@ -477,7 +535,7 @@ fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Optio
             }
             hide_command("fvm: init");
             enter_limits(&mut site, &ends);
-            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd()]);
+            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd(), awaited(&site)]);
             build_rootless(&mut site, entry, &ends, None)
         }
     }
@@ -503,7 +561,7 @@ pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, ne
         // Whoever makes it failed, and has said so.
         process::exit_now(1)
     }
-    finish(site, entry, ends, None)
+    finish(site, entry, ends, None, prepare(entry, ends))
 }
 
 /// Init builds as the host's root, in a new process namespace, and enters the user namespace at the end, so that
@@ -537,7 +595,7 @@ fn start_identity(
             hide_command("fvm: init");
             enter_limits(&mut site, &ends);
             let own = [&ends.orders, &ends.report, &go, &has_entered].map(AsRawFd::as_raw_fd);
-            let kept: Vec<_> = own.into_iter().chain(network.map(Helper::as_raw_fd)).collect();
+            let kept: Vec<_> = own.into_iter().chain(network.map(Helper::as_raw_fd)).chain([awaited(&site)]).collect();
             process::close_all_but(&kept);
             rustix::process::umask(FileMode::empty());
             let built = process::unshare(OWNED_BY_HOST)
@@ -568,13 +626,20 @@ fn start_identity(
             }
             drop((go, has_entered));
             begin_network(network, &ends);
-            finish(&mut site, entry, &ends, network)
+            finish(&mut site, entry, &ends, network, prepare(entry, &ends))
         }
     }
 }
 
+fn prepare(entry: &Entry<'_>, ends: &Ends) -> Early {
+    match Early::prepare(&ends.orders, entry.has_first) {
+        Ok(early) => early,
+        Err(e) => ends.give_up(StepError { step: "prepare init".into(), why: e.to_string() }),
+    }
+}
+
 /// Init, in its namespaces: the last operations, then service.
-fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>) -> ! {
+fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>, early: Early) -> ! {
     for op in entry.after {
         if let Err(error) = site.execute(op) {
             ends.give_up(error);
@@ -587,21 +652,23 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Help
     let _old_kernel = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     rustix::process::umask(FileMode::from_raw_mode(0o022));
     let bus = site.bus_client.take();
-    ends.tell_with(&Progress::Ready, bus.as_ref().map(AsFd::as_fd).as_slice());
-    let orders = rustix::io::dup(&ends.orders);
     let buses = std::mem::take(&mut site.buses);
     let inner = std::mem::take(&mut site.inner);
-    let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).map(AsRawFd::as_raw_fd);
-    let kept: Vec<_> = kept.chain([orders.as_ref().map_or(-1, AsRawFd::as_raw_fd)]).collect();
-    process::close_all_but(&kept);
-    match orders {
-        Ok(orders) => {
-            let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);
-            let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
-            init::serve(&orders, &overlays, site.mode == Mode::Rootless, buses)
-        }
-        Err(_) => process::exit_now(1),
-    }
+    // Its own, to be closed once it has been used.
+    let Ok(report) = rustix::io::fcntl_dupfd_cloexec(&ends.report, 3) else { process::exit_now(1) };
+    let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).chain(&bus).chain([&ends.orders, &report]);
+    process::close_all_but(&kept.map(AsRawFd::as_raw_fd).chain(early.fds()).collect::<Vec<_>>());
+    let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);
+    let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
+    let served = init::Served { orders: &ends.orders, overlays: &overlays, links: site.mode == Mode::Rootless };
+    init::serve(&served, buses, early, move || {
+        tell(&report, &Progress::Ready, bus.as_ref().map(AsFd::as_fd).as_slice())
+    })
+}
+
+/// Where a builder waits for the layers.
+pub(crate) fn awaited(site: &Site) -> RawFd {
+    site.layers_to_come.as_ref().map_or(-1, AsRawFd::as_raw_fd)
 }
 
 /// Before the namespaces: the VM then sees its own group as the root of all.

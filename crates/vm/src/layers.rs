@@ -20,7 +20,8 @@ use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid}
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Makes what is missing of the layers that `blueprint` uses, over those in `below`.
+/// Makes what is missing of the layers that `blueprint` uses, over those in `below`, in the order of its operations; `made` is called
+/// after each.
 ///
 /// # Errors
 /// When a directory cannot be made.
@@ -30,6 +31,7 @@ pub fn prepare(
     blueprint: &Blueprint,
     mode: Mode,
     reach: &[PathBuf],
+    mut made: impl FnMut() -> Result<(), VmError>,
 ) -> Result<(), VmError> {
     let shared = |n: &u32, what: &str| -> Option<PathBuf> {
         let mut all = below.iter().map(|dir| dir.as_path().join(n.to_string()).join(what));
@@ -37,25 +39,41 @@ pub fn prepare(
     };
     make(layers_dir)?;
     check_owner(layers_dir)?;
-    let mut fresh = Vec::new();
+    let upper_of = |layer: &u32| layers_dir.join(layer.to_string()).join("upper");
+    let fresh = blueprint.ops.iter().filter_map(|op| match op {
+        SetupOp::Overlay { layer, lower, .. } if !upper_of(layer).exists() => Some((*layer, lower)),
+        _ => None,
+    });
+    // Those that stand on nothing shared: that imitate a directory of the host's.
+    let mut own = Vec::new();
+    let mut new = Vec::new();
+    for (layer, lower) in fresh {
+        let shared = shared(&layer, "upper");
+        if shared.is_none() {
+            own.push(lower);
+        }
+        new.push((layer, shared));
+    }
     for op in &blueprint.ops {
         match op {
             SetupOp::Overlay { layer, lower, skeleton, .. } => {
                 let dir = layers_dir.join(layer.to_string());
-                let upper = dir.join("upper");
-                if !upper.exists() {
+                let is_new = new.iter().find(|(n, _)| n == layer);
+                if is_new.is_some() {
                     make(&dir)?;
                     make(&dir.join("work"))?;
-                    make(&upper)?;
-                    match shared(layer, "upper") {
-                        // Its ways are open, or the VM closed them.
-                        Some(shared) => imitate(&upper, &shared, Mode::Identity)?,
-                        None => fresh.push((upper, lower)),
-                    }
+                    make(&dir.join("upper"))?;
                 }
                 if *skeleton {
                     make_skeleton(&dir, lower)?;
                 }
+                match is_new {
+                    // Its ways are open, or the VM closed them.
+                    Some((_, Some(shared))) => imitate(&dir.join("upper"), shared, Mode::Identity)?,
+                    Some((_, None)) => begin(&dir.join("upper"), lower, mode, reach, &own)?,
+                    None => {}
+                }
+                made()?;
             }
             SetupOp::File { layer, source, .. } => {
                 let dir = layers_dir.join(layer.to_string());
@@ -70,18 +88,10 @@ pub fn prepare(
                     std::fs::copy(from, &copy).map_err(|e| VmError::io("copy to", &copy, &e))?;
                     imitate(&copy, from, mode)?;
                 }
+                made()?;
             }
             _ => {}
         }
-    }
-    for (upper, lower) in &fresh {
-        if mode == Mode::Rootless {
-            let is_deepest =
-                |path: &Path| !fresh.iter().any(|(_, l)| l.is_within(lower) && l != lower && path.starts_with(l));
-            let reach: Vec<&Path> = reach.iter().map(PathBuf::as_path).filter(|path| is_deepest(path)).collect();
-            open_ways(upper, lower, &reach)?;
-        }
-        imitate(upper, lower.as_path(), mode)?;
     }
     Ok(())
 }
@@ -105,6 +115,16 @@ pub fn renew(layers_dir: &Path, layers: &[Layer]) -> Result<(), VmError> {
         }
     }
     Ok(())
+}
+
+/// Makes a new `upper` over `lower` as the VM begins with it. `fresh`: all such directories of the VM.
+fn begin(upper: &Path, lower: &HostPath, mode: Mode, reach: &[PathBuf], fresh: &[&HostPath]) -> Result<(), VmError> {
+    if mode == Mode::Rootless {
+        let is_deepest = |path: &Path| !fresh.iter().any(|l| l.is_within(lower) && *l != lower && path.starts_with(l));
+        let reach: Vec<&Path> = reach.iter().map(PathBuf::as_path).filter(|path| is_deepest(path)).collect();
+        open_ways(upper, lower, &reach)?;
+    }
+    imitate(upper, lower.as_path(), mode)
 }
 
 /// Layers may lie in a place that all users share (`/dev/shm`): whoever owns the directory above them rules them, so

@@ -4,7 +4,8 @@
 //!   home        the state directory            blueprint   facts → Vec<SetupOp>, changes nothing
 //!   places      a policy's patterns → paths of this host
 //!   lifecycle   create, boot, run, stop        layers      upper, work, skeleton directories
-//!   launch      who forks whom                 executor    one loop that carries the operations out
+//!   launch      who forks whom                 early       what init has ready before its VM is there
+//!                                              executor    one loop that carries the operations out
 //!   keeper      outside: socket, lock          init        PID 1 inside;  session: one program
 //!   bus         message buses, made when they are first used
 //!   relay       files as streams, byte by byte
@@ -29,6 +30,7 @@ pub mod blueprint;
 mod bus;
 pub mod calls;
 pub mod disk;
+mod early;
 mod error;
 pub mod executor;
 pub mod forker;

@@ -9,13 +9,14 @@
 //! disk; whatever fails, no process is left.
 
 mod begin;
+mod behind;
 mod detach;
 
 pub use detach::detach;
 
 pub(crate) use begin::{Begun, Caller, Up, begin};
 
-use crate::attach::{self, Attached, Ended, Streams};
+use crate::attach::{self, Attached, Ended, Later, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
 use crate::bus::relay::{Errand, HOST_BUS, Relay};
 use crate::disk;
@@ -23,23 +24,25 @@ use crate::error::VmError;
 use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control};
 use crate::kept::Kept;
-use crate::launch::Launched;
+use crate::launch::{First, Launched, Makers};
 use crate::proto::{self, Configuration, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::quota::Quota;
 use crate::relay::Relays;
+use begin::begin_new;
+use behind::{Cleaner, behind};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
 use fvm_model::{HostPath, Mode, Network, Policy, Restart, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
-use fvm_sys::process::{self, Fork};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::fs::{self, Mode as FileMode, OFlags};
+use fvm_sys::process;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::stdio::{stderr, stdin, stdout};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// What a new VM shall be.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,6 +62,9 @@ pub struct NewVm {
     #[serde(skip)]
     pub user_home: Option<PathBuf>,
 }
+
+/// So long a process waits to clean up after a short program.
+const CLEANER_WAITS: Duration = Duration::from_millis(100);
 
 /// Tells systemctl that there is no systemd to talk to.
 const SYSTEMD_OFFLINE: &str = "SYSTEMD_OFFLINE";
@@ -288,6 +294,8 @@ pub struct Running {
     relay: Option<Relay>,
     kept: Kept,
     handed: Option<Handed>,
+    cleaner: Option<Cleaner>,
+    makers: Makers,
 }
 
 /// A program on our own streams, and what init gets with it.
@@ -332,7 +340,7 @@ impl Handed {
         drop(fds);
         drop(theirs);
         let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
-        let ended = attach::attach(&session, signals, streams, None);
+        let ended = attach::attach(&session, signals, streams, None, None);
         relayed.finish();
         ended.map_err(|e| VmError::Sys("wait for the program", e))
     }
@@ -361,22 +369,60 @@ pub fn boot(
     call: &Call,
     at_once: bool,
 ) -> Result<Running, VmError> {
+    boot_in(home, &record.clone(), call, at_once, |caller, first| {
+        Ok((begin(home, facts, record, caller, first)?, lock))
+    })
+}
+
+/// Whether [`boot_new`] takes it: it is thrown away, nobody knows its name, and it needs no disk of its own.
+#[must_use]
+pub fn is_fleeting(facts: &HostFacts, new: &NewVm) -> bool {
+    new.ephemeral && new.name.is_none() && !disk::wants(mode_for(facts), &new.policy)
+}
+
+/// [`create`] and [`boot`] of a VM that [`is_fleeting`]: its directories are made while it is being built.
+///
+/// # Errors
+/// As both; a VM that did not start is not left behind.
+pub fn boot_new(home: &Home, facts: &HostFacts, new: &NewVm, call: &Call) -> Result<Running, VmError> {
+    let mut record = draft(home, facts, new)?;
+    let begin = |caller: &Caller<'_>, first: Option<First<'_>>| begin_new(home, facts, record.clone(), caller, first);
+    boot_in(home, &record, call, true, begin).or_else(|e| {
+        if let Ok(Some(lock)) = home.try_lock(&record.id) {
+            delete(home, &mut record, &lock)?;
+            home.empty_trash()?;
+        }
+        Err(e)
+    })
+}
+
+fn boot_in(
+    home: &Home,
+    record: &VmRecord,
+    call: &Call,
+    at_once: bool,
+    begin: impl FnOnce(&Caller<'_>, Option<First<'_>>) -> Result<(Begun, VmLock), VmError>,
+) -> Result<Running, VmError> {
     if !process::has_one_thread() {
         return Err(VmError::Threads("start a VM"));
     }
-    let (relay, absent) = match relay(&record, call) {
+    let (relay, absent) = match relay(record, call) {
         Some(Ok(relay)) => (Some(relay), None),
         Some(Err(e)) => (None, Some(e.to_string())),
         None => (None, None),
     };
-    let control = Control::open(home, &record.id)?;
     // What the VM may ask of the desktop is there before its program.
-    let handed = at_once.then(|| Handed::new(&record, call)).transpose()?;
+    let handed = at_once.then(|| Handed::new(record, call)).transpose()?;
     let fds = handed.as_ref().map(Handed::fds).unwrap_or_default();
     let first = handed.as_ref().filter(|_| relay.is_none()).map(|handed| (&handed.order, fds.as_slice()));
     let caller = Caller { reach: call.reach(), host_bus: call.host_bus(), files: None };
-    let Up { mut vm, kept, mut notices } = begin(home, facts, record, &caller, first)?.wait()?;
+    let (mut begun, lock) = begin(&caller, first)?;
     drop(fds);
+    // While others build the VM, this process has time.
+    let control = Control::open(home, &record.id)?;
+    let cleaner = if at_once && relay.is_none() && begun.is_light() { begun.cleaner().ok() } else { None };
+    let Up { mut vm, kept, mut notices } = begun.wait()?;
+    let makers = vm.take_makers();
     notices.extend(absent);
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
         && !relay.connect(&bus)?
@@ -384,7 +430,7 @@ pub fn boot(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    Ok(Running { notices, vm, control, lock, relay, kept, handed })
+    Ok(Running { notices, vm, control, lock, relay, kept, handed, cleaner, makers })
 }
 
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
@@ -423,7 +469,6 @@ impl Running {
         let Handed { streams, session, theirs, relays, .. } = handed;
         drop(theirs);
         let relayed = relays.start().map_err(|e| VmError::Sys("pass the streams", e))?;
-        self.vm.collect_makers();
         let (done, finished) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
         let ended = std::thread::scope(|scope| {
@@ -437,7 +482,14 @@ impl Running {
                     None
                 }
             };
-            let ended = attach::attach(&session, &signals, streams, knock);
+            // A program that takes longer does not need an end that is so fast, nor the machine a process that waits.
+            let (cleaner, makers) = (&mut self.cleaner, &mut self.makers);
+            let mut dismiss = || {
+                drop(cleaner.take());
+                makers.collect();
+            };
+            let later = Later { due: Instant::now() + CLEANER_WAITS, act: &mut dismiss };
+            let ended = attach::attach(&session, &signals, streams, knock, Some(later));
             drop(finished);
             ended
         });
@@ -449,35 +501,39 @@ impl Running {
     /// Whether the VM can [`Running::vanish`] after `attached`: nothing of it runs, and nothing is to be told of it.
     #[must_use]
     pub fn can_vanish(&self, attached: &Attached) -> bool {
+        attached.nobody_left && self.is_light()
+    }
+
+    /// Whether nothing is to be told or taken back of the VM when it is thrown away.
+    fn is_light(&self) -> bool {
         let record = self.kept.record();
         let tells = self.kept.has_groups() || self.vm.quota.is_some() || disk::has(self.kept.home(), &record);
-        record.ephemeral && attached.nobody_left && self.relay.is_none() && !tells
+        record.ephemeral && self.relay.is_none() && !tells
     }
 
     /// Throws an ephemeral VM away of which no process is left: what takes the kernel time goes on behind the answer.
     ///
     /// # Errors
     /// When it cannot be ended or taken out of sight.
-    pub fn vanish(self) -> Result<(), VmError> {
+    pub fn vanish(mut self) -> Result<(), VmError> {
         process::kill(self.vm.init.as_raw_nonzero().get(), rustix::process::Signal::KILL.as_raw())
             .map_err(|e| VmError::Sys("end the VM", e))?;
         let home = self.kept.home();
         let mut record = self.kept.record();
         delete(home, &mut record, &self.lock)?;
-        let wait = [rustix::fd::AsRawFd::as_raw_fd(&self.vm.pidfd)];
-        behind(&wait, || {
-            keeper::ends_within(&self.vm, u64::from(u32::MAX));
-            // First what would be lost sight of if somebody removed the state directory meanwhile.
-            home.remove_outside(&record)?;
-            home.empty_trash()
-        })
+        if self.cleaner.take().is_some_and(Cleaner::begin) {
+            return Ok(());
+        }
+        let init = &self.vm.pidfd;
+        behind(&[init.as_raw_fd()], || begin::clean(home, init, &record))
     }
 
     /// Ends the VM and gives back its record and lock: nothing of it runs any more.
     ///
     /// # Errors
     /// When it cannot be ended.
-    pub fn end(self) -> Result<(VmRecord, VmLock), VmError> {
+    pub fn end(mut self) -> Result<(VmRecord, VmLock), VmError> {
+        self.makers.collect();
         keeper::end(&self.vm).map_err(|e| VmError::Sys("end the VM", e))?;
         let _collected = process::wait_nonblocking(self.vm.init.as_raw_nonzero().get(), false);
         // It may hold what the VM sent it.
@@ -713,26 +769,4 @@ pub fn delete(home: &Home, record: &mut VmRecord, _lock: &VmLock) -> Result<(), 
 /// When no process can be started.
 pub fn empty_trash_behind(home: &Home) -> Result<(), VmError> {
     behind(&[], || home.empty_trash())
-}
-
-/// Does `work` in a process of its own, which keeps `fds` and nothing else of this one; here and now if this process has
-/// several threads.
-fn behind(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<(), VmError> {
-    if !process::has_one_thread() {
-        return work();
-    }
-    match process::fork().map_err(|e| VmError::Sys("start a cleaner", e))? {
-        Fork::Parent(_) => Ok(()),
-        Fork::Child => {
-            let _leader = rustix::process::setsid();
-            // Nobody may wait for our end of their pipe.
-            if let Ok(null) = fs::open("/dev/null", OFlags::RDWR, FileMode::empty()) {
-                for target in 0..3 {
-                    let _still_open = process::install_stdio(rustix::fd::AsRawFd::as_raw_fd(&null), target);
-                }
-            }
-            process::close_all_but(fds);
-            process::exit_now(i32::from(work().is_err()))
-        }
-    }
 }

@@ -1,7 +1,8 @@
 //! Starting one program in a VM, with or without a terminal of its own.
 //!
 //! ```text
-//!   no terminal   init ── fork ─► program       own session; streams as passed
+//!   no terminal   init ── spawn ► program       own session; streams as passed ([`fvm_sys::spawn`])
+//!                      └─ fork ─►               the same, as a user of the VM: that is looked up, in the VM's files
 //!   terminal      init ── fork ─► monitor       session leader on the VM's own pty, relays job control
 //!                                   └ fork ─► program   own process group in the foreground
 //! ```
@@ -17,7 +18,9 @@ use crate::limit::Limit;
 use crate::proto::{self, Program, Status, Step, WindowSize, Word};
 use crate::service::users;
 use fvm_model::path::Bytes;
+use fvm_sys::exec::Stub;
 use fvm_sys::process::{self, Fork, Waited};
+use fvm_sys::spawn::{NOT_EXECUTED, Started, step};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open};
@@ -29,9 +32,6 @@ use rustix::termios::Winsize;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Exit status of a child that could not execute its program.
-const EXEC_FAILED: i32 = 127;
-
 /// A process that init has to watch.
 #[derive(Debug)]
 pub struct Child {
@@ -39,6 +39,8 @@ pub struct Child {
     pub pid: i32,
     /// Where it says why it could not execute its program; `None` for a monitor, which reports by itself.
     pub report: Option<OwnedFd>,
+    /// To be kept until it has ended.
+    pub memory: Option<Started>,
 }
 
 /// Why a child that has ended did not execute its program, if it did not.
@@ -54,8 +56,8 @@ pub fn not_executed(report: &OwnedFd) -> Option<(Step, i32)> {
     let step = match (length, step) {
         // The stub says no more than why ([`fvm_sys::exec`]).
         (4, _) => Step::Execute,
-        (5, 1) => Step::User,
-        (5, 2) => Step::Directory,
+        (5, step::USER) => Step::User,
+        (5, step::DIRECTORY) => Step::Directory,
         (5, _) => Step::Execute,
         _ => return None,
     };
@@ -66,11 +68,48 @@ pub fn not_executed(report: &OwnedFd) -> Option<(Step, i32)> {
 ///
 /// # Errors
 /// When there is no terminal or process to be had.
-pub fn start(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<Child, Errno> {
-    match program.terminal {
-        None => start_plain(program, session, streams),
-        Some(size) => start_on_terminal(program, session, streams, size),
+pub fn start(
+    program: Program,
+    session: &OwnedFd,
+    streams: [Option<OwnedFd>; 3],
+    stub: Option<&Stub>,
+) -> Result<Child, Errno> {
+    match (program.terminal, stub) {
+        (Some(size), _) => start_on_terminal(&program, session, streams, size),
+        (None, Some(stub)) if program.user.is_none() => spawn(program, session, &streams, stub),
+        (None, _) => start_plain(&program, session, streams),
     }
+}
+
+/// Without a copy of init.
+fn spawn(program: Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Result<Child, Errno> {
+    let [Some(input), Some(output), Some(errors)] = streams.each_ref().map(Option::as_ref) else {
+        return Err(Errno::BADF);
+    };
+    let (result, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let Program { argv, mut env, cwd, umask, cwd_required, own_env, .. } = program;
+    set_all(&mut env, own_env);
+    let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| Errno::INVAL);
+    let path = env.iter().find(|(key, _)| key.0 == "PATH").map(|(_, value)| value.0.as_os_str());
+    let places = argv.first().map(|name| places(&name.0, path)).ok_or(Errno::INVAL)?;
+    let variable = |(Bytes(name), Bytes(value)): (Bytes, Bytes)| {
+        let mut line = name.into_vec();
+        line.push(b'=');
+        line.extend(value.as_bytes());
+        text(line)
+    };
+    let started = fvm_sys::spawn::Program {
+        places: places.into_iter().map(|place| text(place.into_vec())).collect::<Result<_, _>>()?,
+        argv: argv.into_iter().map(|word| text(word.0.into_vec())).collect::<Result<_, _>>()?,
+        env: env.into_iter().map(variable).collect::<Result<_, _>>()?,
+        directory: text(cwd.0.into_vec())?,
+        needs_directory: cwd_required,
+        umask,
+    };
+    let started = fvm_sys::spawn::start(started, [input, output, errors], report.as_fd(), stub)?;
+    let pid = started.pid();
+    let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[]);
+    Ok(Child { pid, report: Some(result), memory: Some(started) })
 }
 
 fn start_plain(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<Child, Errno> {
@@ -79,7 +118,7 @@ fn start_plain(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 
         Fork::Parent(pid) => {
             let pid = pid.as_raw_nonzero().get();
             let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[]);
-            Ok(Child { pid, report: Some(result) })
+            Ok(Child { pid, report: Some(result), memory: None })
         }
         Fork::Child => {
             let _already = rustix::process::setsid();
@@ -105,7 +144,7 @@ fn start_on_terminal(
         Fork::Parent(monitor) => {
             let pid = monitor.as_raw_nonzero().get();
             let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[master.as_fd()]);
-            Ok(Child { pid, report: None })
+            Ok(Child { pid, report: None, memory: None })
         }
         Fork::Child => {
             drop(master);
@@ -132,7 +171,7 @@ fn monitor(
             // TTOU is blocked: a background process may take the foreground.
             let front = || if program.background { Ok(()) } else { rustix::termios::tcsetpgrp(terminal, own) };
             if rustix::process::setpgid(None, None).and_then(|()| front()).is_err() {
-                process::exit_now(EXEC_FAILED);
+                process::exit_now(NOT_EXECUTED);
             }
             execute(program, &report, streams, Some(terminal))
         }
@@ -201,12 +240,12 @@ fn execute(program: &Program, report: &OwnedFd, streams: &[Option<OwnedFd>; 3], 
     let (step, error) = become_program(program, report, streams, terminal);
     let [a, b, c, d] = error.raw_os_error().to_le_bytes();
     let step = match step {
-        Step::Execute => 0,
-        Step::User => 1,
-        Step::Directory => 2,
+        Step::Execute => step::EXECUTE,
+        Step::User => step::USER,
+        Step::Directory => step::DIRECTORY,
     };
     let _hung_up = rustix::io::write(report, &[a, b, c, d, step]);
-    process::exit_now(EXEC_FAILED)
+    process::exit_now(NOT_EXECUTED)
 }
 
 fn become_program(
@@ -241,7 +280,8 @@ fn become_program(
             }
         }
     }
-    process::default_signals();
+    // Init's actions are the defaults.
+    process::unblock_all_signals();
     let Some(name) = program.argv.first() else { return failed(Errno::INVAL) };
     let path = match find(&name.0, &env) {
         Ok(path) => path,
@@ -286,19 +326,27 @@ fn set_all(env: &mut Vec<(Bytes, Bytes)>, own: Vec<(Bytes, Bytes)>) {
     }
 }
 
-/// Where the program called `name` lies, as `execvp(3)` looks for it in the program's own `PATH`.
+/// Where the program called `name` may lie, as `execvp(3)` looks for it in the program's own `PATH`.
+fn places(name: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
+    if name.as_bytes().contains(&b'/') {
+        return vec![name.to_owned()];
+    }
+    if name.is_empty() {
+        return Vec::new();
+    }
+    let dirs = path.unwrap_or(OsStr::new("/bin:/usr/bin")).as_bytes().split(|b| *b == b':');
+    let dirs = dirs.map(|dir| if dir.is_empty() { &b"."[..] } else { dir });
+    dirs.map(|dir| OsString::from_vec([dir, b"/", name.as_bytes()].concat())).collect()
+}
+
+/// Where it lies.
 fn find(name: &OsStr, env: &[(Bytes, Bytes)]) -> Result<OsString, Errno> {
+    let path = env.iter().find(|(key, _)| key.0 == "PATH").map(|(_, value)| value.0.as_os_str());
     if name.as_bytes().contains(&b'/') {
         return Ok(name.to_owned());
     }
-    if name.is_empty() {
-        return Err(Errno::NOENT);
-    }
-    let path = env.iter().find(|(key, _)| key.0 == "PATH").map_or(OsStr::new("/bin:/usr/bin"), |(_, v)| &v.0);
     let mut error = Errno::NOENT;
-    for dir in path.as_bytes().split(|b| *b == b':') {
-        let dir = if dir.is_empty() { &b"."[..] } else { dir };
-        let candidate = OsString::from_vec([dir, b"/", name.as_bytes()].concat());
+    for candidate in places(name, path) {
         let is_file = std::fs::metadata(&candidate).is_ok_and(|m| m.is_file());
         match accessat(CWD, &candidate, Access::EXEC_OK, AtFlags::EACCESS) {
             Ok(()) if is_file => return Ok(candidate),

@@ -19,7 +19,7 @@ const KILL_AFTER_MS: u64 = 10_000;
 /// The command line `args`, if it is a usual one.
 pub fn read(args: &[OsString]) -> Option<Cli> {
     let (name, words) = args.get(1..)?.split_first()?;
-    let mut line = Line { words: words.iter(), given: Given::default() };
+    let line = Line { words: words.iter(), given: Given::default() };
     match name.to_str()? {
         "run" => line.run(),
         "exec" => line.exec(),
@@ -37,6 +37,7 @@ struct Given {
     keep: bool,
     name: Option<String>,
     policy: Option<String>,
+    pool: Option<String>,
     net: Option<fvm::model::Network>,
     user: Option<String>,
     workdir: Option<OsString>,
@@ -52,14 +53,14 @@ impl Line<'_> {
     fn run(mut self) -> Option<Cli> {
         let first = self.options(true)?;
         let command = self.command(first)?;
-        let Given { json, quiet, verbose, rm, keep, name, policy, net, user, workdir, env } = self.given;
+        let Given { json, quiet, verbose, rm, keep, name, policy, pool, net, user, workdir, env } = self.given;
         // Only one of them can be meant.
         if rm && keep {
             return None;
         }
         let policy = super::PolicyArgs { policy, net, ..Default::default() };
         let program = program(user, workdir, env);
-        let run = Run { name, rm, keep, commit: false, detach: false, restart: None, policy, program, command };
+        let run = Run { name, pool, rm, keep, commit: false, detach: false, restart: None, policy, program, command };
         Some(Cli { global: Global { json, home: None, quiet, verbose }, command: Command::Run(run) })
     }
 
@@ -117,6 +118,7 @@ impl Line<'_> {
             match option {
                 "--name" | "-n" if makes => once(&mut self.given.name, value)?,
                 "--policy" | "-p" if makes => once(&mut self.given.policy, value)?,
+                "--pool" if makes => once(&mut self.given.pool, value)?,
                 "--net" if makes => once(&mut self.given.net, value)?,
                 "--user" | "-u" => once(&mut self.given.user, value)?,
                 "--workdir" | "-w" if self.given.workdir.is_none() => self.given.workdir = Some(value.to_owned()),
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
     use clap::Parser;
 
-    const WORDS: [&str; 34] = [
+    const WORDS: [&str; 35] = [
         "--",
         "--rm",
         "--keep",
@@ -175,6 +177,7 @@ mod tests {
         "a",
         "-n",
         "--policy",
+        "--pool",
         "-p",
         "untrusted",
         "--user",
@@ -217,7 +220,7 @@ mod tests {
             for _ in 0..next(&mut state) % 8 {
                 line.push(WORDS[next(&mut state) % WORDS.len()].into());
             }
-            if next(&mut state) % 2 == 0 {
+            if next(&mut state).is_multiple_of(2) {
                 line.extend(["true".into(), "-x".into()]);
             }
             let Some(read) = read(&line) else { continue };

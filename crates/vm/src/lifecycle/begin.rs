@@ -4,14 +4,24 @@
 //!   record + facts ─ plan ─► layers, groups, scope ─ launch::begin ─► Begun ─ wait | listen ─► Up
 //! ```
 //!
-//! Invariants: the caller holds the VM's lock; given up halfway, nothing of it is left running.
+//! A VM that is thrown away, and that nobody knows by name, is put on the disk while it is being built:
+//!
+//! ```text
+//!   launch::begin ─┬─ here: directory, lock, record, layers ─┐ a byte for each layer
+//!                  └─ builder: namespaces ───────────────────┴─► mounts
+//! ```
+//!
+//! Invariants: the caller holds the VM's lock, or gets it; given up halfway, nothing of it is left running.
 
+use super::behind::Cleaner;
 use super::{mode_for, plan};
+use crate::blueprint::Blueprint;
 use crate::disk;
 use crate::error::VmError;
 use crate::executor::Site;
 use crate::groups::Groups;
-use crate::home::Home;
+use crate::home::{Home, VmLock};
+use crate::keeper;
 use crate::kept::Kept;
 use crate::launch::{self, First, Launched, Pending};
 use crate::layers;
@@ -19,7 +29,9 @@ use crate::quota::Quota;
 use crate::scope::Scope;
 use crate::stack;
 use fvm_host::HostFacts;
-use fvm_model::{Mode, VmEvent, VmRecord};
+use fvm_model::{Mode, Network, VmEvent, VmRecord};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::path::PathBuf;
 
 /// For whom a VM is started.
@@ -57,52 +69,139 @@ pub(crate) struct Up {
 pub(crate) fn begin(
     home: &Home,
     facts: &HostFacts,
-    mut record: VmRecord,
+    record: VmRecord,
     caller: &Caller<'_>,
     first: Option<First<'_>>,
 ) -> Result<Begun, VmError> {
-    record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
-    if record.mode == Mode::Rootless && mode_for(facts) != Mode::Rootless {
-        return Err(VmError::UsersVm(record.name.clone()));
+    let drawn = Drawn::new(home, facts, record)?;
+    drawn.settle(home, caller, || Ok(()))?;
+    drawn.begin(home, caller, first, None)
+}
+
+/// The same of one that is not on the disk yet; its lock.
+pub(crate) fn begin_new(
+    home: &Home,
+    facts: &HostFacts,
+    record: VmRecord,
+    caller: &Caller<'_>,
+    first: Option<First<'_>>,
+) -> Result<(Begun, VmLock), VmError> {
+    let drawn = Drawn::new(home, facts, record)?;
+    let policy = &drawn.record.policy;
+    // A network of its own is made by processes that do not wait; control groups without a record would be nobody's.
+    if policy.network == Network::Own || policy.limits.any() || policy.wants_groups() {
+        let lock = home.create_dir(&drawn.record.id)?;
+        drawn.settle(home, caller, || Ok(()))?;
+        return Ok((drawn.begin(home, caller, first, None)?, lock));
     }
-    let blueprint = plan(home, facts, &record);
-    let has_news = blueprint.layers != record.layers;
-    let last_run = (std::mem::take(&mut record.restarts), record.last_exit.take());
-    if has_news || record.ephemeral || last_run != (0, None) {
-        record.layers.clone_from(&blueprint.layers);
-        home.save(&record, has_news && !record.ephemeral && record.pool.is_none())?;
+    let (to_come, made) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
+    let begun = drawn.begin(home, caller, first, Some(to_come))?;
+    let lock = home.create_dir(&drawn.record.id)?;
+    // Where nobody hears it the VM could not be begun, as is said then.
+    drawn.settle(home, caller, || rustix::io::write(&made, b"!").map(drop).or(Ok(())))?;
+    Ok((begun, lock))
+}
+
+/// A VM and the plan by which it starts.
+struct Drawn {
+    record: VmRecord,
+    blueprint: Blueprint,
+    /// Its record is to be written: also when it is to last.
+    is_changed: bool,
+    has_news: bool,
+}
+
+impl Drawn {
+    fn new(home: &Home, facts: &HostFacts, mut record: VmRecord) -> Result<Self, VmError> {
+        record.state.next(VmEvent::Start).map_err(|source| VmError::State { name: record.name.clone(), source })?;
+        if record.mode == Mode::Rootless && mode_for(facts) != Mode::Rootless {
+            return Err(VmError::UsersVm(record.name.clone()));
+        }
+        let blueprint = plan(home, facts, &record);
+        let has_news = blueprint.layers != record.layers;
+        let last_run = (std::mem::take(&mut record.restarts), record.last_exit.take());
+        let is_changed = has_news || record.ephemeral || last_run != (0, None);
+        if is_changed {
+            record.layers.clone_from(&blueprint.layers);
+        }
+        Ok(Self { record, blueprint, is_changed, has_news })
     }
-    stack::complete(home, &record)?;
-    disk::reach(home, &record)?;
-    layers::prepare(record.layers_dir.as_path(), &record.below, &blueprint, record.mode, &caller.reach)?;
-    let groups = match record.mode {
-        Mode::Rootless => None,
-        Mode::Shifted | Mode::Identity => Groups::make(&record.id, &record.policy)?,
-    };
-    let mut site = Site::new(
-        record.id.to_string(),
-        home.vm_dir(&record.id).join("root"),
-        record.layers_dir.as_path().into(),
-        record.mode,
-        record.ephemeral,
-    );
-    site.run_dir = home.run_dir().into();
-    site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
-    site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
-    let limits = &record.policy.limits;
-    let (scope, gate) = match record.mode {
-        Mode::Rootless => Scope::prepare(&record.id, limits, home.run_dir().parent(), caller.host_bus)?.unzip(),
-        Mode::Shifted | Mode::Identity => (None, None),
-    };
-    site.gate = gate;
-    site.files = caller.files;
-    let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
-    site.pids = record.policy.limits.pids.filter(|_| !counts);
-    let pending = launch::begin(site, &blueprint, first)?;
-    Ok(Begun { pending, home: home.clone(), record, groups, scope, notices: blueprint.notices })
+
+    /// Puts on the disk what must be there; `made` is called after each layer.
+    fn settle(
+        &self,
+        home: &Home,
+        caller: &Caller<'_>,
+        made: impl FnMut() -> Result<(), VmError>,
+    ) -> Result<(), VmError> {
+        let Self { record, blueprint, is_changed, has_news } = self;
+        if *is_changed {
+            home.save(record, *has_news && !record.ephemeral && record.pool.is_none())?;
+        }
+        stack::complete(home, record)?;
+        disk::reach(home, record)?;
+        layers::prepare(record.layers_dir.as_path(), &record.below, blueprint, record.mode, &caller.reach, made)
+    }
+
+    fn begin(
+        &self,
+        home: &Home,
+        caller: &Caller<'_>,
+        first: Option<First<'_>>,
+        layers_to_come: Option<OwnedFd>,
+    ) -> Result<Begun, VmError> {
+        let Self { record, blueprint, .. } = self;
+        let groups = match record.mode {
+            Mode::Rootless => None,
+            Mode::Shifted | Mode::Identity => Groups::make(&record.id, &record.policy)?,
+        };
+        let mut site = Site::new(
+            record.id.to_string(),
+            home.vm_dir(&record.id).join("root"),
+            record.layers_dir.as_path().into(),
+            record.mode,
+            record.ephemeral,
+        );
+        site.run_dir = home.run_dir().into();
+        site.below = record.below.iter().map(|dir| dir.as_path().into()).collect();
+        site.doors = groups.as_ref().map_or_else(|| Ok(Vec::new()), Groups::doors)?;
+        let limits = &record.policy.limits;
+        let (scope, gate) = match record.mode {
+            Mode::Rootless => Scope::prepare(&record.id, limits, home.run_dir().parent(), caller.host_bus)?.unzip(),
+            Mode::Shifted | Mode::Identity => (None, None),
+        };
+        site.gate = gate;
+        site.files = caller.files;
+        site.layers_to_come = layers_to_come;
+        let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
+        site.pids = record.policy.limits.pids.filter(|_| !counts);
+        let pending = launch::begin(site, blueprint, first)?;
+        let (record, notices) = (record.clone(), blueprint.notices.clone());
+        Ok(Begun { pending, home: home.clone(), record, groups, scope, notices })
+    }
+}
+
+/// What is left to be done of a VM that was taken out of sight and killed. `init`: its pidfd.
+pub(super) fn clean(home: &Home, init: &OwnedFd, record: &VmRecord) -> Result<(), VmError> {
+    keeper::await_end(init);
+    // First what would be lost sight of if somebody removed the state directory meanwhile.
+    home.remove_outside(record)?;
+    home.empty_trash()
 }
 
 impl Begun {
+    /// Whether nothing will have to be told or taken back of the VM when it is thrown away.
+    pub fn is_light(&self) -> bool {
+        let is_limited = self.groups.is_some() || self.scope.is_some() || self.record.policy.limits.any();
+        self.record.ephemeral && !is_limited && !disk::has(&self.home, &self.record)
+    }
+
+    /// A process that cleans up after the VM when it is told to.
+    pub fn cleaner(&mut self) -> Result<Cleaner, VmError> {
+        let init = self.pending.init()?;
+        Cleaner::ahead(&[init.as_raw_fd()], || clean(&self.home, &init, &self.record))
+    }
+
     /// The VM's record.
     pub fn record(&self) -> VmRecord {
         self.record.clone()

@@ -142,7 +142,7 @@ impl Tended {
 impl Running {
     /// Keeps the VM until init ends, or, with a program, until that ends for good.
     fn keep(mut self, tended: Option<(Tended, Started)>) -> Result<(), VmError> {
-        self.vm.collect_makers();
+        self.makers.collect();
         match tended {
             Some((tended, started)) => self.tend(&tended, started),
             None => drop(self.serve(None, || None)),

@@ -297,7 +297,7 @@ impl<'a> Keeper<'a> {
         let record = begun.record();
         match told.and_then(|_| begun.up()) {
             Ok(Up { mut vm, kept, .. }) => {
-                self.helpers.extend(vm.take_makers());
+                self.helpers.extend(vm.take_makers().into_pids());
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
                 self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0 })));
                 self.ready.push_back(n);

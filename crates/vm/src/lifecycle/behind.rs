@@ -1,0 +1,82 @@
+//! Work that goes on when the command has answered.
+//!
+//! ```text
+//!   behind            fork ─► work
+//!   Cleaner::ahead    fork ─► waits ── begin ─► work          made while there is time, for an end that is to be fast
+//!                                └──── dropped ─► ends
+//! ```
+//!
+//! Invariant: such a process keeps no descriptor but those that its work needs.
+
+use crate::error::VmError;
+use crate::launch::collect;
+use fvm_sys::process::{self, Fork};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fs::{self, Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
+
+/// Does `work` in a process of its own, which keeps `fds` and nothing else of this one; here and now if this process has
+/// several threads.
+pub fn behind(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<(), VmError> {
+    if !process::has_one_thread() {
+        return work();
+    }
+    fork(fds, work).map(drop)
+}
+
+/// A process that waits for its work.
+#[derive(Debug)]
+pub struct Cleaner {
+    pid: Pid,
+    word: Option<OwnedFd>,
+}
+
+impl Cleaner {
+    /// Makes it. It keeps `fds` and nothing else of this process.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub fn ahead(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<Self, VmError> {
+        let (waits, word) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
+        let fds = [fds, &[waits.as_raw_fd()]].concat();
+        let pid = fork(&fds, || match rustix::io::read(&waits, &mut [0u8][..]) {
+            Ok(1) => work(),
+            // Not needed after all.
+            _ => Ok(()),
+        })?;
+        Ok(Self { pid, word: Some(word) })
+    }
+
+    /// Has it do its work; false when it is gone.
+    #[must_use]
+    pub fn begin(mut self) -> bool {
+        self.word.take().is_some_and(|word| rustix::io::write(word, b"!") == Ok(1))
+    }
+}
+
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        // One that works is nobody's any more.
+        if self.word.take().is_some() {
+            collect(self.pid);
+        }
+    }
+}
+
+fn fork(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<Pid, VmError> {
+    match process::fork().map_err(|e| VmError::Sys("start a cleaner", e))? {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => {
+            let _leader = rustix::process::setsid();
+            // Nobody may wait for our end of their pipe.
+            if let Ok(null) = fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+                for target in 0..3 {
+                    let _still_open = process::install_stdio(null.as_raw_fd(), target);
+                }
+            }
+            process::close_all_but(fds);
+            process::exit_now(i32::from(work().is_err()))
+        }
+    }
+}
