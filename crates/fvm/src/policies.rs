@@ -10,7 +10,7 @@
 
 use crate::{Fvm, FvmError};
 use fvm_model::policy::{Flags, OWN_NETWORK, PROFILES, PolicyError, Source, amend, resolve};
-use fvm_model::{Policy, VmRecord};
+use fvm_model::{Network, Policy, VmRecord};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -54,8 +54,9 @@ pub fn policies(dirs: &[PathBuf]) -> Vec<PolicyEntry> {
 /// # Errors
 /// What is wrong with it, with its place.
 pub fn policy(named: Option<&str>, flags: &Flags, dirs: &[PathBuf]) -> Result<Policy, FvmError> {
-    // On the start path: no text is read for what most ask for.
-    if named.is_none() && *flags == (Flags { network: flags.network, ..Flags::default() }) {
+    // On the start path: no text is read for what most ask for. Whoever asks for a network of its own requires it, too.
+    let is_plain = *flags == (Flags { network: flags.network, ..Flags::default() });
+    if named.is_none() && is_plain && flags.network != Some(Network::Own) {
         let usual = Policy::default();
         return Ok(Policy { network: flags.network.unwrap_or(usual.network), ..usual });
     }
@@ -168,7 +169,6 @@ impl Fvm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fvm_model::Network;
 
     #[test]
     fn the_usual_policies_are_what_their_text_says() {

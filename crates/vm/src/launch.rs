@@ -4,11 +4,12 @@
 //!   keeper ──fork──► builder (shifted mode only)             keeper ──clone(namespaces)──► init (rootless)
 //!      │               │ unshare(mount)                      keeper ──clone(pid)─────────► init (identity)
 //!      │               ├─clone(user pid ipc uts cgroup [net])──► init   (a child of the keeper: CLONE_PARENT)
-//!      │◄── pid ───────┤ write id maps                             │ waits
+//!      │◄── pid ───────┤ write id maps                             │ crate::early; waits
 //!      │               │ ops up to EnterNamespaces                 │
 //!      │               └── go ────────────────────────────────────►│ unshare(mount): all mounts become locked
-//!      │                 exit                                      │ the other ops, pivot_root
+//!      │                                                           │ the other ops, pivot_root, the first program
 //!      │◄── ready | error ─────────────────────────────────────────┘ serve (crate::init)
+//!      └── Makers::collect ► exit
 //! ```
 //!
 //! Invariants: init dies with the keeper (`PR_SET_PDEATHSIG`, and the end of its control socket); no descriptor of
@@ -412,15 +413,27 @@ fn start_shifted(
             let kept = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.map_or(-1, Helper::as_raw_fd)];
             let until = entry.until.map_or(-1, AsRawFd::as_raw_fd);
             process::close_all_but(&[&kept[..], &[awaited(&site), until]].concat());
-            if let Err(error) = build_shifted(&mut site, entry, &ends, network) {
-                ends.give_up(error);
-            }
+            let went = match build_shifted(&mut site, entry, &ends, network) {
+                Ok(went) => went,
+                Err(error) => ends.give_up(error),
+            };
+            // Should init end now, the keeper is to see it.
+            drop(ends);
+            // With the end of this process its mounts go, and init, which copies them, would wait for that.
+            let _closed = socket::receive(&went, &mut [0]);
+            let _closed = entry.until.map(|until| rustix::io::read(until, &mut [0u8][..]));
             process::exit_now(0)
         }
     }
 }
 
-fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>) -> Result<(), StepError> {
+/// Returns init's socket, which init closes when it needs this process no more.
+fn build_shifted(
+    site: &mut Site,
+    entry: &Entry<'_>,
+    ends: &Ends,
+    network: Option<&Helper>,
+) -> Result<OwnedFd, StepError> {
     let step = |step: &str| {
         let step = step.to_owned();
         move |e: Errno| StepError { step, why: format!("{e}; see 'fvm doctor' for what this kernel allows") }
@@ -474,10 +487,7 @@ fn build_shifted(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Optio
     let tree = site.assembled().map_err(step("start init"))?;
     let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
     socket::send(&went, b"!", &fds).map_err(step("start init"))?;
-    // With the end of this process its mounts go, and init, which copies them, would wait for that.
-    let _closed = socket::receive(&went, &mut [0]);
-    let _closed = entry.until.map(|until| rustix::io::read(until, &mut [0u8][..]));
-    Ok(())
+    Ok(went)
 }
 
 fn enter_shifted(

@@ -420,7 +420,7 @@ fn boot_in(
     drop(fds);
     // While others build the VM, this process has time.
     let control = Control::open(home, &record.id)?;
-    let cleaner = if at_once && relay.is_none() && begun.is_light() { begun.cleaner().ok() } else { None };
+    let cleaner = if at_once && relay.is_none() && begun.is_light() { begun.cleaner()? } else { None };
     let Up { mut vm, kept, mut notices } = begun.wait()?;
     let makers = vm.take_makers();
     notices.extend(absent);

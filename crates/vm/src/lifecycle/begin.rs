@@ -196,10 +196,13 @@ impl Begun {
         self.record.ephemeral && !is_limited && !disk::has(&self.home, &self.record)
     }
 
-    /// A process that cleans up after the VM when it is told to.
-    pub fn cleaner(&mut self) -> Result<Cleaner, VmError> {
+    /// A process that cleans up after the VM when it is told to, if one can be started.
+    ///
+    /// # Errors
+    /// When the VM cannot be.
+    pub fn cleaner(&mut self) -> Result<Option<Cleaner>, VmError> {
         let init = self.pending.init()?;
-        Cleaner::ahead(&[init.as_raw_fd()], || clean(&self.home, &init, &self.record))
+        Ok(Cleaner::ahead(&[init.as_raw_fd()], || clean(&self.home, &init, &self.record)).ok())
     }
 
     /// The VM's record.
