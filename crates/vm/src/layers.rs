@@ -162,6 +162,10 @@ fn open_ways(upper: &Path, lower: &HostPath, reach: &[&Path]) -> Result<(), VmEr
         }
     }
     for entry in std::fs::read_dir(lower.as_path()).into_iter().flatten().flatten() {
+        // Most are files, as the listing itself says.
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
         let on_host = entry.path();
         if foreign(&on_host) && fs::accessat(CWD, &on_host, Access::WRITE_OK, AtFlags::EACCESS).is_ok() {
             ways.push((upper.join(entry.file_name()), on_host));
