@@ -1,8 +1,8 @@
 //! Reads the usual `run` and `exec` lines without clap.
 //!
 //! ```text
-//!   fvm run [--rm --net none -e A=B ...] [--] CMD ...   ─► read here, in microseconds
-//!   anything else, and anything amiss                   ─► None: clap reads it, and says what is wrong
+//!   fvm [--home DIR] run [--rm --net none -e A=B ...] [--] CMD ...   ─► read here, in microseconds
+//!   anything else, and anything amiss                              ─► None: clap reads it, and says what is wrong
 //! ```
 //!
 //! clap describes some forty options before it looks at the first word: 0.3 ms, a tenth of the whole start of a VM.
@@ -11,6 +11,7 @@
 
 use super::{Cli, Command, Exec, Global, ProgramArgs, Run, Span};
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// The default of `--kill-after`, in thousandths of a second.
@@ -18,8 +19,8 @@ const KILL_AFTER_MS: u64 = 10_000;
 
 /// The command line `args`, if it is a usual one.
 pub fn read(args: &[OsString]) -> Option<Cli> {
-    let (name, words) = args.get(1..)?.split_first()?;
-    let line = Line { words: words.iter(), given: Given::default() };
+    let mut line = Line { words: args.get(1..)?.iter(), given: Given::default() };
+    let Next::Word(name) = line.options(Of::All)? else { return None };
     match name.to_str()? {
         "run" => line.run(),
         "exec" => line.exec(),
@@ -31,6 +32,7 @@ pub fn read(args: &[OsString]) -> Option<Cli> {
 #[derive(Default)]
 struct Given {
     json: bool,
+    home: Option<PathBuf>,
     quiet: bool,
     verbose: bool,
     rm: bool,
@@ -51,9 +53,9 @@ struct Line<'a> {
 
 impl Line<'_> {
     fn run(mut self) -> Option<Cli> {
-        let first = self.options(true)?;
+        let first = self.options(Of::Run)?;
         let command = self.command(first)?;
-        let Given { json, quiet, verbose, rm, keep, name, policy, pool, net, user, workdir, env } = self.given;
+        let Given { json, home, quiet, verbose, rm, keep, name, policy, pool, net, user, workdir, env } = self.given;
         // Only one of them can be meant.
         if rm && keep {
             return None;
@@ -61,21 +63,23 @@ impl Line<'_> {
         let policy = super::PolicyArgs { policy, net, ..Default::default() };
         let program = program(user, workdir, env);
         let run = Run { name, pool, rm, keep, commit: false, detach: false, restart: None, policy, program, command };
-        Some(Cli { global: Global { json, home: None, quiet, verbose }, command: Command::Run(run) })
+        Some(Cli { global: Global { json, home, quiet, verbose }, command: Command::Run(run) })
     }
 
     fn exec(mut self) -> Option<Cli> {
-        let Next::Word(name) = self.options(false)? else { return None };
+        let Next::Word(name) = self.options(Of::Exec)? else { return None };
         let name = name.to_str()?.to_owned();
-        let first = self.options(false)?;
+        let first = self.options(Of::Exec)?;
         let command = self.command(first)?;
-        let Given { json, quiet, verbose, user, workdir, env, .. } = self.given;
+        let Given { json, home, quiet, verbose, user, workdir, env, .. } = self.given;
         let exec = Exec { name, program: program(user, workdir, env), command };
-        Some(Cli { global: Global { json, home: None, quiet, verbose }, command: Command::Exec(exec) })
+        Some(Cli { global: Global { json, home, quiet, verbose }, command: Command::Exec(exec) })
     }
 
-    /// Takes options up to the first word that is none. `None`: not usual. `makes`: those for a new VM are allowed.
-    fn options(&mut self, makes: bool) -> Option<Next> {
+    /// Takes options up to the first word that is none. `None`: not usual. `of`: whose options they
+    /// may be.
+    fn options(&mut self, of: Of) -> Option<Next> {
+        let (makes, runs) = (of == Of::Run, of != Of::All);
         loop {
             let word = self.words.next()?;
             let bytes = word.as_encoded_bytes();
@@ -120,9 +124,12 @@ impl Line<'_> {
                 "--policy" | "-p" if makes => once(&mut self.given.policy, value)?,
                 "--pool" if makes => once(&mut self.given.pool, value)?,
                 "--net" if makes => once(&mut self.given.net, value)?,
-                "--user" | "-u" => once(&mut self.given.user, value)?,
-                "--workdir" | "-w" if self.given.workdir.is_none() => self.given.workdir = Some(value.to_owned()),
-                "--env" | "-e" => self.given.env.push(value.to_owned()),
+                "--home" => once(&mut self.given.home, value)?,
+                "--user" | "-u" if runs => once(&mut self.given.user, value)?,
+                "--workdir" | "-w" if runs && self.given.workdir.is_none() => {
+                    self.given.workdir = Some(value.to_owned())
+                }
+                "--env" | "-e" if runs => self.given.env.push(value.to_owned()),
                 _ => return None,
             }
         }
@@ -138,6 +145,17 @@ impl Line<'_> {
         };
         (!command.is_empty()).then_some(command)
     }
+}
+
+/// Whose options.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Those that every command takes.
+    All,
+    /// Those of a program.
+    Exec,
+    /// And those of a new VM.
+    Run,
 }
 
 /// What ends the options.
@@ -164,7 +182,7 @@ mod tests {
     use super::*;
     use clap::Parser;
 
-    const WORDS: [&str; 35] = [
+    const WORDS: [&str; 36] = [
         "--",
         "--rm",
         "--keep",
@@ -178,6 +196,7 @@ mod tests {
         "-n",
         "--policy",
         "--pool",
+        "--home",
         "-p",
         "untrusted",
         "--user",
@@ -216,7 +235,10 @@ mod tests {
         let mut usual = 0;
         for round in 0..6000 {
             let command = if round % 2 == 0 { "run" } else { "exec" };
-            let mut line: Vec<OsString> = vec!["fvm".into(), command.into()];
+            let mut line: Vec<OsString> = vec!["fvm".into()];
+            let first = [&[][..], &["-q"], &["--home", "/x"], &["--home=/y", "--json"], &["--rm"]];
+            line.extend(first[next(&mut state) % first.len()].iter().map(OsString::from));
+            line.push(command.into());
             for _ in 0..next(&mut state) % 8 {
                 line.push(WORDS[next(&mut state) % WORDS.len()].into());
             }
@@ -238,6 +260,7 @@ mod tests {
             "run --rm true",
             "run -n build-1 --policy untrusted -e A=B -w /tmp make -j2",
             "exec build-1 -- ls -l",
+            "--home /x exec build-1 ls",
             "exec -u me build-1 ls -l",
         ] {
             let args: Vec<OsString> = ["fvm"].into_iter().chain(line.split(' ')).map(OsString::from).collect();
