@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// Shown with an error.
 pub const USAGE: &str = "\
 usage: cargo xtask bench start|density|steady|commit|scan [OPTION...]
-  --rounds N    how often each candidate runs (start 100, steady 3, commit 5, scan 3)
-  --count N     how many VMs (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000)
+  --rounds N    how often each candidate runs (start 100, density 20, steady 3, commit 5, scan 3)
+  --count N     how many VMs in a pool, and a tenth one by one (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000)
   --gib N       size of the large file (commit, 4; 0: without it)
   --peers       start: the peers that Debian has as well; as root those that are not there are installed
   --json FILE   write all that was measured to FILE
@@ -79,7 +79,7 @@ impl Options {
         let name = words.next().unwrap_or_default();
         let (bench, rounds, count) = match name.to_str() {
             Some("start") => (Bench::Start, 100, 0),
-            Some("density") => (Bench::Density, 1, 1000),
+            Some("density") => (Bench::Density, 20, 1000),
             Some("steady") => (Bench::Steady, 3, 0),
             Some("commit") => (Bench::Commit, 5, 20_000),
             Some("scan") => (Bench::Scan, 3, 1_000_000),

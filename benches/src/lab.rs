@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   /var/tmp/fvm-bench-PID/
-//!     bin/         fvm, fvm-raw-limit, fvm-bench-inside: copies, so that a process of ours is known by its /proc/PID/exe
+//!     bin/         fvm, fvm-raw-limit, fvm-bench-inside, fvm-bench-api: copies, so that a process of ours is known by its /proc/PID/exe
 //!     root/        HOME of root; root/state: fvm's --home
 //!     user/        the same of the ordinary user, owned by him
 //! ```
 //!
 //! Invariants: the ordinary user is the caller when he is not root, otherwise `fvmbench` or `fvmtest`, or, when neither is
-//! there, `fvmbench`, made with useradd and removed again; when the laboratory is dropped, every VM in it is deleted first; one
+//! there, `fvmbench`, made with useradd and removed again; when the laboratory is dropped, every pool and VM in it is deleted first; one
 //! that was left by a benchmark that was killed is dropped by the next.
 
 use crate::args::Options;
@@ -101,6 +101,7 @@ impl Lab {
             ("fvm", options.fvm.clone().unwrap_or_else(|| beside("fvm"))),
             ("fvm-raw-limit", beside("fvm-raw-limit")),
             ("fvm-bench-inside", beside("fvm-bench-inside")),
+            ("fvm-bench-api", beside("fvm-bench-api")),
         ] {
             if !from.exists() {
                 let what = format!("{} is not there", from.display());
@@ -177,6 +178,29 @@ impl Lab {
         checked(&mut self.fvm_command(person, args))
     }
 
+    /// Where fvm has the state of `person`, and what only matters while something runs (as it finds them itself).
+    #[must_use]
+    pub fn state_of(&self, person: &Person) -> (PathBuf, PathBuf) {
+        let state = person.home.join("state");
+        let run = if person.is_root() { "/run/fvm".into() } else { state.join("run") };
+        (state, run)
+    }
+
+    /// Deletes every pool of `person`, whoever made it.
+    ///
+    /// # Errors
+    /// When fvm did not succeed.
+    pub fn delete_pools(&self, person: &Person) -> Result<(), Error> {
+        let list = self.fvm(person, ["pool", "status"])?;
+        // What is wrong with a pool stands below it, indented.
+        let names: Vec<&str> =
+            list.lines().filter_map(|line| line.split("  ").next()).filter(|n| !n.is_empty()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.fvm(person, ["pool", "delete"].iter().chain(&names)).map(drop)
+    }
+
     /// Deletes every VM of `person`.
     ///
     /// # Errors
@@ -196,7 +220,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let has_fvm = self.program("fvm").exists();
         for person in self.people.iter().filter(|_| has_fvm) {
-            if let Err(error) = self.delete_all(person) {
+            if let Err(error) = self.delete_pools(person).and_then(|()| self.delete_all(person)) {
                 eprintln!("fvm-bench: cannot delete all VMs: {error}");
             }
         }

@@ -21,6 +21,7 @@ pub mod error;
 pub mod lab;
 pub mod machine;
 pub mod measure;
+pub mod pools;
 pub mod report;
 pub mod scan;
 pub mod start;

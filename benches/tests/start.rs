@@ -39,6 +39,9 @@ fn root_every_way_to_start_ends_with_status_0_and_is_in_the_table() {
         ("plain `/bin/true`", "user"),
         ("**fvm run --rm** --net none", "root"),
         ("**fvm run --rm** --net none", "user"),
+        ("**fvm run --pool**, no network", "root"),
+        ("**fvm run --pool**, no network", "user"),
+        ("**fvm run --pool**, host's network", "user"),
         ("**limit: the kernel's part alone**, no network", "root"),
         ("**limit: the kernel's part alone**, host's network", "root"),
     ] {
@@ -49,6 +52,17 @@ fn root_every_way_to_start_ends_with_status_0_and_is_in_the_table() {
         assert!(missing["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{name} has no reason");
         assert!(table.contains(name), "{name} is silently left out of\n{table}");
     }
+    let api = json["data"]["api"].as_array().expect("a list");
+    for person in ["root", "user"] {
+        let ways: Vec<&Value> = api.iter().filter(|way| way["person"] == person).collect();
+        assert_eq!(ways.len(), 4, "{person}: {api:?}");
+        for way in ways {
+            let name = way["name"].as_str().expect("a name");
+            assert_eq!(way["times_ms"].as_array().map(Vec::len), Some(2), "{name}");
+            assert!(way["ratio_to_plain"].is_number(), "{name}");
+            assert!(table.contains(&format!("| {name} |")), "{name} is not in\n{table}");
+        }
+    }
 }
 
 #[test]
@@ -56,9 +70,24 @@ fn root_a_few_vms_leave_nothing_behind() {
     if !is_root("root_a_few_vms_leave_nothing_behind") {
         return;
     }
-    let (table, json) = bench(&["density", "--count", "3"]);
-    assert_eq!((&json["data"]["vms"], &json["data"]["stopped"]), (&Value::from(3), &Value::Null), "{table}");
-    let ours = |when: &str| json["data"]["census"][when]["processes of this fvm"].as_u64();
+    let (table, json) = bench(&["density", "--count", "12", "--rounds", "1"]);
+    let data = &json["data"];
+    let [pool, singly] = [&data["pool"], &data["one_by_one"]];
+    assert_eq!((&pool["vms"], &pool["stopped"]), (&Value::from(12), &Value::Null), "{table}");
+    assert_eq!((&singly["vms"], &singly["stopped"]), (&Value::from(1), &Value::Null), "{table}");
+    let series = pool["series"].as_array().expect("a series");
+    assert!(series.windows(2).all(|two| two[0][1].as_u64() <= two[1][1].as_u64()), "{series:?}");
+    assert!(series.last().is_some_and(|last| last[1].as_u64() >= Some(12)), "{series:?}");
+    let ours = |when: &str| data["census"][when]["processes of this fvm"].as_u64();
     assert_eq!((ours("before"), ours("after")), (Some(0), Some(0)), "{table}");
-    assert!(ours("during").is_some_and(|count| count >= 3), "{table}");
+    // One keeper for all, and an init for each.
+    assert!(ours("during").is_some_and(|count| count >= 13), "{table}");
+    let roles = pool["roles"].as_array().expect("roles");
+    assert!(roles.iter().any(|role| role["role"] == "keeper" && role["processes"] == 1), "{roles:?}");
+    assert!(roles.iter().any(|role| role["role"] == "init" && role["processes"] == 12), "{roles:?}");
+    for command in data["commands"].as_array().expect("commands") {
+        assert!(
+            ["before_ms", "during_ms", "after_ms"].iter().all(|when| command[when].as_array().map(Vec::len) == Some(1))
+        );
+    }
 }

@@ -4,8 +4,13 @@ use super::{Candidate, Net, Role};
 use crate::error::Error;
 use crate::lab::{Lab, Person, found};
 use crate::machine::version;
+use crate::pools::Pool;
 use std::ffi::OsString;
 use std::path::Path;
+use std::rc::Rc;
+
+/// More than are used in a row.
+const POOL_SIZE: &str = "16";
 
 /// The same namespaces as a VM has, and `/` read-only.
 pub const BWRAP: &[&str] = &[
@@ -104,15 +109,37 @@ fn number(version: &str) -> (u32, u32) {
 
 fn fvm(lab: &Lab, person: &Person) -> Vec<Candidate> {
     let fvm = |name: &str, net: Net| {
-        let begin = [lab.program("fvm").into_os_string(), "--home".into(), person.home.join("state").into_os_string()];
+        let begin = [lab.program("fvm").into_os_string(), "--home".into(), lab.state_of(person).0.into_os_string()];
         let rest = ["run", "--rm", "--net", net.name(), "--", "/bin/true"].map(OsString::from);
         Candidate::new(name, person, net, begin.into_iter().chain(rest))
     };
-    vec![
+    let mut all = vec![
         fvm("**fvm run --rm** --net host", Net::Host),
         fvm("**fvm run --rm** --net none", Net::None),
         fvm("**fvm run --rm**, an address of its own", Net::Own),
-    ]
+    ];
+    // What people use: root gives addresses, a user's programs have the host's network.
+    let first = if person.is_root() { Net::Own } else { Net::Host };
+    all.extend([first, Net::None].map(|net| pooled(lab, person, net)));
+    all
+}
+
+/// From a pool, which is being filled from now on.
+fn pooled(lab: &Lab, person: &Person, net: Net) -> Candidate {
+    let pool = format!("{}-{}", person.name, net.name());
+    let begin = [lab.program("fvm").into_os_string(), "--home".into(), lab.state_of(person).0.into_os_string()];
+    let rest = ["run", "--pool", &pool, "--rm", "--", "/bin/true"].map(OsString::from);
+    let name = match net {
+        Net::Host => "**fvm run --pool**, host's network",
+        Net::None => "**fvm run --pool**, no network",
+        Net::Own => "**fvm run --pool**, an address of its own",
+    };
+    let candidate = Candidate::new(name, person, net, begin.into_iter().chain(rest));
+    let made = Pool::make(lab, person, &pool, &["--size", POOL_SIZE, "--net", net.name()]);
+    match made.and_then(|pool| pool.wait().map(|()| pool)) {
+        Ok(pool) => Candidate { pool: Some(Rc::new(pool)), ..candidate },
+        Err(error) => Candidate { lacking: Some(error.to_string()), ..candidate },
+    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,17 @@
 //!   candidates + peers ── probe: twice, unmeasured ─┬─ failed: listed with the reason
 //!                                                   ├─ rounds: each once, in another order each time ─► medians
 //!                                                   └─ blocks: each ten times in a row ─► what each takes all told
+//!   api: fvm-bench-api, a Rust program that starts others, on the host and in VMs of a pool
 //! ```
 //!
 //! A program may answer before it has cleaned up, as fvm does, or leave it to the kernel: in a row, the next run pays for that.
+//! A pool makes a new VM after each that it gave out: that is waited for before the next run, beside the clock; in a row the
+//! clock runs until the pool is full again.
 //!
 //! Invariants: a run that failed is counted, and its time is not; a ratio is to bubblewrap with the same user and network, and
 //! to the limit with the same network.
 
+mod api;
 mod candidates;
 mod peers;
 
@@ -19,12 +23,14 @@ use crate::error::Error;
 use crate::lab::{Lab, Person, reason};
 use crate::machine::Machine;
 use crate::measure::{Sample, Surroundings, run as run_once};
+use crate::pools::{Pool, Pools};
 use crate::report::{Report, Table, Unavailable, ratio};
 use crate::stats::{Summary, median, order};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// How many runs make a block, and how many blocks there are of each candidate; fewer when fewer rounds were asked for.
@@ -77,6 +83,8 @@ struct Candidate {
     surroundings: Surroundings,
     /// Emptied after each run, beside the clock.
     scratch: Option<PathBuf>,
+    /// Whose VMs it uses.
+    pool: Option<Rc<Pool>>,
     /// Why it cannot run here, when that is known without a try.
     lacking: Option<String>,
 }
@@ -92,6 +100,7 @@ impl Candidate {
             dir: "/".into(),
             surroundings: Surroundings::Host,
             scratch: None,
+            pool: None,
             lacking: None,
         }
     }
@@ -102,13 +111,16 @@ impl Candidate {
         command
     }
 
-    /// Milliseconds of each of `len` runs, one right after the other; nothing when one failed.
+    /// Milliseconds of each of `len` runs, one right after the other, until its pool is full again; nothing when one failed.
     fn in_a_row(&self, len: usize) -> Result<Option<f64>, Error> {
         let began = Instant::now();
         for _ in 0..len {
             if self.sample()?.code != 0 {
                 return Ok(None);
             }
+        }
+        if let Some(pool) = &self.pool {
+            pool.wait()?;
         }
         Ok(Some(began.elapsed().as_secs_f64() * 1e3 / len as f64))
     }
@@ -180,10 +192,13 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     if options.peers {
         all.extend(peers::all(&lab)?);
     }
+    let pools = Pools::new(all.iter().filter_map(|candidate| candidate.pool.clone()).collect())?;
     let mut unavailable = Vec::new();
     let mut rows = Vec::new();
     for candidate in all {
-        match candidate.probe() {
+        let reason = candidate.probe();
+        pools.settle()?;
+        match reason {
             Some(reason) => unavailable.push(Unavailable { name: candidate.full_name(), reason }),
             None => rows.push(Row { candidate, samples: Vec::new(), failures: 0, blocks: Vec::new() }),
         }
@@ -191,6 +206,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     for round in 0..options.rounds {
         for index in order(rows.len(), round) {
             let sample = rows[index].candidate.sample()?;
+            pools.settle()?;
             if sample.code == 0 {
                 rows[index].samples.push(sample);
             } else {
@@ -205,10 +221,26 @@ pub fn run(options: &Options) -> Result<Report, Error> {
                 Some(each_ms) => row.blocks.push(each_ms),
                 None => row.failures += 1,
             }
+            pools.settle()?;
+        }
+    }
+    let mut api = Vec::new();
+    for person in lab.people() {
+        let fits = |c: &&Candidate| c.person == *person && c.net == Net::None;
+        let pool = rows.iter().map(|row| &row.candidate).filter(fits).find_map(|c| c.pool.as_deref());
+        match pool {
+            Some(pool) => api.push((person.clone(), api::run(&lab, person, pool, options.rounds)?)),
+            None => unavailable.push(Unavailable {
+                name: format!("from a Rust program, as {}", person.name),
+                reason: "there is no pool".to_owned(),
+            }),
         }
     }
     let settings = format!("--rounds {}{}", options.rounds, if options.peers { " --peers" } else { "" });
-    Ok(report(options, settings, machine, &lab, &rows, unavailable))
+    let mut report = report(options, settings, machine, &lab, &rows, unavailable);
+    report.tables.extend(api.iter().map(|(person, ways)| api::table(person, ways)));
+    report.data["api"] = api.iter().flat_map(|(person, ways)| api::json_of(person, ways)).collect();
+    Ok(report)
 }
 
 fn report(
@@ -237,7 +269,7 @@ fn report(
     }
     notes.push(
         "In a row: of runs one right after the other, each, all told: what a program, or the kernel for it, does after its \
-         answer is in it."
+         answer is in it; with a pool, until it is full again."
             .to_owned(),
     );
     notes.push(

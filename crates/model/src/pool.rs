@@ -63,6 +63,9 @@ pub struct PoolStatus {
     pub making: u32,
     /// How many have a program.
     pub used: u32,
+    /// How many became ready since its keeper began.
+    #[serde(default)]
+    pub made: u64,
     /// How many were given out since its keeper began.
     pub given: u64,
     /// How many were thrown away unused, because the host or the policy had changed or they had died.

@@ -116,7 +116,7 @@ fn status(fvm: &Fvm, out: &Output, names: &[String]) -> Done {
         return Ok(exit::DONE);
     }
     let mut lines = String::new();
-    for PoolStatus { name, size, ready, making, used, given, renewed, keeper, draining, trouble } in &all {
+    for PoolStatus { name, size, ready, making, used, given, renewed, keeper, draining, trouble, .. } in &all {
         let state = match (keeper, draining) {
             (None, _) => "stopped",
             (Some(_), true) => "draining",

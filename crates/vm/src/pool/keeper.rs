@@ -102,6 +102,7 @@ struct Keeper<'a> {
     look: Option<Instant>,
     /// When to look whether the pool is still there.
     exists: Instant,
+    made: u64,
     given: u64,
     renewed: u64,
     draining: bool,
@@ -154,6 +155,7 @@ impl<'a> Keeper<'a> {
             pace: Pace::default(),
             look: None,
             exists: Instant::now() + STILL_THERE,
+            made: 0,
             given: 0,
             renewed: 0,
             draining: false,
@@ -301,6 +303,7 @@ impl<'a> Keeper<'a> {
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
                 self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0 })));
                 self.ready.push_back(n);
+                self.made += 1;
                 self.trouble = None;
                 self.pace.succeeded();
                 self.satisfy();
@@ -358,6 +361,7 @@ impl<'a> Keeper<'a> {
             ready: u32::try_from(self.ready.len()).unwrap_or(u32::MAX),
             making: count(|member| matches!(member, Member::Making(..))),
             used: count(|member| matches!(member, Member::Used(..))),
+            made: self.made,
             given: self.given,
             renewed: self.renewed,
             keeper: Some(rustix::process::getpid().as_raw_nonzero().get()),

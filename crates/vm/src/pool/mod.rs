@@ -205,6 +205,7 @@ pub fn status(home: &Home, record: &PoolRecord) -> Result<PoolStatus, VmError> {
             ready: 0,
             making: 0,
             used: 0,
+            made: 0,
             given: 0,
             renewed: 0,
             keeper: None,
