@@ -3,7 +3,7 @@
 //! ```text
 //!   args ─► start | density | steady | commit | scan ─► Report ─┬─► Markdown on standard output
 //!              │ measure: one program, fork to wait             ├─► --json FILE
-//!              │ lab: a place of our own, two users, binaries   └─► --book: docs/book/performance.md
+//!              │ lab, pools: a place of our own, two users      └─► --book: docs/book/performance.md
 //!              └ machine: what it ran on, how quiet it was
 //! ```
 //!
