@@ -177,17 +177,27 @@ impl Home {
     pub fn find(&self, reference: &str) -> Result<VmRecord, VmError> {
         const PREFIX_MIN: usize = 4;
         let is_prefix = |id: &str| reference.len() >= PREFIX_MIN && id.starts_with(reference);
+        // As `save` writes it: what does not hold it is not parsed, since thousands may wait in a pool.
+        let quoted = format!("\"{reference}\"");
+        let vms = self.state.join("vms");
+        let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
         let mut by_prefix = Vec::new();
-        for found in self.list()? {
+        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
+            let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
+            let meant = is_prefix(id.as_str());
+            let found = self.read_record(&id).and_then(|bytes| {
+                let named = bytes.windows(quoted.len()).any(|part| part == quoted.as_bytes());
+                (meant || named).then(|| self.parsed(&bytes, &id)).transpose()
+            });
             match found {
                 // One that waits in a pool is nobody's.
-                Found::Vm(record, _) if record.state == VmState::Deleting || record.pool.is_some() => {}
-                Found::Vm(record, _) if record.name.as_str() == reference => return Ok(*record),
-                Found::Vm(record, _) if is_prefix(record.id.as_str()) => {
-                    by_prefix.push(Ok(*record));
-                }
-                Found::Broken(id, error) if is_prefix(&id) => by_prefix.push(Err(error)),
-                _ => {}
+                Ok(Some(record)) if record.state == VmState::Deleting || record.pool.is_some() => {}
+                Ok(Some(record)) if record.name.as_str() == reference => return Ok(record),
+                Ok(Some(record)) if meant => by_prefix.push(Ok(record)),
+                Ok(_) => {}
+                // Deleted between the listing and the look, or not made yet.
+                Err(_) if !meant || !self.vm_dir(&id).exists() || self.is_unborn(&id) => {}
+                Err(error) => by_prefix.push(Err(error)),
             }
         }
         if by_prefix.len() > 1 {
@@ -201,9 +211,16 @@ impl Home {
     /// # Errors
     /// When it is missing, damaged, or of a newer format.
     pub fn load(&self, id: &VmId) -> Result<VmRecord, VmError> {
+        self.parsed(&self.read_record(id)?, id)
+    }
+
+    fn read_record(&self, id: &VmId) -> Result<Vec<u8>, VmError> {
         let path = self.vm_dir(id).join("vm.json");
-        let bytes = std::fs::read(&path).map_err(|e| VmError::io("read", &path, &e))?;
-        parse_record(&bytes, id).map_err(|why| VmError::BadRecord { path, why })
+        std::fs::read(&path).map_err(|e| VmError::io("read", &path, &e))
+    }
+
+    fn parsed(&self, bytes: &[u8], id: &VmId) -> Result<VmRecord, VmError> {
+        parse_record(bytes, id).map_err(|why| VmError::BadRecord { path: self.vm_dir(id).join("vm.json"), why })
     }
 
     /// Writes `vm.json`. `durable`: synced to disk before it counts.
