@@ -27,6 +27,7 @@ impl Census {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines().count();
         Self(BTreeMap::from([
             ("processes", Some(processes.len())),
+            ("processes that ended, not yet collected", Some(processes.iter().filter(|pid| is_zombie(**pid)).count())),
             ("processes of this fvm", Some(processes.iter().filter(|pid| is_ours(**pid, ours)).count())),
             ("network namespaces", Some(namespaces("net"))),
             ("mount namespaces", Some(namespaces("mnt"))),
@@ -44,6 +45,12 @@ impl Census {
 pub fn processes() -> Vec<i32> {
     let Ok(dir) = std::fs::read_dir("/proc") else { return Vec::new() };
     dir.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether a process has ended, and its parent has not asked how.
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, after)| after.trim_start().starts_with('Z'))
 }
 
 /// Whether a process, or the one that it was forked from, is one of the binaries in `dir`.

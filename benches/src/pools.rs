@@ -25,6 +25,8 @@ const FULL_WITHIN: Duration = Duration::from_secs(60);
 /// Longer than a keeper waits for more mounts before it looks at them (200 ms), and looks.
 const MOUNTS_SETTLE: Duration = Duration::from_millis(300);
 const MOMENT: Duration = Duration::from_millis(2);
+/// Behind the last VM that was made, so long the keeper's helpers clean up after the one that was used.
+const CLEANED: Duration = Duration::from_millis(20);
 
 /// One that is running.
 #[derive(Debug)]
@@ -101,6 +103,20 @@ impl Pool {
         }
     }
 
+    /// The same, and until what was used before is cleaned up as well. Returns at once when nothing was used.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn settle(&self) -> Result<(), Error> {
+        let status = self.status()?;
+        if status.ready >= status.size && status.making + status.used == 0 {
+            return Ok(());
+        }
+        self.wait()?;
+        std::thread::sleep(CLEANED);
+        Ok(())
+    }
+
     fn failed(&self, why: &str) -> Error {
         Error::Program { command: format!("the pool {}", self.name), reason: why.to_owned() }
     }
@@ -137,6 +153,6 @@ impl Pools {
         if changed && !self.all.is_empty() {
             std::thread::sleep(MOUNTS_SETTLE);
         }
-        self.all.iter().try_for_each(|pool| pool.wait())
+        self.all.iter().try_for_each(|pool| pool.settle())
     }
 }

@@ -62,7 +62,7 @@ impl Way {
         };
         let took = began.elapsed().as_secs_f64() * 1e3;
         if self == Self::Pool {
-            pool.wait()?;
+            pool.settle()?;
         }
         match ended {
             Ok(()) => Ok(took),
