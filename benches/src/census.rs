@@ -59,14 +59,20 @@ pub fn is_ours(pid: i32, dir: &Path) -> bool {
     std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(dir))
 }
 
-/// What a process calls itself, and its share of memory in KiB: pages that several use count in parts.
+/// What a process calls itself.
 #[must_use]
-pub fn share(pid: i32) -> Option<(String, u64)> {
+pub fn title(pid: i32) -> Option<String> {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let first = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    Some(String::from_utf8_lossy(first).into_owned())
+}
+
+/// The same, and its share of memory in KiB: pages that several use count in parts.
+#[must_use]
+pub fn share(pid: i32) -> Option<(String, u64)> {
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let pss = smaps.lines().find_map(|line| line.strip_prefix("Pss:"))?.trim().strip_suffix(" kB")?.trim().parse();
-    Some((String::from_utf8_lossy(first).into_owned(), pss.ok()?))
+    Some((title(pid)?, pss.ok()?))
 }
 
 /// Children of any of `parents`, their children, and so on, with `parents`.

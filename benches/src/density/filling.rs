@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Invariants: the rate over all is from before the command that makes the pool; that of a tenth is between what the keeper
-//! said, and the first tenth begins when that command has returned, so that its own start makes the first no slower.
+//! said, and the first tenth begins when it said that one was ready, so that what is started once (the keeper, the router that
+//! VMs share) makes the first no slower.
 
 use super::memory::{Before, Memory};
-use super::{MOST_IN_USE, Setting, ms, wait_for_the_end};
+use super::{MOST_IN_USE, Setting, ms, wait_for_the_end, wait_for_vms};
 use crate::error::Error;
 use crate::machine::meminfo_kib;
 use crate::pools::Pool;
@@ -42,6 +43,7 @@ pub(super) struct Filling {
     pub memory: Memory,
     delete_ms: f64,
     gone_ms: f64,
+    all_gone_ms: f64,
 }
 
 impl Filling {
@@ -61,6 +63,7 @@ impl Filling {
             memory: Memory::default(),
             delete_ms: 0.0,
             gone_ms: 0.0,
+            all_gone_ms: 0.0,
         };
         filling.watch(&pool, began)?;
         if filling.stopped.is_some() {
@@ -107,8 +110,10 @@ impl Filling {
         let began = Instant::now();
         setting.lab.fvm(setting.person, ["pool", "delete", NAME])?;
         self.delete_ms = ms(began.elapsed());
-        wait_for_the_end(setting.lab);
+        wait_for_vms(setting);
         self.gone_ms = ms(began.elapsed());
+        wait_for_the_end(setting.lab);
+        self.all_gone_ms = ms(began.elapsed());
         Ok(())
     }
 
@@ -148,6 +153,7 @@ impl Filling {
         row("all are ready after", self.full_ms());
         row("`fvm pool delete`", self.delete_ms);
         row("until their last process is gone", self.gone_ms);
+        row("until the router that they share is gone, which waits for the next VM", self.all_gone_ms);
         table
     }
 
@@ -172,7 +178,7 @@ impl Filling {
             "created_ms": self.created_ms, "full_ms": self.full_ms(), "series": series,
             "rate_per_second": self.rate_per_second(),
             "first_tenth_ms_each": tenths.map(|t| t.0), "last_tenth_ms_each": tenths.map(|t| t.1),
-            "delete_ms": self.delete_ms, "gone_ms": self.gone_ms,
+            "delete_ms": self.delete_ms, "gone_ms": self.gone_ms, "all_gone_ms": self.all_gone_ms,
         });
         self.memory.add_to(&mut object);
         object
@@ -181,7 +187,7 @@ impl Filling {
 
 /// Milliseconds for each VM of the first tenth and of the last; nothing when all were there at once.
 fn tenths(series: &[Said]) -> Option<(f64, f64)> {
-    let (first, last) = (series.first()?, series.last()?);
+    let (first, last) = (series.iter().find(|said| said.made > 0)?, series.last()?);
     let tenth = (last.made.checked_sub(first.made)? / 10).max(1);
     let early = reached(series, (first.made + tenth) as f64)? - first.ms;
     let late = last.ms - reached(series, last.made.checked_sub(tenth)?.max(first.made) as f64)?;
@@ -207,17 +213,18 @@ mod tests {
 
     #[test]
     fn a_tenth_lies_between_what_was_said() {
-        let series = series(&[(50.0, 0), (70.0, 20), (90.0, 30), (100.0, 30), (300.0, 90), (350.0, 100)]);
-        assert_eq!(reached(&series, 0.0), Some(50.0));
-        assert_eq!(reached(&series, 10.0), Some(60.0));
-        assert_eq!(reached(&series, 60.0), Some(200.0));
-        assert_eq!(reached(&series, 101.0), None);
-        assert_eq!(tenths(&series), Some((1.0, 5.0)));
+        let series = series(&[(0.0, 0), (50.0, 1), (70.0, 21), (90.0, 31), (100.0, 31), (300.0, 91), (350.0, 101)]);
+        assert_eq!(reached(&series, 0.0), Some(0.0));
+        assert_eq!(reached(&series, 11.0), Some(60.0));
+        assert_eq!(reached(&series, 61.0), Some(200.0));
+        assert_eq!(reached(&series, 102.0), None);
+        assert_eq!(tenths(&series), Some((1.0, 5.0)), "without what is made once, before the first");
     }
 
     #[test]
     fn without_a_difference_there_are_no_tenths() {
         assert_eq!(tenths(&[]), None);
+        assert_eq!(tenths(&series(&[(5.0, 0), (25.0, 0)])), None);
         assert_eq!(tenths(&series(&[(5.0, 3)])), None);
         assert_eq!(tenths(&series(&[(5.0, 3), (25.0, 3)])), None);
         assert_eq!(tenths(&series(&[(5.0, 3), (25.0, 4)])), Some((20.0, 20.0)));

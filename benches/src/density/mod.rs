@@ -15,7 +15,7 @@ mod memory;
 mod singly;
 
 use crate::args::Options;
-use crate::census::{Census, is_ours, processes};
+use crate::census::{Census, is_ours, processes, title};
 use crate::error::Error;
 use crate::lab::{Lab, Person};
 use crate::machine::Machine;
@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 const MOST_IN_USE: f64 = 0.7;
 /// So many times fewer are made one by one.
 const FEWER: usize = 10;
+/// What a router calls itself.
+const ROUTER: &str = "fvm: network";
 const GONE_WITHIN: Duration = Duration::from_secs(120);
 /// Namespaces end behind their processes.
 const AFTERMATH: Duration = Duration::from_secs(1);
@@ -96,10 +98,21 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// Waits until no process of a VM, or of who keeps it, is left. Root's VMs share a router, which waits ten seconds for the next
+/// VM: it is none of them.
+fn wait_for_vms(setting: &Setting<'_>) {
+    let is_router = |pid| setting.person.is_root() && title(pid).is_some_and(|title| title == ROUTER);
+    wait_until_gone(setting.lab, |pid| !is_router(pid));
+}
+
 fn wait_for_the_end(lab: &Lab) {
+    wait_until_gone(lab, |_| true);
+}
+
+fn wait_until_gone(lab: &Lab, counts: impl Fn(i32) -> bool) {
     let began = Instant::now();
     let bin = lab.path("bin");
-    while processes().into_iter().any(|pid| is_ours(pid, &bin)) && began.elapsed() < GONE_WITHIN {
+    while processes().into_iter().any(|pid| is_ours(pid, &bin) && counts(pid)) && began.elapsed() < GONE_WITHIN {
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: it stops early when too much of the machine's memory is in use, or a VM does not start, and says so.
 
 use super::memory::{Before, Memory};
-use super::{MOST_IN_USE, Setting, ms, wait_for_the_end};
+use super::{MOST_IN_USE, Setting, ms, wait_for_vms};
 use crate::error::Error;
 use crate::machine::meminfo_kib;
 use crate::report::{Table, ratio};
@@ -55,7 +55,7 @@ impl Singly {
         let began = Instant::now();
         setting.lab.delete_all(setting.person)?;
         found.delete_ms = ms(began.elapsed());
-        wait_for_the_end(setting.lab);
+        wait_for_vms(setting);
         found.gone_ms = ms(began.elapsed());
         Ok(found)
     }
