@@ -26,6 +26,11 @@ use fvm_vm::pool::{self, Taken};
 use fvm_vm::{VmError, VmLock, disk};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// So often a client tries to start a pool that has no keeper, with such a pause where another is about it.
+const START_TRIES: u32 = 100;
+const START_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a new pool shall be.
 #[derive(Debug, Clone, Default)]
@@ -161,12 +166,12 @@ impl Fvm {
             return lifecycle::create(&self.home, facts, &new);
         };
         let failed = |e: FvmError| VmError::Pool { name: pool.name.clone(), why: e.to_string() };
-        let template = self.home.find(template.as_str())?;
-        let copy = self.copy(&template, None, Some(pool.policy.clone())).map_err(failed)?;
-        let lock = self.lock(&copy).map_err(failed)?;
-        let copy = VmRecord { pool: Some(pool.name.clone()), ..copy };
-        self.home.save(&copy, false)?;
-        Ok((copy, lock))
+        let found = self.home.find(template.as_str())?;
+        if found.name != *template {
+            // Only the id of another begins like that.
+            return Err(VmError::NoSuchVm(template.to_string()));
+        }
+        self.copy_for(&found, None, Some(pool.policy.clone()), Some(&pool.name)).map_err(failed)
     }
 
     /// Throws away what waits in a pool, and ends its keeper when the last program has ended.
@@ -200,13 +205,20 @@ impl Fvm {
         name: Option<&VmName>,
         keep: bool,
     ) -> Result<(Ended, bool, Taken), FvmError> {
-        match pool::run(&self.home, pool, call, name, keep) {
-            Err(VmError::NoPool(_)) => {
-                self.pool_start(&self.pool(pool)?)?;
-                Ok(pool::run(&self.home, pool, call, name, keep)?)
+        for tries_left in (0..START_TRIES).rev() {
+            match pool::run(&self.home, pool, call, name, keep) {
+                Err(VmError::NoPool(_)) if tries_left > 0 => {}
+                ran => return Ok(ran?),
             }
-            ran => Ok(ran?),
+            if let Err(e) = self.pool_start(&self.pool(pool)?) {
+                if self.home.try_lock_pool(pool)?.is_some() {
+                    return Err(e);
+                }
+                // Another client starts it, or its keeper ends, just now.
+                std::thread::sleep(START_PAUSE);
+            }
         }
+        Err(VmError::NoPool(pool.clone()).into())
     }
 
     /// Starts a program in a VM of a running pool on streams of the caller's: pipes or files, of which it gets the very ends.

@@ -140,6 +140,17 @@ impl Fvm {
     /// # Errors
     /// When it runs, the name is taken, or something cannot be written.
     pub fn copy(&self, record: &VmRecord, name: Option<&VmName>, policy: Option<Policy>) -> Result<VmRecord, FvmError> {
+        self.copy_for(record, name, policy, None).map(|(copy, _)| copy)
+    }
+
+    /// The same, held; for a pool: a sweep removes it when its keeper dies, however far that came.
+    pub(crate) fn copy_for(
+        &self,
+        record: &VmRecord,
+        name: Option<&VmName>,
+        policy: Option<Policy>,
+        pool: Option<&VmName>,
+    ) -> Result<(VmRecord, VmLock), FvmError> {
         let lock = self.lock(record)?;
         if let Some(name) = name
             && let Ok(taken) = self.find(name.as_str())
@@ -149,7 +160,7 @@ impl Fvm {
         }
         let policy = policy.unwrap_or_else(|| record.policy.clone());
         if disk::has(&self.home, record) || disk::wants(record.mode, &policy) {
-            return self.copy_to_image(record, name, policy);
+            return self.copy_to_image(record, name, policy, pool);
         }
         let mut record = record.clone();
         if record.layers_dir.as_path().exists() {
@@ -163,6 +174,7 @@ impl Fvm {
             record = stack::freeze(&self.home, &record, &lock)?;
         }
         let mut draft = stack::draft_copy(&self.home, &record, policy)?;
+        draft.pool = pool.cloned();
         if !shares {
             (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
         }
@@ -178,7 +190,7 @@ impl Fvm {
         draft: VmRecord,
         name: Option<&VmName>,
         fill: impl FnOnce(&VmRecord) -> Result<(), FvmError>,
-    ) -> Result<VmRecord, FvmError> {
+    ) -> Result<(VmRecord, VmLock), FvmError> {
         let (copy, lock) = stack::create(&self.home, draft, name)?;
         let made = fill(&copy).and_then(|()| {
             self.copy_companions(from, &copy)?;
@@ -186,15 +198,25 @@ impl Fvm {
             self.home.save(&copy, true)?;
             Ok(copy)
         });
-        if made.is_err() {
-            self.delete_locked(copy, &lock)?;
+        match made {
+            Ok(made) => Ok((made, lock)),
+            Err(e) => {
+                self.delete_locked(copy, &lock)?;
+                Err(e)
+            }
         }
-        made
     }
 
     /// The same where the copy's layers lie in an image of its own: as the other's does, or with all that the other has in it.
-    fn copy_to_image(&self, record: &VmRecord, name: Option<&VmName>, policy: Policy) -> Result<VmRecord, FvmError> {
+    fn copy_to_image(
+        &self,
+        record: &VmRecord,
+        name: Option<&VmName>,
+        policy: Policy,
+        pool: Option<&VmName>,
+    ) -> Result<(VmRecord, VmLock), FvmError> {
         let mut draft = stack::draft_copy(&self.home, record, policy)?;
+        draft.pool = pool.cloned();
         if !disk::has(&self.home, record) {
             (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
         }

@@ -1,6 +1,6 @@
 //! Descriptors, and senders' credentials, over unix sockets.
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -78,6 +78,27 @@ pub fn peer(socket: impl AsFd) -> Result<(i32, u32), Errno> {
     if got == 0 { Ok((who.pid, who.uid)) } else { Err(crate::last_errno()) }
 }
 
+/// The process that [`peer`] names, as a descriptor that is never another process's (`SO_PEERPIDFD`, Linux 6.5).
+///
+/// # Errors
+/// The kernel's: `ENOPROTOOPT` where it does not know this, another when that process is gone.
+pub fn peer_process(socket: impl AsFd) -> Result<OwnedFd, Errno> {
+    // include/uapi/asm-generic/socket.h; the architectures with other numbers are none of ours.
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut fd: libc::c_int = -1;
+    let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `fd` and `len` outlive the call, and `len` is the size of `fd`.
+    let got = unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut fd).cast(), &raw mut len)
+    };
+    match got {
+        // SAFETY: the kernel has just made this descriptor for us.
+        0 if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        0 => Err(Errno::SRCH),
+        _ => Err(crate::last_errno()),
+    }
+}
+
 /// Receives up to `buffer.len()` bytes of one datagram, and the process that sent it, as this process numbers it. The socket
 /// must have been told to ask for credentials. Descriptors that come along are closed.
 ///
@@ -97,4 +118,33 @@ pub fn receive_with_sender(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usiz
         }
     }
     Ok((message.bytes, sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::time::Timespec;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn a_peer_is_there_or_gone() {
+        let path = std::env::temp_dir().join(format!("fvm-peer-{}", std::process::id()));
+        let _none = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let is_there = |socket: &UnixStream| match peer_process(socket) {
+            Ok(process) => poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&Timespec::default())) == Ok(0),
+            Err(e) => e == Errno::NOPROTOOPT,
+        };
+        let client = UnixStream::connect(&path).unwrap();
+        let mine = listener.accept().unwrap().0;
+        assert!(is_there(&mine));
+        if peer_process(&mine).err() != Some(Errno::NOPROTOOPT) {
+            let connect = || UnixStream::connect(&path).map(drop).map_err(|_| Errno::CONNREFUSED);
+            crate::process::in_child(connect).unwrap();
+            assert!(!is_there(&listener.accept().unwrap().0));
+        }
+        drop(client);
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -18,7 +18,7 @@ use crate::refresh;
 use crate::router::Guard;
 use fvm_model::{VmId, VmName};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -37,7 +37,8 @@ pub(crate) const STOP_MARGIN_MS: u64 = 2_000;
 pub struct Control {
     listener: OwnedFd,
     dir: OwnedFd,
-    name: String,
+    /// `None`: another process removes it.
+    name: Option<String>,
 }
 
 impl Control {
@@ -57,22 +58,35 @@ impl Control {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(error(e)),
         }
-        let listener =
-            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(error)?;
+        // Nobody waits for a client that is not there any more.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(error)?;
         bind(&listener, &address(&dir, &name).map_err(error)?).map_err(error)?;
         listen(&listener, 64).map_err(error)?;
-        Ok(Self { listener, dir, name })
+        Ok(Self { listener, dir, name: Some(name) })
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
         // Removed already, or swept by the next command.
-        let _gone = fs::unlinkat(&self.dir, self.name.as_str(), AtFlags::empty());
+        if let Some(name) = &self.name {
+            let _gone = fs::unlinkat(&self.dir, name.as_str(), AtFlags::empty());
+        }
     }
 }
 
 impl Control {
+    /// Closes it here and lets it be: a process that was forked has it now.
+    pub(crate) fn leave(mut self) {
+        self.name = None;
+    }
+
+    /// What a process that was forked keeps open to have it.
+    pub(crate) fn as_raw_fds(&self) -> [RawFd; 2] {
+        [self.listener.as_raw_fd(), self.dir.as_raw_fd()]
+    }
+
     /// Readable when somebody asks.
     #[must_use]
     pub fn listener(&self) -> BorrowedFd<'_> {

@@ -18,7 +18,7 @@ use crate::proto::Configuration;
 use crate::quota::Quota;
 use crate::scope::Scope;
 use fvm_model::policy::Limits;
-use fvm_model::{Mode, VmName, VmRecord};
+use fvm_model::{Mode, Timestamp, VmName, VmRecord};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The record of a VM that runs, and its groups.
@@ -140,7 +140,7 @@ impl Kept {
 
     /// The VM waits in a pool no more (`None`), or again. Of one that was given, `keep`: it stays when its program has ended; `name`:
     /// as it is called from now on; `fresh`: its layers are empty, and it has seen nothing yet of what the host has changed since it was
-    /// made, so it counts as forked now.
+    /// made, so it counts as forked then.
     ///
     /// # Errors
     /// When it cannot be saved.
@@ -149,14 +149,14 @@ impl Kept {
         pool: Option<&VmName>,
         name: Option<&VmName>,
         keep: bool,
-        fresh: bool,
+        fresh: Option<Timestamp>,
     ) -> Result<(), VmError> {
         let mut state = self.state();
         let mut changed = state.record.clone();
         changed.pool = pool.cloned();
         changed.ephemeral = !keep;
-        if fresh {
-            changed.forked = crate::lifecycle::now();
+        if let Some(fresh) = fresh {
+            changed.forked = fresh;
             crate::layers::renew(changed.layers_dir.as_path(), &changed.layers)?;
         }
         changed.name = name.cloned().unwrap_or(changed.name);

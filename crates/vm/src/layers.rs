@@ -14,7 +14,7 @@
 use crate::blueprint::{Blueprint, is_small};
 use crate::error::VmError;
 use crate::op::SetupOp;
-use fvm_model::{HostPath, Layer, LayerKind, Mode};
+use fvm_model::{HostPath, Layer, LayerKind, Mode, Timestamp};
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -125,6 +125,27 @@ fn begin(upper: &Path, lower: &HostPath, mode: Mode, reach: &[PathBuf], fresh: &
         open_ways(upper, lower, &reach)?;
     }
     imitate(upper, lower.as_path(), mode)
+}
+
+/// Whether the host still has what was copied for the VM when it was made, and under the same names: private copies of files, and
+/// what lies directly in a directory with mounts below it. All else the VM sees as it is now. `since`: before the copies were made.
+#[must_use]
+pub fn is_current(layers: &[Layer], since: Timestamp) -> bool {
+    let is_older = |path: &Path| {
+        path.symlink_metadata().is_ok_and(|meta| {
+            // Within the same tick of the clock nobody knows.
+            (meta.ctime(), meta.ctime_nsec()) < (since.secs, i64::from(since.nanos))
+        })
+    };
+    layers.iter().all(|layer| match layer.kind {
+        LayerKind::Overlay => true,
+        LayerKind::File => is_older(layer.host.as_path()),
+        LayerKind::Skeleton => {
+            let files = std::fs::read_dir(layer.host.as_path()).into_iter().flatten().flatten();
+            let mut files = files.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            is_older(layer.host.as_path()) && files.all(|file| is_older(&file.path()))
+        }
+    })
 }
 
 /// Layers may lie in a place that all users share (`/dev/shm`): whoever owns the directory above them rules them, so
@@ -337,6 +358,45 @@ fn copy_with_times(from: &Path, to: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_is_current_until_the_host_changes_what_it_is_of() {
+        let top = std::env::temp_dir().join(format!("fvm-current-{}", std::process::id()));
+        let (dir, below) = (top.join("d"), top.join("d/below"));
+        std::fs::create_dir_all(&below).unwrap();
+        let layer = |kind, host: &Path| Layer { n: 1, kind, host: HostPath::new(host).unwrap() };
+        let file = dir.join("f");
+        // Of the clock that stamps files, until it is later than all that was done before.
+        let later = || {
+            let began = crate::lifecycle::now();
+            while crate::lifecycle::now() == began {
+                std::thread::yield_now();
+            }
+            crate::lifecycle::now()
+        };
+        std::fs::write(&file, "one").unwrap();
+        let all = [LayerKind::Overlay, LayerKind::File, LayerKind::Skeleton];
+        let current = |since| {
+            all.map(|kind| {
+                let host = if kind == LayerKind::File { &file } else { &dir };
+                is_current(&[layer(kind, host)], since)
+            })
+        };
+        let since = later();
+        assert_eq!(current(since), [true; 3]);
+        std::fs::write(below.join("deep"), "").unwrap();
+        assert_eq!(current(since), [true; 3], "another layer's");
+        std::fs::write(&file, "two").unwrap();
+        assert_eq!(current(since), [true, false, false], "written");
+        let since = later();
+        assert_eq!(current(since), [true; 3]);
+        std::fs::write(dir.join("g"), "").unwrap();
+        assert_eq!(current(since), [true, true, false], "a new name");
+        let since = later();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(current(since), [true, false, false], "gone");
+        std::fs::remove_dir_all(&top).unwrap();
+    }
 
     #[test]
     fn a_directory_that_others_may_write_holds_no_layers() {

@@ -175,7 +175,7 @@ pub struct Place {
 /// What holds a VM's network. Ended when dropped.
 #[derive(Debug)]
 pub struct Guard {
-    #[expect(dead_code, reason = "held for its end, which comes before that of the address")]
+    /// It ends before the address does.
     held: Held,
     place: Option<Place>,
 }
@@ -189,13 +189,13 @@ enum Held {
     Place(house::Seated),
 }
 
-/// A process that is a child of this one, and is ended when this is dropped.
+/// A process that is a child of this one, and is ended when this is dropped; `None` once it has been.
 #[derive(Debug)]
-struct Server(Pid);
+struct Server(Option<Pid>);
 
 impl Guard {
     pub(crate) fn new(pid: Pid, place: Option<Place>) -> Self {
-        Self { held: Held::Process(Server(pid)), place }
+        Self { held: Held::Process(Server(Some(pid))), place }
     }
 
     fn seated(seated: house::Seated, place: Place) -> Self {
@@ -207,15 +207,29 @@ impl Guard {
     pub fn address(&self) -> Option<IpAddr> {
         self.place.as_ref().map(|place| place.address)
     }
+
+    /// Ends it. Who must be collected later: the kernel takes the tap interface down slowly, which nobody needs to wait for.
+    pub(crate) fn end(self) -> Option<Pid> {
+        match self.held {
+            Held::Process(mut server) => server.kill(),
+            Held::Place(_) => None,
+        }
+    }
+}
+
+impl Server {
+    fn kill(&mut self) -> Option<Pid> {
+        // It is our child and not collected yet, so the number is its own.
+        let pid = self.0.take()?;
+        let _already_gone = rustix::process::kill_process(pid, Signal::KILL);
+        matches!(process::wait_nonblocking(pid.as_raw_nonzero().get(), false), Ok(None)).then_some(pid)
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It is our child and not collected yet, so the number is its own.
-        let _already_gone = rustix::process::kill_process(self.0, Signal::KILL);
-        // The kernel takes the tap interface down slowly, which nobody needs to wait for: what is not over yet is
-        // collected when this process ends.
-        let _not_yet = process::wait_nonblocking(self.0.as_raw_nonzero().get(), false);
+        // What is not over yet is collected when this process ends.
+        let _not_yet = self.kill();
     }
 }
 

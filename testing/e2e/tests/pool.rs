@@ -163,7 +163,7 @@ fn root_and_user_a_vm_that_is_used_is_a_vm_like_any_other() {
         lab.fvm(["resume", "u"]).expect(0);
         assert!(lab.fvm(["delete", "u"]).expect(1).err.contains("running"));
         lab.fvm(["stop", "u"]).expect(0);
-        assert!(!run.wait().unwrap().success());
+        assert_eq!(run.wait().unwrap().code(), Some(143), "as of a VM without a pool");
         assert!(lab.fvm(["status", "u"]).expect(0).out.contains("/f"), "what it did is there to be looked at");
         let mut run = begin("v");
         lab.fvm(["kill", "v"]).expect(0);
@@ -252,6 +252,110 @@ fn root_and_user_a_vm_is_used_again_if_the_pool_says_so_and_nothing_is_left_runn
         wait_for("the VM", || field(lab, "p", "used") == "0");
         assert_eq!(run("ls"), "home\n", "something ran on in that");
     });
+}
+
+#[test]
+fn root_and_user_a_vm_that_others_were_in_or_that_had_a_name_is_not_used_again_as_such() {
+    as_both("root_and_user_a_vm_that_others_were_in_or_that_had_a_name_is_not_used_again_as_such", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1", "--reuse", "9"]).expect(0);
+        let unused = || wait_for("the VM", || field(lab, "p", "used") == "0");
+        let script = "ls; echo > left; echo $FVM";
+        assert_eq!(lab.fvm(["run", "--pool", "p", "--name", "x", "--", "sh", "-c", script]).expect(0).out, "home\nx\n");
+        unused();
+        lab.fvm(["create", "x"]).expect(0);
+        let again = lab.fvm(["run", "--pool", "p", "--", "sh", "-c", script]).expect(0).out;
+        assert!(again.starts_with("home\nleft\nvm-"), "there is another 'x' by now: {again}");
+        unused();
+        let script = "echo > mine; until test -e go; do sleep 0.02; done";
+        let mut run = lab.spawn(["run", "--pool", "p", "--name", "y", "--", "sh", "-c", script]);
+        wait_for("the VM", || lab.number("y", "init_pid").is_some());
+        lab.fvm(["exec", "y", "touch", "go"]).expect(0);
+        assert_eq!(run.wait().unwrap().code(), Some(0));
+        unused();
+        assert_eq!(lab.fvm(["run", "--pool", "p", "--", "ls"]).expect(0).out, "home\n", "somebody else was in it");
+    });
+}
+
+#[test]
+fn root_and_user_a_program_whose_client_left_is_not_started() {
+    as_both("root_and_user_a_program_whose_client_left_is_not_started", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+        filled(lab, "p");
+        let keeper = rustix::process::Pid::from_raw(field(lab, "p", "keeper").parse().unwrap()).unwrap();
+        rustix::process::kill_process(keeper, rustix::process::Signal::STOP).unwrap();
+        let mut run = lab.spawn(["run", "--pool", "p", "--", "true"]);
+        // It has said what it wants when it sleeps over that.
+        let wchan = format!("/proc/{}/wchan", run.id());
+        let waits = || std::fs::read_to_string(&wchan).is_ok_and(|at| at.contains("unix_stream"));
+        wait_for("the client", waits);
+        run.kill().unwrap();
+        run.wait().unwrap();
+        rustix::process::kill_process(keeper, rustix::process::Signal::CONT).unwrap();
+        assert_eq!(lab.fvm(["run", "--pool", "p", "--", "echo", "next"]).expect(0).out, "next\n");
+        assert_eq!(field(lab, "p", "given"), "1");
+    });
+}
+
+#[test]
+fn root_and_user_a_keeper_holds_nothing_of_who_started_it_and_collects_all_that_its_vms_had() {
+    as_both("root_and_user_a_keeper_holds_nothing_of_who_started_it_and_collects_all_that_its_vms_had", |lab| {
+        let create = format!("{} --home {} pool create p --size 2", fvm_kit::binary().display(), lab.home().display());
+        lab.sh(&format!("exec 9> lock; {create} 2> /dev/null"));
+        let keeper = field(lab, "p", "keeper");
+        let held = std::fs::read_dir(format!("/proc/{keeper}/fd")).unwrap().flatten();
+        let held: Vec<_> = held.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+        assert!(!held.contains(&lab.path("lock")), "{held:?}");
+        for _ in 0..3 {
+            lab.fvm(["run", "--pool", "p", "--", "true"]).expect(0);
+        }
+        filled(lab, "p");
+        wait_for("the end of all zombies", || children(&keeper).iter().all(|pid| is_alive(pid)));
+    });
+}
+
+#[test]
+fn root_and_user_a_pool_that_is_made_smaller_while_it_is_filled_becomes_small() {
+    as_both("root_and_user_a_pool_that_is_made_smaller_while_it_is_filled_becomes_small", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "30"]).expect(0);
+        lab.fvm(["pool", "size", "p", "1"]).expect(0);
+        wait_for("one", || field(lab, "p", "ready") == "1" && field(lab, "p", "making") == "0");
+        wait_for("nobody else", || lab.home().join("vms").read_dir().unwrap().flatten().count() <= 4);
+    });
+}
+
+#[test]
+fn root_and_user_clients_that_come_together_start_one_keeper() {
+    as_both("root_and_user_clients_that_come_together_start_one_keeper", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+        for _ in 0..3 {
+            lab.fvm(["pool", "drain", "p"]).expect(0);
+            wait_for("the end of its keeper", || field(lab, "p", "keeper").is_empty());
+            let mut runs: Vec<_> = (0..6).map(|_| lab.spawn(["run", "--pool", "p", "--", "true"])).collect();
+            let codes: Vec<_> = runs.iter_mut().map(|run| run.wait().unwrap().code()).collect();
+            assert!(codes.iter().all(|code| *code == Some(0)), "{codes:?}");
+        }
+    });
+}
+
+#[test]
+fn root_what_the_host_changed_while_a_vm_waited_with_a_copy_of_it_is_not_lost() {
+    if !is_root("root_what_the_host_changed_while_a_vm_waited_with_a_copy_of_it_is_not_lost") {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let fvm = format!("{} --home {}", fvm_kit::binary().display(), lab.home().display());
+    // A file that is a mount point: VMs have a copy, of when they were made.
+    let script = format!(
+        "echo one > m; mount --bind m m; {fvm} pool create p --size 1 --kept; \
+         until {fvm} pool status p | grep -q '1 of 1 ready'; do sleep 0.02; done; \
+         echo host >> m; sleep 0.1; \
+         {fvm} run --pool p --commit -- sh -c 'echo vm >> m' || true; \
+         cat m; {fvm} pool delete p; umount m"
+    );
+    let mut command = lab.command("unshare");
+    let output = command.args(["-m", "--propagation", "private", "sh", "-ec", &script]).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("host\n"), "{out} {err}");
 }
 
 #[test]

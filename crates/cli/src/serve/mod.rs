@@ -38,6 +38,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Signal, geteuid, umask};
+use rustix::time::Timespec;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
@@ -206,9 +207,17 @@ fn is_welcome(client: &OwnedFd) -> Result<(), Failure> {
     if uid != geteuid().as_raw() {
         return Err(refused("this socket is somebody else's"));
     }
+    let process = socket::peer_process(client);
     let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/user"));
-    match (namespace("self"), namespace(&pid.to_string())) {
-        (Ok(ours), Ok(theirs)) if ours == theirs => Ok(()),
+    let namespaces = (namespace("self"), namespace(&pid.to_string()));
+    // The number may be another's by now: of who left, and whose descriptor a process of a VM still has.
+    let is_there = match process {
+        Ok(process) => poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&Timespec::default())) == Ok(0),
+        // An older kernel.
+        Err(e) => e == Errno::NOPROTOOPT,
+    };
+    match namespaces {
+        (Ok(ours), Ok(theirs)) if ours == theirs && is_there => Ok(()),
         _ => Err(refused(
             "processes of VMs, and others of which it is not certain that they are in the server's user namespace, are not served",
         )),

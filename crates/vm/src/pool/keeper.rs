@@ -10,19 +10,22 @@
 //! Invariants: one thread (it forks); nothing of a VM is waited for: whoever asked for an end is answered when it has come;
 //! it holds the pool's lock, and when it dies its VMs' inits die (`PR_SET_PDEATHSIG`).
 
-use super::member::{Member, Ready, Used, What};
+use super::member::{Member, Over, Ready, Used, Visitor, What};
 use super::refill::{self, Count, Next, Pace};
 use super::{Answer, Ask, SOCKET, Wanted};
 use crate::error::VmError;
 use crate::home::{Home, VmLock};
 use crate::keeper::{self, Control, STOP_MARGIN_MS};
+use crate::layers;
 use crate::lifecycle::{self, Caller, Up, dress};
 use crate::proto::{self, Order, Reply, Request};
+use crate::router::Guard;
 use fvm_host::HostFacts;
 use fvm_model::VmRecord;
 use fvm_model::pool::{PoolRecord, PoolStatus};
 use fvm_sys::process::{self, Fork};
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -42,6 +45,8 @@ const SIGNALS: u64 = 2;
 const SETTLE: Duration = Duration::from_millis(200);
 /// So often it is seen that somebody removed the pool's files.
 const STILL_THERE: Duration = Duration::from_secs(20);
+/// So long somebody who has connected has to say something.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How many events are taken at once.
 const EVENTS: usize = 64;
 
@@ -59,8 +64,8 @@ pub fn detach(home: &Home, pool: &PoolRecord, make: Make<'_>) -> Result<(), VmEr
     let control = Control::named(&home.pool_dir(&pool.name), SOCKET.into())?;
     match process::fork().map_err(|e| VmError::Sys("start a pool's keeper", e))? {
         Fork::Parent(_) => {
-            // Its socket is the keeper's now.
-            std::mem::forget(control);
+            // The keeper's now. Held here too, its end would not be seen by those who wait for its answer.
+            control.leave();
             Ok(())
         }
         Fork::Child => {
@@ -71,6 +76,9 @@ pub fn detach(home: &Home, pool: &PoolRecord, make: Make<'_>) -> Result<(), VmEr
                     let _still_open = process::install_stdio(null.as_raw_fd(), target);
                 }
             }
+            // Who started it may hold what others wait for: ends of pipes, locks.
+            let [listener, dir] = control.as_raw_fds();
+            process::close_all_but(&[listener, dir, lock.as_fd().as_raw_fd()]);
             let ran =
                 Keeper::new(home.clone(), pool.clone(), facts, control, lock, make).and_then(|mut keeper| keeper.run());
             process::exit_now(i32::from(ran.is_err()))
@@ -92,6 +100,8 @@ struct Keeper<'a> {
     next: u64,
     /// Clients that wait for a VM, the first that came first.
     asked: VecDeque<(OwnedFd, Wanted, Vec<OwnedFd>)>,
+    /// Those who have not yet said anything; their numbers are no member's.
+    visitors: HashMap<u64, Visitor>,
     /// Processes that have built VMs, or clean up, and end.
     helpers: Vec<Pid>,
     /// One of them empties the trash.
@@ -149,6 +159,7 @@ impl<'a> Keeper<'a> {
             ready: VecDeque::new(),
             next: 0,
             asked: VecDeque::new(),
+            visitors: HashMap::new(),
             helpers: Vec::new(),
             cleaner: None,
             dirty: false,
@@ -177,7 +188,9 @@ impl<'a> Keeper<'a> {
                 Member::Used(used) => used.until,
                 _ => None,
             });
-            let due = until.chain(due).chain(self.look).chain((!self.draining).then_some(self.exists)).min();
+            let silent = self.visitors.values().map(|visitor| visitor.until);
+            let due =
+                until.chain(silent).chain(due).chain(self.look).chain((!self.draining).then_some(self.exists)).min();
             let left = due.map(|due| keeper::timespec(due.saturating_duration_since(Instant::now())));
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), left.as_ref()) {
@@ -195,7 +208,7 @@ impl<'a> Keeper<'a> {
         match (token, What::of_token(token)) {
             (LISTENER, _) => {
                 if let Ok(client) = accept_with(self.control.listener(), SocketFlags::CLOEXEC) {
-                    self.serve(client);
+                    self.greet(client, None);
                 }
             }
             (MOUNTS, _) => {
@@ -307,6 +320,8 @@ impl<'a> Keeper<'a> {
                 self.trouble = None;
                 self.pace.succeeded();
                 self.satisfy();
+                // It was made smaller meanwhile.
+                self.shrink(self.pool.size.max(1) as usize);
             }
             Err(e) => {
                 self.throw_away(record, &lock);
@@ -315,7 +330,23 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// A client that has just connected.
+    /// Somebody has connected, to this pool or to a VM: is heard when there is something to hear, so that nobody waits for another.
+    fn greet(&mut self, client: OwnedFd, member: Option<u64>) {
+        let n = self.next;
+        self.next += 1;
+        self.watch(client.as_fd(), What::Client, n);
+        self.visitors.insert(n, Visitor { client, member, until: Instant::now() + SILENCE });
+    }
+
+    /// Forgets those who came and for whom `is_over` is true.
+    fn hang_up(&mut self, is_over: impl Fn(&Visitor) -> bool) {
+        let over = self.visitors.extract_if(|_, visitor| is_over(visitor));
+        for (_, Visitor { client, .. }) in over {
+            let _not_watched = epoll::delete(&self.epoll, &client);
+        }
+    }
+
+    /// A client that says what it wants.
     fn serve(&mut self, client: OwnedFd) {
         let Some((ask, fds)) = keeper::hear::<Ask>(&client) else { return };
         let answer = match ask {
@@ -372,9 +403,17 @@ impl<'a> Keeper<'a> {
 
     /// Gives what is ready to those that wait.
     fn satisfy(&mut self) {
-        while let (Some(n), Some((client, wanted, fds))) =
-            (self.ready.front().copied(), (!self.ready.is_empty()).then(|| self.asked.pop_front()).flatten())
-        {
+        while let Some(n) = self.ready.front().copied() {
+            if matches!(self.members.get(&n), Some(Member::Ready(ready)) if keeper::ends_within(&ready.vm, 0)) {
+                // Killed while it waited: the rest follows.
+                self.ready.pop_front();
+                continue;
+            }
+            let Some((client, wanted, fds)) = self.asked.pop_front() else { return };
+            // It does not want its program started any more.
+            if has_left(&client) {
+                continue;
+            }
             self.ready.pop_front();
             if let Some(Member::Ready(ready)) = self.members.remove(&n) {
                 self.give(n, *ready, client, wanted, &fds);
@@ -388,20 +427,31 @@ impl<'a> Keeper<'a> {
             let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
         };
         let id = ready.kept.record().id;
-        let fresh = ready.uses == 0 && self.pool.template.is_none();
-        let named = match &name {
-            None => ready.kept.move_to(None, None, keep, fresh),
-            Some(name) => self.home.lock_names().and_then(|_names| {
-                let name = self.home.free_name(Some(name), &id)?;
-                ready.kept.move_to(None, Some(&name), keep, fresh)
-            }),
+        let made = ready.kept.record();
+        // Before anything is looked at: what the host changes from now on is new to the VM.
+        let now = lifecycle::now();
+        let fresh = ready.uses == 0 && self.pool.template.is_none() && layers::is_current(&made.layers, made.forked);
+        let names = name.as_ref().map(|name| {
+            let names = self.home.lock_names()?;
+            self.home.free_name(Some(name), &id).map(|_| names)
+        });
+        let names = match names.transpose() {
+            Ok(names) => names,
+            Err(e) => {
+                refuse(&e);
+                self.members.insert(n, Member::Ready(Box::new(ready)));
+                self.ready.push_front(n);
+                return;
+            }
         };
-        if let Err(e) = named {
+        if let Err(e) = ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)) {
             refuse(&e);
             self.members.insert(n, Member::Ready(Box::new(ready)));
-            self.ready.push_front(n);
+            // Nobody knows how far that came.
+            self.end(n);
             return;
         }
+        drop(names);
         let record = ready.kept.record();
         dress(&mut program, &record);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -418,7 +468,17 @@ impl<'a> Keeper<'a> {
         self.given += 1;
         ready.uses += 1;
         let control = Control::open(&self.home, &record.id).ok();
-        let used = Used { ready, control, client, ending: false, wanted: false, enders: Vec::new(), until: None };
+        let used = Used {
+            ready,
+            control,
+            client,
+            ending: false,
+            heard: false,
+            wanted: false,
+            touched: false,
+            enders: Vec::new(),
+            until: None,
+        };
         if let Some(control) = used.control() {
             self.watch(control, What::Control, n);
         }
@@ -428,24 +488,36 @@ impl<'a> Keeper<'a> {
 
     /// What a client says of its VM.
     fn client(&mut self, n: u64) {
+        if let Some(Visitor { client, member, .. }) = self.visitors.remove(&n) {
+            self.forget(client.as_fd());
+            return match member {
+                None => self.serve(client),
+                Some(member) => self.request(member, client),
+            };
+        }
+        if let Some(Member::Over(_)) = self.members.get(&n) {
+            return self.over(n);
+        }
         let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
-        let said = if used.wanted { None } else { keeper::hear::<Ask>(&used.client) };
-        let again = match said {
+        used.heard = true;
+        let again = match keeper::hear::<Ask>(&used.client) {
             Some((Ask::Finish, _)) => {
                 used.wanted = true;
                 None
             }
             Some((Ask::Done { nobody_left }, _)) => Some(nobody_left),
-            _ => {
-                used.wanted = false;
-                None
-            }
+            _ => None,
         };
         // It is not asked again.
         let _not_watched = epoll::delete(&self.epoll, &used.client);
-        let fit = again == Some(true) && used.ready.uses < self.pool.uses && !used.ending && !self.draining;
-        let fit = fit && used.ready.kept.record().ephemeral != self.pool.kept;
-        if fit && used.ready.kept.move_to(Some(&self.pool.name), None, self.pool.kept, false).is_ok() {
+        let fit = again == Some(true) && used.ready.uses < self.pool.uses && !self.draining;
+        let record = used.ready.kept.record();
+        let fit = fit && !used.ending && !used.touched && record.ephemeral != self.pool.kept;
+        // Its name is free again.
+        let name = Home::made_up_name(&record.id).ok();
+        if fit && used.ready.kept.move_to(Some(&self.pool.name), name.as_ref(), self.pool.kept, None).is_ok() {
+            // Who called the VM meant the one that had that program.
+            self.hang_up(|visitor| visitor.member == Some(n));
             if let Some(Member::Used(used)) = self.members.remove(&n) {
                 used.control().into_iter().for_each(|control| self.forget(control));
                 let Used { ready, .. } = *used;
@@ -482,32 +554,59 @@ impl<'a> Keeper<'a> {
                 (*ready, None)
             }
             Member::Used(used) => {
-                used.control().into_iter().chain([used.client()]).for_each(|fd| self.forget(fd));
-                let Used { ready, client, wanted, enders, .. } = *used;
-                (ready, Some((client, wanted, enders)))
+                used.control().into_iter().for_each(|control| self.forget(control));
+                let Used { ready, client, heard, wanted, enders, .. } = *used;
+                (ready, Some((client, heard, wanted, enders)))
             }
-            making @ Member::Making(..) => return drop(self.members.insert(n, making)),
+            other @ (Member::Making(..) | Member::Over(_)) => return drop(self.members.insert(n, other)),
         };
-        let Ready { vm, kept, lock, .. } = ready;
+        let Ready { mut vm, kept, lock, .. } = ready;
         self.forget(vm.pidfd.as_fd());
         let _collected = process::wait_nonblocking(vm.init.as_raw_nonzero().get(), false);
         let also = crate::disk::reached(&self.home, &kept.record());
+        // This process outlives many VMs: it collects all that was theirs.
+        self.helpers.extend(vm.guard.take().and_then(Guard::end));
         drop(vm);
         let record = kept.close(also);
-        let wanted = used.as_ref().is_some_and(|(_, wanted, _)| *wanted);
-        match record {
-            // The client's now, to be looked at and thrown away or kept.
-            Ok(_) if wanted => {
-                if let Some((client, ..)) = &used {
-                    let _left = proto::write_message(client, &Answer::Finished, &[lock.as_fd()]);
+        let mut enders = Vec::new();
+        match (record, used) {
+            // It never was anybody's.
+            (Ok(record), None) => self.throw_away(record, &lock),
+            (Ok(record), Some((client, heard, wanted, asked))) => {
+                enders = asked;
+                let over = Over { record, lock, client };
+                match (heard, wanted) {
+                    (false, _) => drop(self.members.insert(n, Member::Over(Box::new(over)))),
+                    (true, true) => give_back(&over),
+                    (true, false) => self.leave(over),
                 }
-                drop(lock);
             }
-            Ok(record) if record.ephemeral || record.pool.is_some() => self.throw_away(record, &lock),
-            _ => drop(lock),
+            (Err(_), used) => {
+                if let Some((client, _, _, asked)) = used {
+                    self.forget(client.as_fd());
+                    enders = asked;
+                }
+            }
         }
-        for ender in used.into_iter().flat_map(|(_, _, enders)| enders) {
+        for ender in enders {
             let _left = proto::write_message(&ender, &Reply::Done, &[]);
+        }
+    }
+
+    /// The client of a VM that has ended says what it wants, or has hung up.
+    fn over(&mut self, n: u64) {
+        let Some(Member::Over(over)) = self.members.remove(&n) else { return };
+        self.forget(over.client.as_fd());
+        match keeper::hear::<Ask>(&over.client) {
+            Some((Ask::Finish, _)) => give_back(&over),
+            _ => self.leave(*over),
+        }
+    }
+
+    /// A VM that has ended and that its client does not want.
+    fn leave(&mut self, Over { record, lock, .. }: Over) {
+        if record.ephemeral {
+            self.throw_away(record, &lock);
         }
     }
 
@@ -520,12 +619,19 @@ impl<'a> Keeper<'a> {
     /// Somebody at a VM's control socket.
     fn control(&mut self, n: u64) {
         let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
-        let Some(Ok(client)) = used.control().map(|listener| accept_with(listener, SocketFlags::CLOEXEC)) else {
-            return;
-        };
+        if let Some(Ok(client)) = used.control().map(|listener| accept_with(listener, SocketFlags::CLOEXEC)) {
+            self.greet(client, Some(n));
+        }
+    }
+
+    /// What is asked of a VM.
+    fn request(&mut self, n: u64, client: OwnedFd) {
         let Some((request, fds)) = keeper::hear::<Request>(&client) else { return };
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        used.touched |= !matches!(request, Request::Info);
         match request {
             Request::Stop { grace_ms } => {
+                used.ending = true;
                 let vm = &used.ready.vm;
                 let _it_ran = vm.pause.lock().unwrap_or_else(std::sync::PoisonError::into_inner).resume(vm);
                 let asked = proto::write_message(&vm.orders, &Order::Stop { grace_ms }, &[]);
@@ -546,6 +652,7 @@ impl<'a> Keeper<'a> {
 
     fn on_time(&mut self) {
         let now = Instant::now();
+        self.hang_up(|visitor| visitor.until <= now);
         if self.exists <= now {
             self.exists = now + STILL_THERE;
             if matches!(self.home.load_pool(&self.pool.name), Err(VmError::NoSuchPool(_))) {
@@ -623,6 +730,18 @@ impl<'a> Keeper<'a> {
             }
         }
     }
+}
+
+/// The VM is its client's now, to be looked at and thrown away or kept.
+fn give_back(over: &Over) {
+    let _left = proto::write_message(&over.client, &Answer::Finished, &[over.lock.as_fd()]);
+}
+
+/// Whether a client has hung up.
+fn has_left(client: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(client, PollFlags::RDHUP)];
+    let at_once = keeper::timespec(Duration::ZERO);
+    poll(&mut polled, Some(&at_once)).is_ok_and(|_| !polled[0].revents().is_empty())
 }
 
 /// Lets this process open as many files as it may: three for each VM. The soft limit that there was, if it was changed.

@@ -3,7 +3,7 @@
 //! ```text
 //!   Making ─ init is ready ─► Ready ─ give ─► Used ─ Finish ──► its lock is the client's
 //!                               ▲               ├─── Done ────► thrown away
-//!                               └── used again ─┘
+//!                               └── used again ─┘ └ init ended by itself ─► Over, until the client says what it wants
 //! ```
 
 use crate::home::VmLock;
@@ -11,6 +11,7 @@ use crate::keeper::Control;
 use crate::kept::Kept;
 use crate::launch::Launched;
 use crate::lifecycle::Begun;
+use fvm_model::VmRecord;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ pub(super) enum Member {
     Making(Box<Begun>, VmLock),
     Ready(Box<Ready>),
     Used(Box<Used>),
+    Over(Box<Over>),
 }
 
 /// One whose init waits for an order.
@@ -41,12 +43,34 @@ pub(super) struct Used {
     pub client: OwnedFd,
     /// Its init was ended, or has been asked to end.
     pub ending: bool,
+    /// The client has said what it wants, or has hung up.
+    pub heard: bool,
     /// The client wants the VM when it has ended.
     pub wanted: bool,
+    /// Something other than the client's program may have been started in it, or its limits changed: nobody else gets it.
+    pub touched: bool,
     /// Asked for its end, and waiting for it.
     pub enders: Vec<OwnedFd>,
     /// When what was asked to end is ended.
     pub until: Option<Instant>,
+}
+
+/// One whose init has ended before its client was done with it.
+#[derive(Debug)]
+pub(super) struct Over {
+    pub record: VmRecord,
+    pub lock: VmLock,
+    pub client: OwnedFd,
+}
+
+/// Somebody who has connected and said nothing yet.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub client: OwnedFd,
+    /// The member whose control socket it is at; that of the pool where it is `None`.
+    pub member: Option<u64>,
+    /// Whoever says nothing until then is dropped.
+    pub until: Instant,
 }
 
 /// What of a member may become readable.
@@ -58,7 +82,7 @@ pub(super) enum What {
     Init,
     /// Somebody at its control socket.
     Control,
-    /// Its client.
+    /// Its client, or a visitor.
     Client,
 }
 
