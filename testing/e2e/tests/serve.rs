@@ -285,9 +285,17 @@ fn root_and_user_what_is_no_request_is_said_to_be_none_and_harms_nobody() {
         assert_eq!(none.line().unwrap()["code"], 0);
         none.send(json!({"method": "run", "params": {"command": ["true"], "rm": true}, "streams": "passed"}));
         assert_eq!(none.line().unwrap()["code"], 2);
+        let passed = json!({"method": "run", "params": {"command": ["true"], "rm": true}, "streams": "passed"});
+        none.send_with(passed, &[null.as_fd(); 2]);
+        assert_eq!(none.line().unwrap()["code"], 2);
+        let said = std::fs::File::create(lab.path("said")).unwrap();
+        let echo = json!({"command": ["echo", "said"], "rm": true});
+        none.send_passed("run", echo, [null.as_fd(), said.as_fd(), null.as_fd()]);
+        assert_eq!(none.line().unwrap()["code"], 0);
+        assert_eq!(lab.sh("cat said"), "said\n", "not those that were left");
         let mut flood = server.client();
         for _ in 0..17 {
-            flood.send_with(json!({"method": "hello"}), [null.as_fd(); 3]);
+            flood.send_with(json!({"method": "hello"}), &[null.as_fd(); 3]);
         }
         let refused = flood.end().pop().unwrap();
         assert!(refused["error"]["message"].as_str().unwrap().contains("descriptors"), "{refused}");

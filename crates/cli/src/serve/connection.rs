@@ -267,6 +267,8 @@ impl Connection<'_> {
         // Before anything else is said of it: they are this one's.
         let passed: Option<Vec<OwnedFd>> = match request.streams {
             Wanted::Passed if self.passed.len() < 3 => {
+                // Left there, another request would take them for its own.
+                self.passed.clear();
                 return self.refuse(Some(&request.id), "three descriptors come with 'streams': 'passed'");
             }
             Wanted::Passed => Some(self.passed.drain(..3).collect()),

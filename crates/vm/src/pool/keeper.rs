@@ -2,30 +2,30 @@
 //!
 //! ```text
 //!            ┌──────────── one loop over one epoll ─────────────┐
-//!   clients ─► take, status, become, drain      the host's mounts ─► what waits is made anew
-//!   a VM's control socket ─► as any keeper       init ended ─► thrown away, or the client's
+//!   clients, visitors of VMs ─► clients         the host's mounts ─► what waits is made anew
+//!                                                init ended ─► thrown away, or the client's
 //!   refill (crate::pool::refill) ─► launch::begin, never waited for
 //! ```
 //!
 //! Invariants: one thread (it forks); nothing of a VM is waited for: whoever asked for an end is answered when it has come;
 //! it holds the pool's lock, and when it dies its VMs' inits die (`PR_SET_PDEATHSIG`).
 
+mod clients;
+
 use super::member::{Member, Over, Ready, Used, Visitor, What};
 use super::refill::{self, Count, Next, Pace};
-use super::{Answer, Ask, SOCKET, Wanted};
+use super::{Answer, SOCKET, Wanted};
 use crate::error::VmError;
 use crate::home::{Home, VmLock};
-use crate::keeper::{self, Control, STOP_MARGIN_MS};
-use crate::layers;
-use crate::lifecycle::{self, Caller, Up, dress};
-use crate::proto::{self, Order, Reply, Request};
+use crate::keeper::{self, Control};
+use crate::lifecycle::{self, Caller, Up};
+use crate::proto::{self, Reply};
 use crate::router::Guard;
 use fvm_host::HostFacts;
 use fvm_model::VmRecord;
-use fvm_model::pool::{PoolRecord, PoolStatus};
+use fvm_model::pool::PoolRecord;
 use fvm_sys::process::{self, Fork};
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -207,7 +207,7 @@ impl<'a> Keeper<'a> {
     fn handle(&mut self, token: u64) {
         match (token, What::of_token(token)) {
             (LISTENER, _) => {
-                if let Ok(client) = accept_with(self.control.listener(), SocketFlags::CLOEXEC) {
+                if let Some(client) = accept(self.control.listener()) {
                     self.greet(client, None);
                 }
             }
@@ -330,206 +330,6 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Somebody has connected, to this pool or to a VM: is heard when there is something to hear, so that nobody waits for another.
-    fn greet(&mut self, client: OwnedFd, member: Option<u64>) {
-        let n = self.next;
-        self.next += 1;
-        self.watch(client.as_fd(), What::Client, n);
-        self.visitors.insert(n, Visitor { client, member, until: Instant::now() + SILENCE });
-    }
-
-    /// Forgets those who came and for whom `is_over` is true.
-    fn hang_up(&mut self, is_over: impl Fn(&Visitor) -> bool) {
-        let over = self.visitors.extract_if(|_, visitor| is_over(visitor));
-        for (_, Visitor { client, .. }) in over {
-            let _not_watched = epoll::delete(&self.epoll, &client);
-        }
-    }
-
-    /// A client that says what it wants.
-    fn serve(&mut self, client: OwnedFd) {
-        let Some((ask, fds)) = keeper::hear::<Ask>(&client) else { return };
-        let answer = match ask {
-            Ask::Take(wanted) => {
-                let refused = match (self.draining, wanted.keep && !self.pool.kept) {
-                    (true, _) => "it is being drained",
-                    (_, true) => "its VMs cannot be kept: make one with 'fvm pool create --kept'",
-                    _ => {
-                        self.asked.push_back((client, *wanted, fds));
-                        self.satisfy();
-                        return;
-                    }
-                };
-                Answer::Refused(refused.into())
-            }
-            Ask::Status => Answer::Status(Box::new(self.status())),
-            Ask::Become(pool) => match self.home.save_pool(&pool) {
-                Ok(()) => {
-                    let renew = !self.pool.makes_the_same(&pool);
-                    self.pool = *pool;
-                    self.pace.forgive();
-                    self.shrink(if renew { 0 } else { self.pool.size as usize });
-                    Answer::Done
-                }
-                Err(e) => Answer::Refused(e.to_string()),
-            },
-            Ask::Drain => {
-                self.drain();
-                Answer::Done
-            }
-            Ask::Finish | Ask::Done { .. } => Answer::Refused("this connection has no VM".into()),
-        };
-        let _left = proto::write_message(&client, &answer, &[]);
-    }
-
-    fn status(&self) -> PoolStatus {
-        let count = |of: fn(&Member) -> bool| {
-            u32::try_from(self.members.values().filter(|member| of(member)).count()).unwrap_or(u32::MAX)
-        };
-        PoolStatus {
-            name: self.pool.name.clone(),
-            size: self.pool.size,
-            ready: u32::try_from(self.ready.len()).unwrap_or(u32::MAX),
-            making: count(|member| matches!(member, Member::Making(..))),
-            used: count(|member| matches!(member, Member::Used(..))),
-            made: self.made,
-            given: self.given,
-            renewed: self.renewed,
-            keeper: Some(rustix::process::getpid().as_raw_nonzero().get()),
-            draining: self.draining,
-            trouble: self.trouble.clone().filter(|_| self.ready.len() < self.pool.size as usize),
-        }
-    }
-
-    /// Gives what is ready to those that wait.
-    fn satisfy(&mut self) {
-        while let Some(n) = self.ready.front().copied() {
-            if matches!(self.members.get(&n), Some(Member::Ready(ready)) if keeper::ends_within(&ready.vm, 0)) {
-                // Killed while it waited: the rest follows.
-                self.ready.pop_front();
-                continue;
-            }
-            let Some((client, wanted, fds)) = self.asked.pop_front() else { return };
-            // It does not want its program started any more.
-            if has_left(&client) {
-                continue;
-            }
-            self.ready.pop_front();
-            if let Some(Member::Ready(ready)) = self.members.remove(&n) {
-                self.give(n, *ready, client, wanted, &fds);
-            }
-        }
-    }
-
-    fn give(&mut self, n: u64, mut ready: Ready, client: OwnedFd, wanted: Wanted, fds: &[OwnedFd]) {
-        let Wanted { mut program, name, keep } = wanted;
-        let refuse = |why: &dyn std::fmt::Display| {
-            let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
-        };
-        let id = ready.kept.record().id;
-        let made = ready.kept.record();
-        // Before anything is looked at: what the host changes from now on is new to the VM.
-        let now = lifecycle::now();
-        let fresh = ready.uses == 0 && self.pool.template.is_none() && layers::is_current(&made.layers, made.forked);
-        let names = name.as_ref().map(|name| {
-            let names = self.home.lock_names()?;
-            self.home.free_name(Some(name), &id).map(|_| names)
-        });
-        let names = match names.transpose() {
-            Ok(names) => names,
-            Err(e) => {
-                refuse(&e);
-                self.members.insert(n, Member::Ready(Box::new(ready)));
-                self.ready.push_front(n);
-                return;
-            }
-        };
-        if let Err(e) = ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)) {
-            refuse(&e);
-            self.members.insert(n, Member::Ready(Box::new(ready)));
-            // Nobody knows how far that came.
-            self.end(n);
-            return;
-        }
-        drop(names);
-        let record = ready.kept.record();
-        dress(&mut program, &record);
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        if let Err(e) = proto::write_message(&ready.vm.orders, &Order::Start(program), &fds) {
-            refuse(&e);
-            self.members.insert(n, Member::Ready(Box::new(ready)));
-            self.end(n);
-            return;
-        }
-        let answer = Answer::Taken { id, name: record.name.clone() };
-        let _left = proto::write_message(&client, &answer, &[]);
-        // From here on beside the program.
-        self.pace.gave(Instant::now());
-        self.given += 1;
-        ready.uses += 1;
-        let control = Control::open(&self.home, &record.id).ok();
-        let used = Used {
-            ready,
-            control,
-            client,
-            ending: false,
-            heard: false,
-            wanted: false,
-            touched: false,
-            enders: Vec::new(),
-            until: None,
-        };
-        if let Some(control) = used.control() {
-            self.watch(control, What::Control, n);
-        }
-        self.watch(used.client(), What::Client, n);
-        self.members.insert(n, Member::Used(Box::new(used)));
-    }
-
-    /// What a client says of its VM.
-    fn client(&mut self, n: u64) {
-        if let Some(Visitor { client, member, .. }) = self.visitors.remove(&n) {
-            self.forget(client.as_fd());
-            return match member {
-                None => self.serve(client),
-                Some(member) => self.request(member, client),
-            };
-        }
-        if let Some(Member::Over(_)) = self.members.get(&n) {
-            return self.over(n);
-        }
-        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
-        used.heard = true;
-        let again = match keeper::hear::<Ask>(&used.client) {
-            Some((Ask::Finish, _)) => {
-                used.wanted = true;
-                None
-            }
-            Some((Ask::Done { nobody_left }, _)) => Some(nobody_left),
-            _ => None,
-        };
-        // It is not asked again.
-        let _not_watched = epoll::delete(&self.epoll, &used.client);
-        let fit = again == Some(true) && used.ready.uses < self.pool.uses && !self.draining;
-        let record = used.ready.kept.record();
-        let fit = fit && !used.ending && !used.touched && record.ephemeral != self.pool.kept;
-        // Its name is free again.
-        let name = Home::made_up_name(&record.id).ok();
-        if fit && used.ready.kept.move_to(Some(&self.pool.name), name.as_ref(), self.pool.kept, None).is_ok() {
-            // Who called the VM meant the one that had that program.
-            self.hang_up(|visitor| visitor.member == Some(n));
-            if let Some(Member::Used(used)) = self.members.remove(&n) {
-                used.control().into_iter().for_each(|control| self.forget(control));
-                let Used { ready, .. } = *used;
-                self.members.insert(n, Member::Ready(Box::new(ready)));
-                self.ready.push_front(n);
-                self.satisfy();
-            }
-            return;
-        }
-        self.end(n);
-    }
-
     /// Ends a VM's init; the rest follows when it has ended.
     fn end(&mut self, n: u64) {
         let vm = match self.members.get_mut(&n) {
@@ -577,7 +377,7 @@ impl<'a> Keeper<'a> {
                 let over = Over { record, lock, client };
                 match (heard, wanted) {
                     (false, _) => drop(self.members.insert(n, Member::Over(Box::new(over)))),
-                    (true, true) => give_back(&over),
+                    (true, true) => clients::give_back(&over),
                     (true, false) => self.leave(over),
                 }
             }
@@ -593,61 +393,10 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// The client of a VM that has ended says what it wants, or has hung up.
-    fn over(&mut self, n: u64) {
-        let Some(Member::Over(over)) = self.members.remove(&n) else { return };
-        self.forget(over.client.as_fd());
-        match keeper::hear::<Ask>(&over.client) {
-            Some((Ask::Finish, _)) => give_back(&over),
-            _ => self.leave(*over),
-        }
-    }
-
-    /// A VM that has ended and that its client does not want.
-    fn leave(&mut self, Over { record, lock, .. }: Over) {
-        if record.ephemeral {
-            self.throw_away(record, &lock);
-        }
-    }
-
     fn throw_away(&mut self, mut record: VmRecord, lock: &VmLock) {
         // What stays is swept by the next command: nobody holds it.
         let _stays = lifecycle::delete(&self.home, &mut record, lock);
         self.dirty = true;
-    }
-
-    /// Somebody at a VM's control socket.
-    fn control(&mut self, n: u64) {
-        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
-        if let Some(Ok(client)) = used.control().map(|listener| accept_with(listener, SocketFlags::CLOEXEC)) {
-            self.greet(client, Some(n));
-        }
-    }
-
-    /// What is asked of a VM.
-    fn request(&mut self, n: u64, client: OwnedFd) {
-        let Some((request, fds)) = keeper::hear::<Request>(&client) else { return };
-        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
-        used.touched |= !matches!(request, Request::Info);
-        match request {
-            Request::Stop { grace_ms } => {
-                used.ending = true;
-                let vm = &used.ready.vm;
-                let _it_ran = vm.pause.lock().unwrap_or_else(std::sync::PoisonError::into_inner).resume(vm);
-                let asked = proto::write_message(&vm.orders, &Order::Stop { grace_ms }, &[]);
-                used.enders.push(client);
-                let grace = Duration::from_millis(grace_ms.saturating_add(STOP_MARGIN_MS));
-                used.until = Some(Instant::now() + grace);
-                if asked.is_err() {
-                    self.end(n);
-                }
-            }
-            Request::Kill => {
-                used.enders.push(client);
-                self.end(n);
-            }
-            request => keeper::reply(&client, request, &fds, &used.ready.vm, &used.ready.kept),
-        }
     }
 
     fn on_time(&mut self) {
@@ -732,16 +481,14 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// The VM is its client's now, to be looked at and thrown away or kept.
-fn give_back(over: &Over) {
-    let _left = proto::write_message(&over.client, &Answer::Finished, &[over.lock.as_fd()]);
-}
-
-/// Whether a client has hung up.
-fn has_left(client: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(client, PollFlags::RDHUP)];
-    let at_once = keeper::timespec(Duration::ZERO);
-    poll(&mut polled, Some(&at_once)).is_ok_and(|_| !polled[0].revents().is_empty())
+/// Takes a client in, if there is one, and room for it.
+fn accept(listener: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let accepted = accept_with(listener, SocketFlags::CLOEXEC);
+    if matches!(accepted, Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) {
+        // It goes on to be there: what ends meanwhile makes room.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    accepted.ok()
 }
 
 /// Lets this process open as many files as it may: three for each VM. The soft limit that there was, if it was changed.

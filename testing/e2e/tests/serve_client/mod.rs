@@ -134,17 +134,17 @@ impl Client {
 
     /// Sends one with three descriptors for its streams.
     pub fn send_passed(&mut self, method: &str, params: Value, fds: [BorrowedFd<'_>; 3]) -> u64 {
-        self.send_with(json!({"method": method, "params": params, "streams": "passed"}), fds)
+        self.send_with(json!({"method": method, "params": params, "streams": "passed"}), &fds)
     }
 
-    /// Sends one with three descriptors, whatever it says of them.
-    pub fn send_with(&mut self, mut request: Value, fds: [BorrowedFd<'_>; 3]) -> u64 {
+    /// Sends one with up to three descriptors, whatever it says of them.
+    pub fn send_with(&mut self, mut request: Value, fds: &[BorrowedFd<'_>]) -> u64 {
         self.id += 1;
         request["id"] = self.id.into();
         let line = format!("{request}\n");
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
         let sent = sendmsg(self.stream.as_fd(), &[IoSlice::new(line.as_bytes())], &mut control, SendFlags::empty());
         assert_eq!(sent.unwrap(), line.len());
         self.id

@@ -1,0 +1,294 @@
+//! What a pool's keeper does for clients: those of the pool, and those of its VMs.
+//!
+//! ```text
+//!   connect ─ greet ─ something to hear ─┬─ serve: take ─► asked ─ satisfy ─► give ─► client: finish, done, gone
+//!                                        └─ request: of a VM, as any keeper
+//! ```
+//!
+//! Invariants: nobody waits for a client that says nothing; whoever has left gets no VM.
+
+use super::super::member::{Member, Over, Ready, Used, Visitor, What};
+use super::super::{Answer, Ask, Wanted};
+use super::{Keeper, SILENCE, accept};
+use crate::home::Home;
+use crate::keeper::{self, Control, STOP_MARGIN_MS};
+use crate::layers;
+use crate::lifecycle::{self, dress};
+use crate::proto::{self, Order, Request};
+use fvm_model::pool::PoolStatus;
+use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+impl Keeper<'_> {
+    /// Somebody has connected, to this pool or to a VM: is heard when there is something to hear, so that nobody waits for another.
+    pub(super) fn greet(&mut self, client: OwnedFd, member: Option<u64>) {
+        let n = self.next;
+        self.next += 1;
+        self.watch(client.as_fd(), What::Client, n);
+        self.visitors.insert(n, Visitor { client, member, until: Instant::now() + SILENCE });
+    }
+
+    /// Forgets those who came and for whom `is_over` is true.
+    pub(super) fn hang_up(&mut self, is_over: impl Fn(&Visitor) -> bool) {
+        let over = self.visitors.extract_if(|_, visitor| is_over(visitor));
+        for (_, Visitor { client, .. }) in over {
+            let _not_watched = epoll::delete(&self.epoll, &client);
+        }
+    }
+
+    /// A client that says what it wants.
+    fn serve(&mut self, client: OwnedFd) {
+        let Some((ask, fds)) = keeper::hear::<Ask>(&client) else { return };
+        let answer = match ask {
+            Ask::Take(wanted) => {
+                let refused = match (self.draining, wanted.keep && !self.pool.kept) {
+                    (true, _) => "it is being drained",
+                    (_, true) => "its VMs cannot be kept: make one with 'fvm pool create --kept'",
+                    _ => {
+                        self.asked.push_back((client, *wanted, fds));
+                        self.satisfy();
+                        return;
+                    }
+                };
+                Answer::Refused(refused.into())
+            }
+            Ask::Status => Answer::Status(Box::new(self.status())),
+            Ask::Become(pool) => match self.home.save_pool(&pool) {
+                Ok(()) => {
+                    let renew = !self.pool.makes_the_same(&pool);
+                    self.pool = *pool;
+                    self.pace.forgive();
+                    self.shrink(if renew { 0 } else { self.pool.size as usize });
+                    Answer::Done
+                }
+                Err(e) => Answer::Refused(e.to_string()),
+            },
+            Ask::Drain => {
+                self.drain();
+                Answer::Done
+            }
+            Ask::Finish | Ask::Done { .. } => Answer::Refused("this connection has no VM".into()),
+        };
+        let _left = proto::write_message(&client, &answer, &[]);
+    }
+
+    fn status(&self) -> PoolStatus {
+        let count = |of: fn(&Member) -> bool| {
+            u32::try_from(self.members.values().filter(|member| of(member)).count()).unwrap_or(u32::MAX)
+        };
+        PoolStatus {
+            name: self.pool.name.clone(),
+            size: self.pool.size,
+            ready: u32::try_from(self.ready.len()).unwrap_or(u32::MAX),
+            making: count(|member| matches!(member, Member::Making(..))),
+            used: count(|member| matches!(member, Member::Used(..))),
+            made: self.made,
+            given: self.given,
+            renewed: self.renewed,
+            keeper: Some(rustix::process::getpid().as_raw_nonzero().get()),
+            draining: self.draining,
+            trouble: self.trouble.clone().filter(|_| self.ready.len() < self.pool.size as usize),
+        }
+    }
+
+    /// Gives what is ready to those that wait.
+    pub(super) fn satisfy(&mut self) {
+        while let Some(n) = self.ready.front().copied() {
+            if matches!(self.members.get(&n), Some(Member::Ready(ready)) if keeper::ends_within(&ready.vm, 0)) {
+                // Killed while it waited: the rest follows.
+                self.ready.pop_front();
+                continue;
+            }
+            let Some((client, wanted, fds)) = self.asked.pop_front() else { return };
+            // It does not want its program started any more.
+            if has_left(&client) {
+                continue;
+            }
+            self.ready.pop_front();
+            if let Some(Member::Ready(ready)) = self.members.remove(&n) {
+                self.give(n, *ready, client, wanted, &fds);
+            }
+        }
+    }
+
+    fn give(&mut self, n: u64, mut ready: Ready, client: OwnedFd, wanted: Wanted, fds: &[OwnedFd]) {
+        let Wanted { mut program, name, keep } = wanted;
+        let refuse = |why: &dyn std::fmt::Display| {
+            let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
+        };
+        let id = ready.kept.record().id;
+        let made = ready.kept.record();
+        // Before anything is looked at: what the host changes from now on is new to the VM.
+        let now = lifecycle::now();
+        let is_current = ready.uses == 0 && layers::is_current(&made.layers, made.forked);
+        let fresh = is_current && self.pool.template.is_none();
+        if ready.uses == 0 && !is_current {
+            for skeleton in &ready.vm.skeletons {
+                // What it cannot be given it has as it was, and that counts as old.
+                let _as_it_was = layers::update_skeleton(&skeleton.dir, &skeleton.host);
+            }
+        }
+        let names = name.as_ref().map(|name| {
+            let names = self.home.lock_names()?;
+            self.home.free_name(Some(name), &id).map(|_| names)
+        });
+        let names = match names.transpose() {
+            Ok(names) => names,
+            Err(e) => {
+                refuse(&e);
+                self.members.insert(n, Member::Ready(Box::new(ready)));
+                self.ready.push_front(n);
+                return;
+            }
+        };
+        if let Err(e) = ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)) {
+            refuse(&e);
+            self.members.insert(n, Member::Ready(Box::new(ready)));
+            // Nobody knows how far that came.
+            self.end(n);
+            return;
+        }
+        drop(names);
+        let record = ready.kept.record();
+        dress(&mut program, &record);
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if let Err(e) = proto::write_message(&ready.vm.orders, &Order::Start(program), &fds) {
+            refuse(&e);
+            self.members.insert(n, Member::Ready(Box::new(ready)));
+            self.end(n);
+            return;
+        }
+        let answer = Answer::Taken { id, name: record.name.clone() };
+        let _left = proto::write_message(&client, &answer, &[]);
+        // From here on beside the program.
+        self.pace.gave(Instant::now());
+        self.given += 1;
+        ready.uses += 1;
+        let control = Control::open(&self.home, &record.id).ok();
+        let used = Used {
+            ready,
+            control,
+            client,
+            ending: false,
+            heard: false,
+            wanted: false,
+            touched: false,
+            enders: Vec::new(),
+            until: None,
+        };
+        if let Some(control) = used.control() {
+            self.watch(control, What::Control, n);
+        }
+        self.watch(used.client(), What::Client, n);
+        self.members.insert(n, Member::Used(Box::new(used)));
+    }
+
+    /// What a client says of its VM.
+    pub(super) fn client(&mut self, n: u64) {
+        if let Some(Visitor { client, member, .. }) = self.visitors.remove(&n) {
+            self.forget(client.as_fd());
+            return match member {
+                None => self.serve(client),
+                Some(member) => self.request(member, client),
+            };
+        }
+        if let Some(Member::Over(_)) = self.members.get(&n) {
+            return self.over(n);
+        }
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        used.heard = true;
+        let again = match keeper::hear::<Ask>(&used.client) {
+            Some((Ask::Finish, _)) => {
+                used.wanted = true;
+                None
+            }
+            Some((Ask::Done { nobody_left }, _)) => Some(nobody_left),
+            _ => None,
+        };
+        // It is not asked again.
+        let _not_watched = epoll::delete(&self.epoll, &used.client);
+        let fit = again == Some(true) && used.ready.uses < self.pool.uses && !self.draining;
+        let record = used.ready.kept.record();
+        let fit = fit && !used.ending && !used.touched && record.ephemeral != self.pool.kept;
+        // Its name is free again.
+        let name = Home::made_up_name(&record.id).ok();
+        if fit && used.ready.kept.move_to(Some(&self.pool.name), name.as_ref(), self.pool.kept, None).is_ok() {
+            // Who called the VM meant the one that had that program.
+            self.hang_up(|visitor| visitor.member == Some(n));
+            if let Some(Member::Used(used)) = self.members.remove(&n) {
+                used.control().into_iter().for_each(|control| self.forget(control));
+                let Used { ready, .. } = *used;
+                self.members.insert(n, Member::Ready(Box::new(ready)));
+                self.ready.push_front(n);
+                self.satisfy();
+            }
+            return;
+        }
+        self.end(n);
+    }
+
+    /// The client of a VM that has ended says what it wants, or has hung up.
+    fn over(&mut self, n: u64) {
+        let Some(Member::Over(over)) = self.members.remove(&n) else { return };
+        self.forget(over.client.as_fd());
+        match keeper::hear::<Ask>(&over.client) {
+            Some((Ask::Finish, _)) => give_back(&over),
+            _ => self.leave(*over),
+        }
+    }
+
+    /// A VM that has ended and that its client does not want.
+    pub(super) fn leave(&mut self, Over { record, lock, .. }: Over) {
+        if record.ephemeral {
+            self.throw_away(record, &lock);
+        }
+    }
+
+    /// Somebody at a VM's control socket.
+    pub(super) fn control(&mut self, n: u64) {
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        if let Some(client) = used.control().and_then(accept) {
+            self.greet(client, Some(n));
+        }
+    }
+
+    /// What is asked of a VM.
+    fn request(&mut self, n: u64, client: OwnedFd) {
+        let Some((request, fds)) = keeper::hear::<Request>(&client) else { return };
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        used.touched |= !matches!(request, Request::Info);
+        match request {
+            Request::Stop { grace_ms } => {
+                used.ending = true;
+                let vm = &used.ready.vm;
+                let _it_ran = vm.pause.lock().unwrap_or_else(std::sync::PoisonError::into_inner).resume(vm);
+                let asked = proto::write_message(&vm.orders, &Order::Stop { grace_ms }, &[]);
+                used.enders.push(client);
+                let grace = Duration::from_millis(grace_ms.saturating_add(STOP_MARGIN_MS));
+                used.until = Some(Instant::now() + grace);
+                if asked.is_err() {
+                    self.end(n);
+                }
+            }
+            Request::Kill => {
+                used.enders.push(client);
+                self.end(n);
+            }
+            request => keeper::reply(&client, request, &fds, &used.ready.vm, &used.ready.kept),
+        }
+    }
+}
+
+/// The VM is its client's now, to be looked at and thrown away or kept.
+pub(super) fn give_back(over: &Over) {
+    let _left = proto::write_message(&over.client, &Answer::Finished, &[over.lock.as_fd()]);
+}
+
+/// Whether a client has hung up.
+fn has_left(client: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(client, PollFlags::RDHUP)];
+    let at_once = keeper::timespec(Duration::ZERO);
+    poll(&mut polled, Some(&at_once)).is_ok_and(|_| !polled[0].revents().is_empty())
+}
