@@ -29,6 +29,7 @@ use fvm_sys::process;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
@@ -140,16 +141,34 @@ impl Home {
         record.layers_dir.as_path().join(n.to_string())
     }
 
-    /// Every VM, sorted by name; unreadable ones last.
+    /// Every VM but those that wait in a pool, sorted by name; unreadable ones last.
     ///
     /// # Errors
     /// When `vms/` cannot be read.
     pub fn list(&self) -> Result<Vec<Found>, VmError> {
+        self.list_but(&self.waiting()?)
+    }
+
+    /// The same with them.
+    ///
+    /// # Errors
+    /// As [`Home::list`].
+    pub(crate) fn list_all(&self) -> Result<Vec<Found>, VmError> {
+        self.list_but(&HashSet::new())
+    }
+
+    /// The ids of all VMs but `waiting`, in no order.
+    fn ids_but(&self, waiting: &HashSet<VmId>) -> Result<Vec<VmId>, VmError> {
         let vms = self.state.join("vms");
         let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
+        let names = dir.names().map_err(|e| VmError::sys("list", &vms, e))?;
+        let ids = names.iter().filter_map(|name| name.to_str()?.parse::<VmId>().ok());
+        Ok(ids.filter(|id| !waiting.contains(id)).collect())
+    }
+
+    fn list_but(&self, waiting: &HashSet<VmId>) -> Result<Vec<Found>, VmError> {
         let mut found = Vec::new();
-        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
-            let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
+        for id in self.ids_but(waiting)? {
             match self.load(&id) {
                 Ok(record) => {
                     let locked = self.is_locked(&id)?;
@@ -177,13 +196,10 @@ impl Home {
     pub fn find(&self, reference: &str) -> Result<VmRecord, VmError> {
         const PREFIX_MIN: usize = 4;
         let is_prefix = |id: &str| reference.len() >= PREFIX_MIN && id.starts_with(reference);
-        // As `save` writes it: what does not hold it is not parsed, since thousands may wait in a pool.
+        // As `save` writes it: what does not hold it is not parsed.
         let quoted = format!("\"{reference}\"");
-        let vms = self.state.join("vms");
-        let dir = Dir::open_root(&vms).map_err(|e| VmError::sys("open", &vms, e))?;
         let mut by_prefix = Vec::new();
-        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
-            let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
+        for id in self.ids_but(&self.waiting()?)? {
             let meant = is_prefix(id.as_str());
             let found = self.read_record(&id).and_then(|bytes| {
                 let named = bytes.windows(quoted.len()).any(|part| part == quoted.as_bytes());
@@ -268,12 +284,7 @@ impl Home {
     /// # Errors
     /// When the lock file cannot be read.
     pub fn is_locked(&self, id: &VmId) -> Result<bool, VmError> {
-        let path = self.vm_dir(id).join("lock");
-        match File::options().read(true).write(true).open(&path) {
-            Ok(file) => process::is_locked(&file).map_err(|e| VmError::sys("query lock of", &path, e)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(VmError::io("open", &path, &e)),
-        }
+        is_locked(&self.vm_dir(id).join("lock"))
     }
 
     /// Takes a VM out of sight at once (a rename); what is left is removed by [`Home::empty_trash`].
@@ -371,10 +382,8 @@ impl Home {
                 crate::groups::sweep(&id);
             }
         }
-        for name in dir.names().map_err(|e| VmError::sys("list", &vms, e))? {
-            let Some(id) = name.to_str().and_then(|n| n.parse::<VmId>().ok()) else { continue };
-            // A lock is taken only for what there is to remove: another command would find the VM in use. Of thousands in a pool not
-            // even the record is read.
+        for id in self.ids_but(&self.waiting()?)? {
+            // A lock is taken only for what there is to remove: another command would find the VM in use.
             if self.is_locked(&id)? || matches!(self.rubbish(&id)?, Rubbish::Nothing) {
                 continue;
             }
@@ -388,7 +397,8 @@ impl Home {
                 }
                 Rubbish::Vm(record) => self.bury(&record)?,
                 Rubbish::Directory => {
-                    dir.remove_tree(Path::new(&name)).map_err(|e| VmError::sys("remove", &vms.join(&name), e))?;
+                    dir.remove_tree(Path::new(id.as_str()))
+                        .map_err(|e| VmError::sys("remove", &vms.join(id.as_str()), e))?;
                 }
             }
             swept += 1;
@@ -540,6 +550,14 @@ fn open_lock(path: &Path) -> Result<File, VmError> {
     fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, mode)
         .map(File::from)
         .map_err(|e| VmError::sys("open", path, e))
+}
+
+fn is_locked(path: &Path) -> Result<bool, VmError> {
+    match File::options().read(true).write(true).open(path) {
+        Ok(file) => process::is_locked(&file).map_err(|e| VmError::sys("query lock of", path, e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(VmError::io("open", path, &e)),
+    }
 }
 
 fn lock_file(path: &Path) -> Result<Option<VmLock>, VmError> {

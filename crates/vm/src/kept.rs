@@ -160,9 +160,21 @@ impl Kept {
             crate::layers::renew(changed.layers_dir.as_path(), &changed.layers)?;
         }
         changed.name = name.cloned().unwrap_or(changed.name);
-        self.home.save(&changed, keep)?;
+        // What is thrown away and nobody knows by name may be written when its program has been started.
+        if keep || name.is_some() || pool.is_some() {
+            self.home.save(&changed, keep)?;
+        }
         state.record = changed;
         Ok(())
+    }
+
+    /// Writes what [`Kept::move_to`] has left.
+    ///
+    /// # Errors
+    /// When it cannot be saved.
+    pub fn save(&self) -> Result<(), VmError> {
+        let state = self.state();
+        self.home.save(&state.record, !state.record.ephemeral)
     }
 
     /// What need not survive a power cut.

@@ -176,7 +176,7 @@ pub fn sweep(home: &Home) -> Result<(), VmError> {
     }
     // Nobody begins to stand on them meanwhile: that needs this lock, and that of a VM which does already.
     let _names = home.lock_names()?;
-    for found in home.list()? {
+    for found in home.list_all()? {
         match found {
             Found::Vm(record, _) => unused.retain(|place| record.below.iter().all(|used| used.as_path() != place)),
             Found::Broken(..) => return Ok(()),

@@ -1,13 +1,17 @@
-//! Pools in the state directory: `<home>/pools/<name>/`: `pool.json`, `lock`, `socket`.
+//! Pools in the state directory: `<home>/pools/<name>/`: `pool.json`, `lock`, `socket`, `waiting/<id>`.
 
-use super::{Home, VmLock, lock_file, make_dir, newer, replace_file};
+use super::{Home, VmLock, is_locked, lock_file, make_dir, newer, replace_file};
 use crate::error::VmError;
-use fvm_model::VmName;
 use fvm_model::pool::PoolRecord;
 use fvm_model::vm::FORMAT;
+use fvm_model::{VmId, VmName};
 use fvm_sys::dir::Dir;
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
+/// The VMs that wait, an empty file each, in a pool's directory.
+const WAITING: &str = "waiting";
 
 impl Home {
     fn pools(&self) -> PathBuf {
@@ -67,6 +71,46 @@ impl Home {
     /// When the lock file cannot be opened.
     pub fn try_lock_pool(&self, name: &VmName) -> Result<Option<VmLock>, VmError> {
         lock_file(&self.pool_dir(name).join("lock"))
+    }
+
+    /// Empties the list of VMs that wait in a pool whose lock the caller holds.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn clear_waiting(&self, pool: &VmName) -> Result<(), VmError> {
+        let path = self.pool_dir(pool);
+        let dir = Dir::open_root(&path).map_err(|e| VmError::sys("open", &path, e))?;
+        dir.remove_tree(Path::new(WAITING)).map_err(|e| VmError::sys("empty", &path.join(WAITING), e))?;
+        make_dir(&path.join(WAITING))
+    }
+
+    /// A VM waits in a pool from now on: commands need not look at it. Its record says so already. Without this they take longer.
+    pub(crate) fn waits(&self, pool: &VmName, id: &VmId) {
+        let _looked_at = std::fs::File::create_new(self.pool_dir(pool).join(WAITING).join(id.as_str()));
+    }
+
+    /// It does not any more; its record will say so.
+    pub(crate) fn waits_no_more(&self, pool: &VmName, id: &VmId) {
+        let _not_there = std::fs::remove_file(self.pool_dir(pool).join(WAITING).join(id.as_str()));
+    }
+
+    /// The VMs that wait in pools that run: there may be thousands.
+    ///
+    /// # Errors
+    /// When a lock cannot be looked at.
+    pub(crate) fn waiting(&self) -> Result<HashSet<VmId>, VmError> {
+        let mut waiting = HashSet::new();
+        let Ok(pools) = Dir::open_root(&self.pools()).and_then(|dir| dir.names()) else { return Ok(waiting) };
+        for pool in pools.iter().filter_map(|name| name.to_str()?.parse::<VmName>().ok()) {
+            // The list of one that was killed says nothing.
+            if !is_locked(&self.pool_dir(&pool).join("lock"))? {
+                continue;
+            }
+            let names = Dir::open_root(&self.pool_dir(&pool).join(WAITING)).and_then(|dir| dir.names());
+            let ids = names.into_iter().flatten().filter_map(|name| name.to_str()?.parse::<VmId>().ok());
+            waiting.extend(ids);
+        }
+        Ok(waiting)
     }
 
     /// Forgets a pool whose lock the caller holds.

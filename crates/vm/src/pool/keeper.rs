@@ -177,6 +177,7 @@ impl<'a> Keeper<'a> {
     }
 
     fn run(&mut self) -> Result<(), VmError> {
+        self.home.clear_waiting(&self.pool.name)?;
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             self.tidy();
@@ -316,6 +317,7 @@ impl<'a> Keeper<'a> {
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
                 self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0 })));
                 self.ready.push_back(n);
+                self.home.waits(&self.pool.name, &record.id);
                 self.made += 1;
                 self.trouble = None;
                 self.pace.succeeded();
@@ -394,6 +396,7 @@ impl<'a> Keeper<'a> {
     }
 
     fn throw_away(&mut self, mut record: VmRecord, lock: &VmLock) {
+        self.home.waits_no_more(&self.pool.name, &record.id);
         // What stays is swept by the next command: nobody holds it.
         let _stays = lifecycle::delete(&self.home, &mut record, lock);
         self.dirty = true;

@@ -166,6 +166,8 @@ impl Keeper<'_> {
         self.pace.gave(Instant::now());
         self.given += 1;
         ready.uses += 1;
+        self.home.waits_no_more(&self.pool.name, &record.id);
+        let saved = if keep || name.is_some() { Ok(()) } else { ready.kept.save() };
         let control = Control::open(&self.home, &record.id).ok();
         let used = Used {
             ready,
@@ -183,6 +185,10 @@ impl Keeper<'_> {
         }
         self.watch(used.client(), What::Client, n);
         self.members.insert(n, Member::Used(Box::new(used)));
+        if saved.is_err() {
+            // Nobody would find it, so nobody could end it.
+            self.end(n);
+        }
     }
 
     /// What a client says of its VM.
@@ -221,6 +227,7 @@ impl Keeper<'_> {
                 used.control().into_iter().for_each(|control| self.forget(control));
                 let Used { ready, .. } = *used;
                 self.members.insert(n, Member::Ready(Box::new(ready)));
+                self.home.waits(&self.pool.name, &record.id);
                 self.ready.push_front(n);
                 self.satisfy();
             }
