@@ -43,6 +43,9 @@ const MOUNTS: u64 = 1;
 const SIGNALS: u64 = 2;
 /// Several mounts are made one after the other.
 const SETTLE: Duration = Duration::from_millis(200);
+/// A VM that has no name of its own is found and reached so long after it was given out, if it is still there: most programs have ended
+/// by then, and none has to share a processor with it.
+const SETTLED: Duration = Duration::from_millis(5);
 /// So often it is seen that somebody removed the pool's files.
 const STILL_THERE: Duration = Duration::from_secs(20);
 /// So long somebody who has connected has to say something.
@@ -186,7 +189,7 @@ impl<'a> Keeper<'a> {
             }
             let due = self.refill();
             let until = self.members.values().filter_map(|member| match member {
-                Member::Used(used) => used.until,
+                Member::Used(used) => used.until.into_iter().chain(used.settles).min(),
                 _ => None,
             });
             let silent = self.visitors.values().map(|visitor| visitor.until);
@@ -423,6 +426,12 @@ impl<'a> Keeper<'a> {
             })
             .collect();
         late.into_iter().for_each(|n| self.end(n));
+        let unsettled = self.members.iter().filter(|(_, member)| match member {
+            Member::Used(used) => used.settles.is_some_and(|settles| settles <= now),
+            _ => false,
+        });
+        let unsettled: Vec<u64> = unsettled.map(|(n, _)| *n).collect();
+        unsettled.into_iter().for_each(|n| self.settle(n));
         if self.look.is_some_and(|look| look <= now) {
             self.look = None;
             match fvm_host::collect() {

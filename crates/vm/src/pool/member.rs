@@ -38,7 +38,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 pub(super) struct Used {
     pub ready: Ready,
-    /// `None`: it could not be made, and nobody but the client reaches the VM.
+    /// `None`: it is not there yet, or could not be made: nobody but the client reaches the VM.
     pub control: Option<Control>,
     pub client: OwnedFd,
     /// Its init was ended, or has been asked to end.
@@ -49,6 +49,8 @@ pub(super) struct Used {
     pub wanted: bool,
     /// Something other than the client's program may have been started in it, or its limits changed: nobody else gets it.
     pub touched: bool,
+    /// When its record says that it waits no more, and its control socket is there; `None`: since long.
+    pub settles: Option<Instant>,
     /// Asked for its end, and waiting for it.
     pub enders: Vec<OwnedFd>,
     /// When what was asked to end is ended.

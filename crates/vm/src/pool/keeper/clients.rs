@@ -9,7 +9,7 @@
 
 use super::super::member::{Member, Over, Ready, Used, Visitor, What};
 use super::super::{Answer, Ask, Wanted};
-use super::{Keeper, SILENCE, accept};
+use super::{Keeper, SETTLED, SILENCE, accept};
 use crate::home::Home;
 use crate::keeper::{self, Control, STOP_MARGIN_MS};
 use crate::layers;
@@ -162,16 +162,15 @@ impl Keeper<'_> {
         }
         let answer = Answer::Taken { id, name: record.name.clone() };
         let _left = proto::write_message(&client, &answer, &[]);
-        // From here on beside the program.
-        self.pace.gave(Instant::now());
+        // From here on beside the program. Of many a program that nobody knows by name nobody ever asks: it ends before.
+        let now = Instant::now();
+        self.pace.gave(now);
         self.given += 1;
         ready.uses += 1;
-        self.home.waits_no_more(&self.pool.name, &record.id);
-        let saved = if keep || name.is_some() { Ok(()) } else { ready.kept.save() };
-        let control = Control::open(&self.home, &record.id).ok();
+        let settles = if keep || name.is_some() { now } else { now + SETTLED };
         let used = Used {
             ready,
-            control,
+            control: None,
             client,
             ending: false,
             heard: false,
@@ -179,12 +178,31 @@ impl Keeper<'_> {
             touched: false,
             enders: Vec::new(),
             until: None,
+            settles: Some(settles),
         };
-        if let Some(control) = used.control() {
-            self.watch(control, What::Control, n);
-        }
         self.watch(used.client(), What::Client, n);
         self.members.insert(n, Member::Used(Box::new(used)));
+        if settles == now {
+            self.settle(n);
+        }
+    }
+
+    /// Makes a VM that was given out one like any other: found, and reached.
+    pub(super) fn settle(&mut self, n: u64) {
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        if used.settles.take().is_none() {
+            return;
+        }
+        let record = used.ready.kept.record();
+        self.home.waits_no_more(&self.pool.name, &record.id);
+        let saved = used.ready.kept.save();
+        let control = Control::open(&self.home, &record.id).ok();
+        if let Some(control) = &control {
+            self.watch(control.listener(), What::Control, n);
+        }
+        if let Some(Member::Used(used)) = self.members.get_mut(&n) {
+            used.control = control;
+        }
         if saved.is_err() {
             // Nobody would find it, so nobody could end it.
             self.end(n);
@@ -215,6 +233,11 @@ impl Keeper<'_> {
         };
         // It is not asked again.
         let _not_watched = epoll::delete(&self.epoll, &used.client);
+        if used.wanted {
+            // The client reads its record.
+            self.settle(n);
+        }
+        let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
         let fit = again == Some(true) && used.ready.uses < self.pool.uses && !self.draining;
         let record = used.ready.kept.record();
         let fit = fit && !used.ending && !used.touched && record.ephemeral != self.pool.kept;
