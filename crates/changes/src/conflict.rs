@@ -14,16 +14,15 @@
 
 use crate::Known;
 use crate::compare::{birth, file_type, time};
-use crate::layer::{Found, LayerScan};
+use crate::layer::{Found, Layer, Notes};
 use crate::lower::{Visit, Walked};
 use crate::overlay::Origin;
-use crate::renames::Handles;
 use fvm_model::{ChangeKind, FileType, MetaDelta, Timestamp};
-use fvm_sys::handle::name_to_handle;
+use fvm_sys::handle::{FileHandle, name_to_handle};
 use rustix::fs::Statx;
 use std::path::Path;
 
-/// Most host entries visited below deleted directories of one layer.
+/// Most host entries visited below one deleted directory.
 const SEARCH_MAX_ENTRIES: usize = 2_000_000;
 
 const CHANGED: &str = "changed on the host after the fork";
@@ -32,54 +31,33 @@ const REPLACED: &str = "replaced on the host after the fork";
 const CREATED: &str = "created on the host as well";
 const DELETED: &str = "deleted on the host after the fork";
 
-impl LayerScan<'_> {
-    /// Notes the conflict of every change that has one.
-    pub(crate) fn find_conflicts(&mut self, handles: &Handles) {
-        let mut budget = SEARCH_MAX_ENTRIES;
-        let mut warnings = Vec::new();
-        let conflicts: Vec<(usize, String)> = self
-            .found
-            .iter()
-            .enumerate()
-            .filter(|(_, f)| !f.dead)
-            .filter_map(|(i, f)| self.conflict(f, handles, &mut budget, &mut warnings).map(|c| (i, c)))
-            .collect();
-        for (rel, what) in warnings {
-            self.warn(&rel, what);
+impl Layer<'_> {
+    /// Notes the conflict of a change that has one. False when the host made the same change, so that none is left.
+    pub(crate) fn find_conflict(&self, found: &mut Found, notes: &mut Notes) -> bool {
+        let Some(what) = self.conflict(found, notes) else { return true };
+        let change = &mut found.change;
+        // Both sides wrote the same bytes, and only the time of doing so differs: that is no change.
+        let only_times = MetaDelta { times: true, ..MetaDelta::default() };
+        if change.kind == (ChangeKind::Metadata { meta: only_times }) && change.file_type != FileType::Directory {
+            return false;
         }
-        for (index, what) in conflicts {
-            let change = &mut self.found[index].change;
-            // Both sides wrote the same bytes, and only the time of doing so differs: that is no change.
-            let only_times = MetaDelta { times: true, ..MetaDelta::default() };
-            if change.kind == (ChangeKind::Metadata { meta: only_times }) && change.file_type != FileType::Directory {
-                self.found[index].dead = true;
-            } else {
-                change.conflict = Some(what);
-            }
-        }
+        change.conflict = Some(what);
+        true
     }
 
-    fn conflict(
-        &self,
-        found: &Found,
-        handles: &Handles,
-        budget: &mut usize,
-        warnings: &mut Vec<(std::path::PathBuf, &'static str)>,
-    ) -> Option<String> {
+    fn conflict(&self, found: &Found, notes: &mut Notes) -> Option<String> {
         let forked = self.input.based;
         let Some((rel, lower)) = &found.lower else {
-            return self.created(found, handles).map(str::to_owned);
+            return self.created(found).map(str::to_owned);
         };
         let changed = time(lower.stx_ctime) > forked;
         let removes_dir = file_type(lower) == FileType::Directory;
         match &found.change.kind {
             ChangeKind::Deleted | ChangeKind::Retyped { .. } if removes_dir => {
-                let (seen, walked) = self.changed_below(rel, forked, budget);
+                let (seen, walked) = self.changed_below(rel, forked);
                 if walked == Walked::Partly {
-                    warnings.push((
-                        found.rel.clone(),
-                        "not all of the deleted directory could be checked for host changes",
-                    ));
+                    let what = "not all of the deleted directory could be checked for host changes";
+                    self.warn(notes, &found.rel, what);
                 }
                 seen.or_else(|| own_change(lower, forked).then(|| CHANGED.to_owned()))
             }
@@ -88,12 +66,12 @@ impl LayerScan<'_> {
                 (ours && own_change(lower, forked)).then(|| CHANGED.to_owned())
             }
             ChangeKind::Deleted | ChangeKind::Retyped { .. } => changed.then(|| since(lower, forked).to_owned()),
-            _ => self.copied(found, rel, lower, handles).map(str::to_owned),
+            _ => self.copied(found, rel, lower).map(str::to_owned),
         }
     }
 
     /// A file that is compared with a host file.
-    fn copied(&self, found: &Found, rel: &Path, lower: &Statx, handles: &Handles) -> Option<&'static str> {
+    fn copied(&self, found: &Found, rel: &Path, lower: &Statx) -> Option<&'static str> {
         let forked = self.input.based;
         let changed_since_fork = (time(lower.stx_ctime) > forked).then(|| since(lower, forked));
         let upper = found.upper.as_ref()?;
@@ -113,14 +91,14 @@ impl LayerScan<'_> {
                 (time(lower.stx_ctime) >= born).then_some(CHANGED_AFTER_COPY)
             }
             // Another host file, that the VM moved here.
-            Some(_) if handles.may_know(origin) || self.lives(origin) => changed_since_fork,
+            Some(_) if self.may_live(origin) => changed_since_fork,
             Some(_) => Some(REPLACED),
             None => changed_since_fork,
         }
     }
 
     /// An entry that looks new, but was copied from a host entry which nobody in the VM removed.
-    fn created(&self, found: &Found, handles: &Handles) -> Option<&'static str> {
+    fn created(&self, found: &Found) -> Option<&'static str> {
         if found.change.kind != ChangeKind::Created {
             return None;
         }
@@ -128,22 +106,28 @@ impl LayerScan<'_> {
         match &upper.origin {
             // The host file that it was copied from is the judge: while that lives, the VM itself took it away.
             Origin::Handle(origin) if self.trusted() => {
-                let known = !found.lost && handles.may_know(origin);
-                (!known && !self.lives(origin)).then_some(DELETED)
+                let lives = if found.lost { self.lives(origin) } else { self.may_live(origin) };
+                (!lives).then_some(DELETED)
             }
             _ => found.lost.then_some(DELETED),
         }
     }
 
     /// Whether the host still has that inode.
-    fn lives(&self, handle: &fvm_sys::handle::FileHandle) -> bool {
+    fn lives(&self, handle: &FileHandle) -> bool {
         fvm_sys::handle::exists(&self.lower.root, handle).unwrap_or(false)
     }
 
+    /// As [`Layer::lives`]; where the kernel does not say, whether it may.
+    pub(crate) fn may_live(&self, handle: &FileHandle) -> bool {
+        let seen = self.known.as_ref().is_some_and(|known| self.all_may_live || known.contains(handle));
+        seen || self.lives(handle)
+    }
+
     /// The first entry below `top` that the host changed after the fork.
-    fn changed_below(&self, top: &Path, forked: Timestamp, budget: &mut usize) -> (Option<String>, Walked) {
-        let mut seen = None;
-        let walked = self.lower.subtree(top, None, budget, |_, _, rel, stat| {
+    fn changed_below(&self, top: &Path, forked: Timestamp) -> (Option<String>, Walked) {
+        let (mut seen, mut budget) = (None, SEARCH_MAX_ENTRIES);
+        let walked = self.lower.subtree(top, None, &mut budget, |_, _, rel, stat| {
             let is_dir = file_type(stat) == FileType::Directory;
             let changed = time(stat.stx_ctime) > forked;
             // A directory's own ctime moves with its entries, which are visited too, unless one was removed.

@@ -1,23 +1,27 @@
-//! What the scan of one layer knows while it runs.
+//! What the scan of one layer knows.
 //!
 //! ```text
-//!   moves    upper directory ─► lower directory (redirects), and back
-//!   found    changes so far, each with the facts of both sides
-//!   candidates, gone_dirs   what the VM removed: a rename may have taken it elsewhere
-//!   seen     handles of host files that stand beside an upper entry: an origin among them is no loss
+//!   prepared, then only read     moves    upper directory ─► lower directory (redirects), and back
+//!   (by several threads)         whole    what no entry tells by itself: renames, groups of hard links
+//!
+//!   per entry                    Found    the change, and the facts of both sides
+//!                                Notes    what could not be read; directories that were touched
 //! ```
 //!
-//! Invariant: `found` entries are never removed, only marked dead, so indices into it stay valid.
+//! Invariant: what is kept of a layer goes with what was moved, removed or linked in it, not with how much it holds.
 
 use crate::compare::{Side, birth, file_type, meta};
+use crate::links::Links;
 use crate::lower::Lower;
 use crate::overlay::Origin;
+use crate::renames::Renames;
+use crate::walk::At;
 use crate::{LayerView, ScanError, ScanInput};
 use fvm_model::change::TouchedDir;
 use fvm_model::path::printable;
 use fvm_model::{Change, ChangeKind, FileType, HostPath, Timestamp, VmPath, vm::XattrClass};
 use fvm_sys::dir::Dir;
-use fvm_sys::handle::FileHandle;
+use fvm_sys::handle::{FileHandle, exists, name_to_handle};
 use rustix::fs::Statx;
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
@@ -25,10 +29,10 @@ use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Most entries listed for one layer.
-const FOUND_MAX: usize = 4_000_000;
+/// Most entries of one layer that are kept at once.
+pub(crate) const FOUND_MAX: usize = 4_000_000;
 /// Most bytes of their names: paths may be long, and each is kept several times.
-const FOUND_MAX_BYTES: usize = 400 << 20;
+pub(crate) const FOUND_MAX_BYTES: usize = 400 << 20;
 /// Most warnings kept for one layer.
 const WARNINGS_MAX: usize = 200;
 
@@ -41,7 +45,7 @@ pub(crate) struct UpperFacts {
     pub origin: Origin,
 }
 
-/// One change, with what later stages need to judge it.
+/// One change, with what is needed to judge it.
 pub(crate) struct Found {
     pub change: Change,
     /// From the root of the upper.
@@ -49,23 +53,45 @@ pub(crate) struct Found {
     /// The host's entry: where, from the root of the lower, and its `statx`.
     pub lower: Option<(PathBuf, Statx)>,
     pub upper: Option<UpperFacts>,
-    /// Taken over by another change (the source of a rename).
-    pub dead: bool,
     /// A directory copied up, or moved, whose host directory is gone.
     pub lost: bool,
+    /// Both sides lie in the directories where the walk found it, under its own name.
+    pub plain: bool,
 }
 
-/// A host entry that the VM removed from its place.
-pub(crate) struct Candidate {
-    pub rel: PathBuf,
-    pub stat: Statx,
-    /// The change that says so; `None` inside a deleted directory.
-    pub found: Option<usize>,
-    pub taken: bool,
+/// What is noted besides the changes.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub warnings: Vec<String>,
+    pub touched: Vec<TouchedDir>,
+    /// Upper files with several names that are as on the host: their inode, and where the host has them.
+    pub unchanged_links: Vec<(u64, PathBuf)>,
 }
 
-/// The scan of one layer.
-pub(crate) struct LayerScan<'a> {
+/// A limit on what is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    count: usize,
+    bytes: usize,
+}
+
+impl Kept {
+    /// Counts one more thing with a name of `bytes`.
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), ScanError> {
+        self.count += 1;
+        self.bytes += bytes;
+        if self.count > FOUND_MAX {
+            return Err(ScanError::TooMany { limit: FOUND_MAX });
+        }
+        if self.bytes > FOUND_MAX_BYTES {
+            return Err(ScanError::TooLong { limit_bytes: FOUND_MAX_BYTES });
+        }
+        Ok(())
+    }
+}
+
+/// One layer.
+pub(crate) struct Layer<'a> {
     pub input: &'a ScanInput,
     pub n: u32,
     pub upper: Dir,
@@ -75,24 +101,23 @@ pub(crate) struct LayerScan<'a> {
     pub covered: HashSet<HostPath>,
     pub moved: HashMap<PathBuf, PathBuf>,
     pub claimed: HashMap<PathBuf, PathBuf>,
+    /// The directories above those that were moved.
+    pub above_moved: HashSet<PathBuf>,
     /// Directories moved away and back into a replaced directory: they still show the host's entries.
     pub at_home: HashSet<PathBuf>,
     pub lost: HashSet<PathBuf>,
-    pub found: Vec<Found>,
-    /// Length of all names in it.
-    pub found_bytes: usize,
-    pub candidates: Vec<Candidate>,
-    pub gone_dirs: Vec<PathBuf>,
-    pub unchanged_links: Vec<(u64, PathBuf)>,
-    pub seen: HashSet<FileHandle>,
-    pub touched: Vec<TouchedDir>,
-    pub warnings: Vec<String>,
+    pub renames: Renames,
+    pub links: Links,
+    /// Where the kernel does not open handles: those of host files that stand beside an upper entry or were removed.
+    pub known: Option<HashSet<FileHandle>>,
+    /// There, others may be as well.
+    pub all_may_live: bool,
+    /// What could not be read while this was prepared.
+    pub notes: Notes,
     pub now: Timestamp,
-    /// Why entries cannot come to, or go from, the directory that is being walked.
-    pub locked: Option<&'static str>,
 }
 
-impl<'a> LayerScan<'a> {
+impl<'a> Layer<'a> {
     /// Opens both sides; `Ok(Err(why))` when the host directory is gone.
     pub(crate) fn open(input: &'a ScanInput, view: &LayerView) -> Result<Result<Self, String>, ScanError> {
         let layer = &view.layer;
@@ -110,6 +135,9 @@ impl<'a> LayerScan<'a> {
             Err(e) => return Err(fail(layer.host.as_path())(e)),
         };
         let covered = input.layers.iter().map(|l| l.layer.host.clone()).filter(|h| *h != layer.host).collect();
+        // It takes a capability that a container may lack.
+        let root = name_to_handle(&lower.root, Path::new(""));
+        let opens_handles = root.is_ok_and(|root| exists(&lower.root, &root).unwrap_or(false));
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Ok(Ok(Self {
             input,
@@ -120,38 +148,43 @@ impl<'a> LayerScan<'a> {
             covered,
             moved: HashMap::new(),
             claimed: HashMap::new(),
+            above_moved: HashSet::new(),
             at_home: HashSet::new(),
             lost: HashSet::new(),
-            found: Vec::new(),
-            found_bytes: 0,
-            candidates: Vec::new(),
-            gone_dirs: Vec::new(),
-            unchanged_links: Vec::new(),
-            seen: HashSet::new(),
-            touched: Vec::new(),
-            warnings: Vec::new(),
+            renames: Renames::default(),
+            links: Links::default(),
+            known: (input.class == XattrClass::Trusted && !opens_handles).then(HashSet::new),
+            all_may_live: false,
+            notes: Notes::default(),
             now: Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) },
-            locked: None,
         }))
     }
 
-    /// Notes whether this user may change the host directory that is being walked (`None`: the VM's own). In the
-    /// VM the user owns its copy, and may do there what the host forbids.
-    pub(crate) fn note_rights(&mut self, lower: Option<&Dir>) {
+    /// Why entries cannot come to, or go from, this host directory (`None`: the VM's own). In the VM the user owns its
+    /// copy, and may do there what the host forbids.
+    pub(crate) fn locked(&self, lower: Option<&Dir>) -> Option<&'static str> {
         let forbidden = self.input.class == XattrClass::User && lower.is_some_and(may_not_write);
-        self.locked = forbidden.then_some("you may not change this directory on the host");
+        forbidden.then_some("you may not change this directory on the host")
     }
 
     pub(crate) fn vm_path(&self, rel: &Path) -> VmPath {
         self.lower.host.join(rel).in_vm()
     }
 
-    pub(crate) fn warn(&mut self, rel: &Path, what: impl Display) {
-        if self.warnings.len() < WARNINGS_MAX {
+    pub(crate) fn warn(&self, notes: &mut Notes, rel: &Path, what: impl Display) {
+        if notes.warnings.len() <= WARNINGS_MAX {
             let path = self.vm_path(rel);
-            self.warnings.push(format!("{path}: {what}"));
-        } else if self.warnings.len() == WARNINGS_MAX {
-            self.warnings.push(format!("layer {}: more warnings were left out", self.n));
+            notes.warnings.push(format!("{path}: {what}"));
+        }
+    }
+
+    /// Adds a warning to those of this layer, of which `count` are kept so far.
+    pub(crate) fn keep_warning(&self, warning: String, count: &mut usize, kept: &mut Vec<String>) {
+        *count += 1;
+        match (*count).cmp(&(WARNINGS_MAX + 1)) {
+            std::cmp::Ordering::Less => kept.push(warning),
+            std::cmp::Ordering::Equal => kept.push(format!("layer {}: more warnings were left out", self.n)),
+            std::cmp::Ordering::Greater => {}
         }
     }
 
@@ -160,17 +193,17 @@ impl<'a> LayerScan<'a> {
         self.input.class == XattrClass::Trusted
     }
 
-    /// Adds a change of the entry `rel` with the upper side `upper` and the lower side at `lower`.
-    pub(crate) fn push(
-        &mut self,
-        rel: &Path,
+    /// A change of the entry `name` in `at` with the upper side `upper` and the lower side at `lower`.
+    pub(crate) fn found(
+        &self,
+        at: &At,
+        name: &Path,
         kind: ChangeKind,
         upper: Option<(Side<'_>, Origin)>,
         lower: Option<(PathBuf, Statx)>,
-    ) -> Result<usize, ScanError> {
-        if self.found.len() >= FOUND_MAX {
-            return Err(ScanError::TooMany { limit: FOUND_MAX });
-        }
+        notes: &mut Notes,
+    ) -> Found {
+        let rel = at.rel.join(name);
         let file_type = match (&upper, &lower) {
             (Some((side, _)), _) => file_type(side.stat),
             (None, Some((_, stat))) => file_type(stat),
@@ -180,26 +213,22 @@ impl<'a> LayerScan<'a> {
             Some((side, _)) if file_type == FileType::Symlink => match side.dir.read_link(side.name) {
                 Ok(target) => Some(fvm_model::path::Bytes(target)),
                 Err(e) => {
-                    self.warn(rel, format_args!("its link target cannot be read ({e})"));
+                    self.warn(notes, &rel, format_args!("its link target cannot be read ({e})"));
                     None
                 }
             },
             _ => None,
         };
-        self.found_bytes += rel.as_os_str().len() + target.as_ref().map_or(0, |t| t.0.len());
-        if self.found_bytes > FOUND_MAX_BYTES {
-            return Err(ScanError::TooLong { limit_bytes: FOUND_MAX_BYTES });
-        }
         let created = kind == ChangeKind::Created;
         let changes_parent = !matches!(kind, ChangeKind::Modified { .. } | ChangeKind::Metadata { .. });
         let uncommittable = match file_type {
             FileType::Socket => Some("a socket cannot be committed"),
             FileType::CharDevice | FileType::BlockDevice => Some("a device node cannot be committed"),
-            _ if changes_parent => self.locked,
+            _ if changes_parent => at.locked,
             _ => None,
         };
         let change = Change {
-            path: self.vm_path(rel),
+            path: at.vm.join(name),
             kind,
             file_type,
             base: lower.as_ref().filter(|_| !created).map(|(l, _)| self.lower.host.join(l)),
@@ -219,23 +248,7 @@ impl<'a> LayerScan<'a> {
             born: birth(side.stat),
             origin,
         });
-        self.found.push(Found { change, rel: rel.to_path_buf(), lower, upper, dead: false, lost: false });
-        Ok(self.found.len() - 1)
-    }
-
-    /// The host's entry `stat` at `lower` is gone from its place `rel` in the VM, unless a rename took it.
-    pub(crate) fn push_deleted(&mut self, rel: &Path, lower: PathBuf, stat: Statx) -> Result<(), ScanError> {
-        if self.claimed.contains_key(&lower) {
-            return Ok(());
-        }
-        let is_dir = file_type(&stat) == FileType::Directory;
-        let index = self.push(rel, ChangeKind::Deleted, None, Some((lower.clone(), stat)))?;
-        if is_dir {
-            self.gone_dirs.push(lower);
-        } else {
-            self.candidates.push(Candidate { rel: lower, stat, found: Some(index), taken: false });
-        }
-        Ok(())
+        Found { change, rel, lower, upper, lost: false, plain: true }
     }
 }
 

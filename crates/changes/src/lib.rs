@@ -1,12 +1,14 @@
 //! From the layers of a VM to the set of its changes.
 //!
 //! ```text
-//!   layers/<n>/upper ─┐  walk     merged place of every upper entry, and where its lower lies
-//!                     ├─ compare  type, content, metadata: equal entries are no change
-//!   host directory  ──┘  renames  deletion + creation of one inode = Renamed
-//!                        links    hard-link groups, aliases that share a changed inode
+//!   layers/<n>/upper ─┐  moves    directories that were moved; what else the names tell
+//!                     ├─ renames  deletion + creation of one inode = Renamed
+//!   host directory  ──┘  links    hard-link groups, aliases that share a changed inode
+//!                        list     every entry of all layers, in the order of their paths
+//!                        walk     one entry: merged place, and where its lower lies   (by several threads: pipeline)
+//!                        compare  type, content, metadata: equal entries are no change
 //!                        conflict what the host changed since
-//!                          └─► ChangeSet (sorted by path, one change per path)
+//!                          └─► change after change, sorted by path, one per path; or all as a ChangeSet
 //!   stack    several uppers as one, for a VM that stands on the layers of another
 //!   text     one change as a unified diff           open     both versions of one change
 //!   discard  the only writer, and only to layers
@@ -27,10 +29,13 @@ pub mod discard;
 mod forget;
 mod layer;
 mod links;
+mod list;
 mod lower;
 mod moves;
+mod names;
 mod open;
 pub mod overlay;
+mod pipeline;
 mod renames;
 mod scan;
 pub mod stack;
@@ -40,7 +45,7 @@ mod walk;
 pub use discard::discard;
 pub use forget::{Forget, forget, staying};
 pub use open::{open_after, open_before};
-pub use scan::{scan, scan_under};
+pub use scan::{Rest, Scan, Seen, prepare, scan, scan_under};
 pub use stack::{Means, StackError, flatten};
 
 /// Where a layer of a stopped or running VM lies.
@@ -144,11 +149,19 @@ pub enum ScanError {
 #[must_use]
 pub fn filter(mut set: ChangeSet, only: &[VmPath]) -> ChangeSet {
     if !only.is_empty() {
-        let within = |path: &VmPath| only.iter().any(|o| path.is_within(o));
-        let is_rename = |c: &fvm_model::Change| matches!(c.kind, fvm_model::ChangeKind::Renamed { .. });
-        set.changes
-            .retain(|c| within(&c.path) || (is_rename(c) && c.base.as_ref().is_some_and(|b| within(&b.in_vm()))));
-        set.touched.retain(|t| within(&t.path));
+        set.changes.retain(|change| is_one_of(change, only));
+        set.touched.retain(|t| only.iter().any(|o| t.path.is_within(o)));
     }
     set
+}
+
+/// Whether [`filter`] keeps the change.
+#[must_use]
+pub fn is_one_of(change: &fvm_model::Change, only: &[VmPath]) -> bool {
+    let within = |path: &VmPath| only.iter().any(|o| path.is_within(o));
+    let from = || match change.kind {
+        fvm_model::ChangeKind::Renamed { .. } => change.base.as_ref().is_some_and(|base| within(&base.in_vm())),
+        _ => false,
+    };
+    only.is_empty() || within(&change.path) || from()
 }

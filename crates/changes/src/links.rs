@@ -11,28 +11,124 @@
 //! bounded and never leaves the layer's mount.
 
 use crate::compare::file_type;
-use crate::layer::{Found, LayerScan};
+use crate::layer::{Found, Kept, Layer, Notes};
+use crate::list::{List, Step};
 use crate::lower::{DIR_MAX_ENTRIES, Visit, Walked};
-use crate::{ScanError, overlay::Origin};
-use fvm_model::{Change, ChangeKind, FileType};
+use crate::moves::Survey;
+use crate::names::Kind;
+use crate::pipeline::sift;
+use crate::walk::At;
+use crate::{ScanError, list, overlay::Origin};
+use fvm_model::{Change, ChangeKind, FileType, HostPath};
 use fvm_sys::dir::Dir;
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// Most host entries visited in search of other names of one file.
 const SEARCH_MAX_ENTRIES: usize = 5_000_000;
 
-impl LayerScan<'_> {
-    /// Adds a change for every host name of a changed file that the VM did not touch by that name.
-    pub(crate) fn find_aliases(&mut self) -> Result<(), ScanError> {
+/// Hard links of one layer.
+#[derive(Default)]
+pub(crate) struct Links {
+    /// By inode of the upper.
+    groups: HashMap<u64, Group>,
+    /// Host names of changed files that the VM did not touch by that name, by path.
+    pub aliases: Vec<Found>,
+}
+
+#[derive(Default)]
+struct Group {
+    /// The how manieth group this is; 0: none.
+    number: u32,
+    /// In which order they were found.
+    order: usize,
+    changed: usize,
+    /// A name whose content is the host's.
+    host: Option<HostPath>,
+}
+
+/// A name of a file that has several.
+struct Name {
+    ino: u64,
+    changed: bool,
+    unchanged: Option<PathBuf>,
+    /// Kept only where the host's file may have other names.
+    found: Option<Box<Found>>,
+}
+
+impl Layer<'_> {
+    /// Finds the files that have several names, and adds a change for every host name of a changed file that the VM did
+    /// not touch by that name. `next` is the number of the last group.
+    pub(crate) fn find_links(&mut self, survey: Survey, next: &mut u32) -> Result<(), ScanError> {
         let indexed = self.indexed_inodes();
-        if indexed.is_empty() {
+        let several = survey.several(&indexed);
+        if several.as_ref().is_some_and(HashSet::is_empty) {
             return Ok(());
         }
+        let look = |step: &Step| match step {
+            Step::Entry { at, name, kind: Kind::Entry } => {
+                self.name(at, Path::new(name), several.as_ref(), &indexed).map(Ok)
+            }
+            _ => None,
+        };
+        let mut groups: HashMap<u64, Group> = HashMap::new();
+        let (mut templates, mut kept) = (Vec::new(), Kept::default());
+        sift(List::new(self, false), &look, &mut |name: Result<Name, ScanError>| {
+            let name = name?;
+            let order = groups.len();
+            let group = groups.entry(name.ino).or_insert_with(|| Group { order, ..Group::default() });
+            group.changed += usize::from(name.changed);
+            if let Some(rel) = name.unchanged {
+                kept.add(rel.as_os_str().len())?;
+                group.host = Some(self.lower.host.join(rel));
+            }
+            if let Some(found) = name.found {
+                kept.add(found.rel.as_os_str().len())?;
+                templates.push(*found);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for alias in self.find_aliases(&templates) {
+            kept.add(alias.rel.as_os_str().len())?;
+            if let Some(group) = alias.upper.as_ref().and_then(|upper| groups.get_mut(&upper.ino)) {
+                group.changed += 1;
+            }
+            self.links.aliases.push(alias);
+        }
+        self.links.aliases.sort_by(|a, b| list::before(&a.change.path, &b.change.path));
+        groups.retain(|_, group| group.changed > 0 && group.changed + usize::from(group.host.is_some()) >= 2);
+        let mut order: Vec<&mut Group> = groups.values_mut().collect();
+        order.sort_by_key(|group| group.order);
+        for group in order {
+            *next += 1;
+            group.number = *next;
+        }
+        self.links.groups = groups;
+        Ok(())
+    }
+
+    fn name(&self, at: &At, name: &Path, several: Option<&HashSet<u64>>, indexed: &HashSet<u64>) -> Option<Name> {
+        let stat = at.upper.stat(name).ok()?;
+        let ino = stat.stx_ino;
+        let wanted = stat.stx_nlink > 1 && several.is_none_or(|several| several.contains(&ino));
+        if !wanted || file_type(&stat) == FileType::Directory {
+            return None;
+        }
+        let mut notes = Notes::default();
+        let (found, _) = self.judge(at, name, &mut notes).ok()?;
+        let unchanged = notes.unchanged_links.pop().map(|(_, rel)| rel);
+        let changed = found.as_ref().is_some_and(|found| found.upper.is_some());
+        let found = found.filter(|_| changed && indexed.contains(&ino)).map(Box::new);
+        Some(Name { ino, changed, unchanged, found })
+    }
+
+    /// The changes for names that the VM did not touch, of files in `found` that it changed by another name.
+    fn find_aliases(&mut self, found: &[Found]) -> Vec<Found> {
+        let mut aliases = Vec::new();
         let mut done = HashSet::new();
         let mut budget = SEARCH_MAX_ENTRIES;
-        for index in 0..self.found.len() {
-            let found = &self.found[index];
+        for found in found {
             let (Some(upper), Some((lower_rel, lower))) = (&found.upper, &found.lower) else {
                 continue;
             };
@@ -43,19 +139,10 @@ impl LayerScan<'_> {
                 ChangeKind::Renamed { modified: false, meta } if meta.any() => ChangeKind::Metadata { meta: *meta },
                 _ => continue,
             };
-            let is_indexed = indexed.contains(&upper.ino) && upper.origin != Origin::Absent;
-            if found.dead
-                || found.change.file_type == FileType::Directory
-                || lower.stx_nlink < 2
-                || !is_indexed
-                || !done.insert(upper.ino)
-            {
+            if lower.stx_nlink < 2 || upper.origin == Origin::Absent || !done.insert(upper.ino) {
                 continue;
             }
-            let (lower_rel, lower, upper) = (lower_rel.clone(), *lower, upper.clone());
-            let template = found.change.clone();
-            let aliases = self.names_of(&lower_rel, lower.stx_ino, lower.stx_nlink, &mut budget);
-            for alias in aliases {
+            for alias in self.names_of(lower_rel, lower.stx_ino, lower.stx_nlink, &mut budget) {
                 let Some(rel) = self.visible_place(&alias) else {
                     continue;
                 };
@@ -63,19 +150,19 @@ impl LayerScan<'_> {
                     path: self.vm_path(&rel),
                     kind: kind.clone(),
                     base: Some(self.lower.host.join(&alias)),
-                    source: Some(template.path.clone()),
-                    ..template.clone()
+                    source: Some(found.change.path.clone()),
+                    ..found.change.clone()
                 };
-                let lower = Some((alias, lower));
-                self.found.push(Found { change, rel, lower, upper: Some(upper.clone()), dead: false, lost: false });
+                let lower = Some((alias, *lower));
+                aliases.push(Found { change, rel, lower, upper: Some(upper.clone()), lost: false, plain: false });
             }
         }
-        Ok(())
+        aliases
     }
 
     /// Inodes in `work/index`: upper files that stand for host files with several names.
     fn indexed_inodes(&self) -> HashSet<u64> {
-        if !self.trusted() || !self.found.iter().any(|f| f.lower.as_ref().is_some_and(|(_, s)| s.stx_nlink > 1)) {
+        if !self.trusted() {
             return HashSet::new();
         }
         let Ok(dir) = Dir::open_root(&self.index_path) else {
@@ -106,7 +193,10 @@ impl LayerScan<'_> {
         }
         if names.len() < wanted {
             let why = if complete { "outside this layer" } else { "where the search did not reach" };
-            self.warn(rel, format_args!("the host's file has {} more names {why}", wanted - names.len()));
+            let mut notes = std::mem::take(&mut self.notes);
+            let what = format_args!("the host's file has {} more names {why}", wanted - names.len());
+            self.warn(&mut notes, rel, what);
+            self.notes = notes;
         }
         names.remove(0);
         names
@@ -135,33 +225,18 @@ impl LayerScan<'_> {
         None
     }
 
-    /// Numbers the groups of names that are one file in the VM.
-    pub(crate) fn group_links(&mut self, next: &mut u32) {
-        let mut groups: HashMap<u64, Vec<usize>> = HashMap::new();
-        for (index, found) in self.found.iter().enumerate() {
-            if let (false, Some(upper)) = (found.dead, &found.upper)
-                && upper.nlink > 1
-                && found.change.file_type != FileType::Directory
-            {
-                groups.entry(upper.ino).or_default().push(index);
-            }
+    /// Notes of which group a change is.
+    pub(crate) fn group(&self, found: &mut Found) {
+        let Some(upper) = found.upper.as_ref().filter(|upper| upper.nlink > 1) else { return };
+        let change = &mut found.change;
+        if change.file_type == FileType::Directory {
+            return;
         }
-        let unchanged: HashMap<u64, &PathBuf> = self.unchanged_links.iter().map(|(ino, rel)| (*ino, rel)).collect();
-        let mut groups: Vec<(u64, Vec<usize>)> = groups.into_iter().collect();
-        groups.sort_by_key(|(_, members)| members[0]);
-        for (ino, members) in groups {
-            let host = unchanged.get(&ino).map(|rel| self.lower.host.join(rel));
-            if members.len() + usize::from(host.is_some()) < 2 {
-                continue;
-            }
-            *next += 1;
-            for index in members {
-                let change = &mut self.found[index].change;
-                change.link_group = Some(*next);
-                change.link_host.clone_from(&host);
-                if change.kind == ChangeKind::Created {
-                    change.base.clone_from(&host);
-                }
+        if let Some(group) = self.links.groups.get(&upper.ino) {
+            change.link_group = Some(group.number);
+            change.link_host.clone_from(&group.host);
+            if change.kind == ChangeKind::Created {
+                change.base.clone_from(&group.host);
             }
         }
     }

@@ -1,37 +1,87 @@
-//! Which directories of an upper were moved, and from where.
+//! Which directories of an upper were moved, and from where; and what else a first look at the names tells.
 //!
 //! ```text
 //!   upper b  redirect = "/a" ─► moved[b] = a, claimed[a] = b
+//!   a whiteout, a replaced directory, a file where the host has a directory ─► something may be gone
+//!   one inode number twice ─► hard links
 //! ```
 //!
 //! Invariants: one host directory is claimed by at most one upper directory; a redirect is followed only to a directory
-//! of the layer's own mount, beneath its root, through no link.
+//! of the layer's own mount, beneath its root, through no link. Only names are read, and 8 bytes per file are kept: all
+//! later passes that this finds needless are saved.
 
-use crate::layer::LayerScan;
+use crate::compare::is_whiteout;
+use crate::layer::{Layer, Notes};
 use crate::lower::DIR_MAX_ENTRIES;
 use crate::overlay::{Marks, Redirect};
 use crate::walk::{PATH_MAX_BYTES, Pending};
+use rustix::fs::FileType;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-impl LayerScan<'_> {
-    /// Pass 1: where moved directories came from. Rootless overlays never move directories.
-    pub(crate) fn find_moves(&mut self) {
-        if !self.trusted() {
-            return;
+/// What the names tell.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Something of the host's may be gone from its place.
+    pub removals: bool,
+    /// Inode numbers of files, each once per name.
+    inodes: Vec<u64>,
+    /// The numbers in directories are not those of the inodes.
+    odd: bool,
+}
+
+impl Survey {
+    /// The inodes with several names, and those of `others` that have one; `None`: any may.
+    pub(crate) fn several(mut self, others: &HashSet<u64>) -> Option<HashSet<u64>> {
+        if self.odd {
+            return None;
         }
+        self.inodes.sort_unstable();
+        let twice = self.inodes.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        let wanted = others.iter().copied().filter(|ino| self.inodes.binary_search(ino).is_ok());
+        Some(twice.chain(wanted).collect())
+    }
+}
+
+impl Layer<'_> {
+    /// Where moved directories came from. Rootless overlays never move directories.
+    pub(crate) fn find_moves(&mut self) -> Survey {
+        let mut survey = Survey::default();
+        let mut notes = std::mem::take(&mut self.notes);
         let mut pending = vec![Pending { rel: PathBuf::new(), lower: Some(PathBuf::new()), opaque: false }];
         while let Some(at) = pending.pop() {
-            // What cannot be read is reported by pass 2.
+            // What cannot be read is reported by the walk.
             let Ok(dir) = self.upper.beneath_deep(&at.rel) else {
                 continue;
             };
-            let Ok(entries) = dir.entries(DIR_MAX_ENTRIES) else {
-                continue;
-            };
-            for (name, kind) in entries {
-                if !matches!(kind, rustix::fs::FileType::Directory | rustix::fs::FileType::Unknown) {
-                    continue;
+            let in_host = at.lower.as_ref().is_some_and(|lower| !matches!(self.lower.open(lower), Ok(None)));
+            let (mut dirs, mut count, mut probe) = (Vec::new(), 0, true);
+            let listed = dir.each_entry(|name, kind, ino| {
+                count += 1;
+                if count > DIR_MAX_ENTRIES {
+                    return ControlFlow::Break(());
                 }
+                if matches!(kind, FileType::Directory | FileType::Unknown) {
+                    dirs.push(name.to_owned());
+                }
+                if kind == FileType::Directory {
+                    return ControlFlow::Continue(());
+                }
+                survey.inodes.push(ino);
+                if probe || kind != FileType::RegularFile {
+                    probe = false;
+                    let stat = dir.stat(Path::new(name));
+                    survey.odd |= !stat.as_ref().is_ok_and(|stat| stat.stx_ino == ino);
+                    survey.removals |= stat.is_ok_and(|stat| is_whiteout(&stat));
+                }
+                survey.removals |= in_host || kind == FileType::Unknown;
+                ControlFlow::Continue(())
+            });
+            if listed.is_err() {
+                continue;
+            }
+            for name in dirs {
                 let rel = at.rel.join(&name);
                 if rel.as_os_str().len() > PATH_MAX_BYTES || self.is_foreign(&rel) {
                     continue;
@@ -41,20 +91,22 @@ impl LayerScan<'_> {
                 };
                 let marks = Marks::read_dir(&child, self.input.class).unwrap_or_default();
                 drop(child);
-                let by_name = at.lower.as_ref().map(|l| l.join(&name));
+                survey.removals |= marks.opaque;
+                let by_name = at.lower.as_ref().filter(|_| in_host).map(|l| l.join(&name));
                 let lower = match marks.redirect {
                     None => by_name,
                     Some(Err(())) => {
-                        self.warn(&rel, "its redirect is not one that the kernel writes; read as a new directory");
+                        let what = "its redirect is not one that the kernel writes; read as a new directory";
+                        self.warn(&mut notes, &rel, what);
                         self.lost.insert(rel.clone());
                         None
                     }
-                    Some(Ok(redirect)) => self.follow(&rel, &at, redirect, by_name),
+                    Some(Ok(redirect)) => self.follow(&rel, &at, redirect, by_name, &mut notes),
                 };
                 pending.push(Pending { rel, lower: if marks.opaque { None } else { lower }, opaque: false });
             }
         }
-        // Moved away and back into a replaced directory: pass 2 compares that by path anyway.
+        // Moved away and back into a replaced directory: the walk compares that by path anyway.
         let home = |rel: &PathBuf, lower: &PathBuf| {
             rel == lower && !rel.ancestors().skip(1).any(|a| self.claimed.contains_key(a) || self.moved.contains_key(a))
         };
@@ -64,9 +116,19 @@ impl LayerScan<'_> {
             self.claimed.remove(&rel);
             self.at_home.insert(rel);
         }
+        self.above_moved = self.moved.keys().flat_map(|rel| rel.ancestors().skip(1)).map(Path::to_path_buf).collect();
+        self.notes = notes;
+        survey
     }
 
-    fn follow(&mut self, rel: &Path, at: &Pending, redirect: Redirect, by_name: Option<PathBuf>) -> Option<PathBuf> {
+    fn follow(
+        &mut self,
+        rel: &Path,
+        at: &Pending,
+        redirect: Redirect,
+        by_name: Option<PathBuf>,
+        notes: &mut Notes,
+    ) -> Option<PathBuf> {
         let lower = match redirect {
             Redirect::FromRoot(path) => Some(path),
             Redirect::Sibling(name) => at.lower.as_ref().map(|l| l.join(name)),
@@ -80,7 +142,8 @@ impl LayerScan<'_> {
             return Some(lower);
         }
         if self.claimed.contains_key(&lower) {
-            self.warn(rel, "two directories say that they were moved from one place; read as a new one");
+            let what = "two directories say that they were moved from one place; read as a new one";
+            self.warn(notes, rel, what);
             return None;
         }
         self.claimed.insert(lower.clone(), rel.to_path_buf());

@@ -1,20 +1,30 @@
-//! One scan: each layer on its own, then all together.
+//! One scan: what takes a look at a whole layer first, then entry after entry in the order of their paths.
 //!
 //! ```text
-//!   layer ─► find_moves ─► walk ─► match_renames ─► find_aliases ─► group_links ─► find_conflicts ─┐
-//!   layer ─► ...                                                                                  ├─► sorted ChangeSet
-//!   file  ─► compare with the private copy ───────────────────────────────────────────────────────┘
+//!   prepare   layer ─► find_moves ─► find_renames ─► find_links           (only names, unless something was removed)
+//!   stream    layer ─► list ─┐
+//!             layer ─► list ─┴─► judge ─► finish ─► what the caller makes of it, on several threads ─► the caller
+//!   file      compare with the private copy ──┘
 //! ```
+//!
+//! Invariants: what `stream` gives is sorted by path, one change per path, and the same on any number of threads;
+//! memory goes with the largest directory and with what was moved or linked. `scan` keeps all of it, up to a limit.
 
 use crate::compare::{Side, delta, meta, same_content};
-use crate::layer::LayerScan;
+use crate::layer::{Found, Kept, Layer, Notes};
+use crate::list::{List, Step};
+use crate::names::Kind;
+use crate::pipeline::{Source, run};
 use crate::{LayerView, ScanError, ScanInput, filter};
+use fvm_model::change::TouchedDir;
 use fvm_model::path::printable;
 use fvm_model::{Change, ChangeKind, ChangeSet, LayerKind, VmPath};
 use fvm_sys::dir::Dir;
 use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Everything that the layers hold against the host.
 ///
@@ -24,26 +34,23 @@ use std::path::Path;
 /// # Errors
 /// When a layer's own directory cannot be opened, or holds more than can be listed.
 pub fn scan(input: &ScanInput) -> Result<ChangeSet, ScanError> {
-    let mut set = ChangeSet::default();
-    let mut groups = 0;
-    for view in &input.layers {
-        match view.layer.kind {
-            LayerKind::File => scan_file(view, &mut set)?,
-            LayerKind::Overlay | LayerKind::Skeleton => match LayerScan::open(input, view)? {
-                Ok(layer) => scan_layer(layer, &mut groups, &mut set)?,
-                Err(why) => set.warnings.push(why),
-            },
-        }
+    let (mut set, mut kept) = (ChangeSet::default(), Kept::default());
+    let mut failed = None;
+    let rest = prepare(input)?.stream(
+        |seen, _| Some(seen.change),
+        |change| {
+            let bytes = change.path.as_bytes().len() + change.target.as_ref().map_or(0, |target| target.0.len());
+            failed = kept.add(bytes).err();
+            set.changes.push(change);
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        },
+    )?;
+    if let Some(failed) = failed {
+        return Err(failed);
     }
-    set.changes.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
-    set.changes.dedup_by(|later, first| {
-        let same = later.path == first.path;
-        if same {
-            set.warnings.push(format!("{}: two layers hold this path; layer {} was believed", first.path, first.layer));
-        }
-        same
-    });
+    set.touched = rest.touched;
     set.touched.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
+    set.warnings = rest.warnings;
     Ok(set)
 }
 
@@ -55,21 +62,202 @@ pub fn scan_under(input: &ScanInput, only: &[VmPath]) -> Result<ChangeSet, ScanE
     Ok(filter(scan(input)?, only))
 }
 
-fn scan_layer(mut layer: LayerScan<'_>, groups: &mut u32, set: &mut ChangeSet) -> Result<(), ScanError> {
-    layer.find_moves();
-    layer.walk()?;
-    let handles = layer.match_renames();
-    layer.find_aliases()?;
-    layer.group_links(groups);
-    layer.find_conflicts(&handles);
-    set.changes.extend(layer.found.into_iter().filter(|f| !f.dead).map(|f| f.change));
-    set.touched.extend(layer.touched);
-    set.warnings.extend(layer.warnings);
-    Ok(())
+/// A scan that is ready to tell change after change.
+pub struct Scan<'i> {
+    layers: Vec<Layer<'i>>,
+    files: Vec<Change>,
+    warnings: Vec<String>,
+}
+
+/// A change, and how to read it without looking for it again.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The change.
+    pub change: Change,
+    /// The directory that holds the VM's version, and its name there, if known.
+    pub(crate) after: Option<(&'a Dir, &'a Path)>,
+    /// The same of the host's version.
+    pub(crate) before: Option<(&'a Dir, &'a Path)>,
+}
+
+/// What remains to be said after all changes.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// Directories whose time the VM moved; in no order.
+    pub touched: Vec<TouchedDir>,
+    /// What could not be read or understood, in words.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at what no entry tells by itself.
+///
+/// # Errors
+/// When a layer's own directory cannot be opened, or more was moved or linked in it than can be kept.
+pub fn prepare(input: &ScanInput) -> Result<Scan<'_>, ScanError> {
+    let mut scan = Scan { layers: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+    let mut groups = 0;
+    for view in &input.layers {
+        match view.layer.kind {
+            LayerKind::File => scan.files.extend(scan_file(view, &mut scan.warnings)?),
+            LayerKind::Overlay | LayerKind::Skeleton => match Layer::open(input, view)? {
+                Ok(mut layer) => {
+                    let survey = layer.find_moves();
+                    layer.find_renames(survey.removals)?;
+                    layer.find_links(survey, &mut groups)?;
+                    scan.layers.push(layer);
+                }
+                Err(why) => scan.warnings.push(why),
+            },
+        }
+    }
+    Ok(scan)
+}
+
+/// What is made of one unit of entries.
+struct Made<T> {
+    out: Vec<Out<T>>,
+    held_bytes: usize,
+}
+
+impl<T> Default for Made<T> {
+    fn default() -> Self {
+        Self { out: Vec::new(), held_bytes: 0 }
+    }
+}
+
+enum Out<T> {
+    /// With its path and layer, where several layers may hold it.
+    Change(Option<(VmPath, u32)>, T),
+    Warning(usize, String),
+    Touched(TouchedDir),
+    Failed(ScanError),
+}
+
+impl Scan<'_> {
+    /// Shows `look` every change, on several threads at once and in no order, and gives what it makes of them to `each`
+    /// in the order of their paths, until that breaks. `look` is told how many bytes are held in what it made before
+    /// that `each` has not had yet, more or less, and adds its own.
+    ///
+    /// # Errors
+    /// When a directory holds more than can be listed; `each` had what comes before.
+    pub fn stream<T: Send>(
+        mut self,
+        look: impl Fn(Seen<'_>, &mut usize) -> Option<T> + Sync,
+        mut each: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<Rest, ScanError> {
+        let mut rest = Rest { warnings: std::mem::take(&mut self.warnings), touched: Vec::new() };
+        let mut counts = vec![0; self.layers.len()];
+        let mut extra = Vec::new();
+        for (layer, count) in self.layers.iter_mut().zip(&mut counts) {
+            for warning in std::mem::take(&mut layer.notes.warnings) {
+                layer.keep_warning(warning, count, &mut rest.warnings);
+            }
+            extra.push(VecDeque::from(std::mem::take(&mut layer.links.aliases)));
+        }
+        let files = std::mem::take(&mut self.files);
+        let several = self.layers.len() + files.len() > 1;
+        let mut sources: Vec<Source<'_>> = (self.layers.iter().zip(extra).enumerate())
+            .map(|(index, (layer, extra))| Source::new(index, Some(List::new(layer, false)), extra))
+            .collect();
+        let mount_point = |change| Found { rel: PathBuf::new(), change, lower: None, upper: None, lost: false, plain: false };
+        let file = |change| Source::new(usize::MAX, None, VecDeque::from([mount_point(change)]));
+        sources.extend(files.into_iter().map(file));
+        let (layers, mut last) = (&self.layers, None::<(VmPath, u32)>);
+        run(
+            sources,
+            &|made: &mut Made<T>, index, step| work(layers.get(index), index, step, several, &look, made),
+            &mut |made| {
+                for out in made.out {
+                    match out {
+                        Out::Change(path, made) => {
+                            if let (Some((path, _)), Some((first, layer))) = (&path, &last)
+                                && path == first
+                            {
+                                rest.warnings
+                                    .push(format!("{path}: two layers hold this path; layer {layer} was believed"));
+                                continue;
+                            }
+                            last = path;
+                            if each(made).is_break() {
+                                return Ok(ControlFlow::Break(()));
+                            }
+                        }
+                        Out::Warning(index, warning) => match layers.get(index) {
+                            Some(layer) => layer.keep_warning(warning, &mut counts[index], &mut rest.warnings),
+                            None => rest.warnings.push(warning),
+                        },
+                        Out::Touched(touched) => rest.touched.push(touched),
+                        Out::Failed(e) => return Err(e),
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
+        Ok(rest)
+    }
+}
+
+fn work<T>(
+    layer: Option<&Layer<'_>>,
+    index: usize,
+    step: Step,
+    several: bool,
+    look: &impl Fn(Seen<'_>, &mut usize) -> Option<T>,
+    made: &mut Made<T>,
+) {
+    let mut notes = Notes::default();
+    let (found, entry) = match (step, layer) {
+        (Step::Entry { at, name, kind }, Some(layer)) => {
+            let found = judge(layer, &at, Path::new(&name), kind, &mut notes);
+            (found.and_then(|found| layer.finish(found, &mut notes)), Some((at, name)))
+        }
+        (Step::Entry { .. }, None) => (None, None),
+        (Step::Found(found), Some(layer)) => (layer.finish(*found, &mut notes), None),
+        (Step::Found(found), None) => (Some(*found), None),
+        (Step::Warning(warning), _) => {
+            notes.warnings.push(warning);
+            (None, None)
+        }
+        (Step::Touched(touched), _) => {
+            notes.touched.push(touched);
+            (None, None)
+        }
+        (Step::Failed(e), _) => return made.out.push(Out::Failed(e)),
+    };
+    made.out.extend(notes.warnings.into_iter().map(|warning| Out::Warning(index, warning)));
+    made.out.extend(notes.touched.into_iter().map(Out::Touched));
+    let Some(found) = found else { return };
+    let place = entry.as_ref().filter(|_| found.plain);
+    let after = place.map(|(at, name)| (&at.upper, Path::new(name)));
+    let before = place.and_then(|(at, name)| at.lower_dir.as_ref().map(|dir| (dir, Path::new(name))));
+    let path = several.then(|| (found.change.path.clone(), found.change.layer));
+    let seen = Seen { change: found.change, after, before };
+    if let Some(one) = look(seen, &mut made.held_bytes) {
+        made.out.push(Out::Change(path, one));
+    }
+}
+
+fn judge(layer: &Layer<'_>, at: &crate::walk::At, name: &Path, kind: Kind, notes: &mut Notes) -> Option<Found> {
+    if kind == Kind::Missing {
+        return layer.missing(at, name, notes);
+    }
+    match layer.judge(at, name, notes) {
+        Ok((found, below)) => {
+            if below.is_some() {
+                let what = "it became a directory while it was read; nothing below it is listed";
+                layer.warn(notes, &at.rel.join(name), what);
+            }
+            found
+        }
+        Err(e) => {
+            layer.warn(notes, &at.rel.join(name), format_args!("cannot be read ({e}); not listed"));
+            None
+        }
+    }
 }
 
 /// A file that is a mount point: its private copy against the host's.
-fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
+fn scan_file(view: &LayerView, warnings: &mut Vec<String>) -> Result<Option<Change>, ScanError> {
     let host = &view.layer.host;
     let fail = |source: Errno| ScanError::Layer {
         layer: view.layer.n,
@@ -81,8 +269,8 @@ fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
     let theirs = host.parent().and_then(|p| Dir::open_root(p.as_path()).ok());
     let theirs = theirs.and_then(|dir| dir.stat(Path::new(host.name())).ok().map(|stat| (dir, stat)));
     let Some((their_dir, their_stat)) = theirs else {
-        set.warnings.push(format!("'{host}' is gone on the host: layer {} was not read", view.layer.n));
-        return Ok(());
+        warnings.push(format!("'{host}' is gone on the host: layer {} was not read", view.layer.n));
+        return Ok(None);
     };
     let ours = Side { dir: &ours_dir, name: Path::new("file"), stat: &ours_stat };
     let their = Side { dir: &their_dir, name: Path::new(host.name()), stat: &their_stat };
@@ -94,15 +282,15 @@ fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
     };
     let kind = match compared {
         // A copy's mtime and owner say nothing by themselves.
-        Ok((true, meta)) if !meta.mode => return Ok(()),
+        Ok((true, meta)) if !meta.mode => return Ok(None),
         Ok((true, meta)) => ChangeKind::Metadata { meta },
         Ok((false, meta)) => ChangeKind::Modified { meta },
         Err(e) => {
-            set.warnings.push(format!("{host}: cannot be compared ({e})"));
-            return Ok(());
+            warnings.push(format!("{host}: cannot be compared ({e})"));
+            return Ok(None);
         }
     };
-    set.changes.push(Change {
+    Ok(Some(Change {
         path: host.in_vm(),
         kind,
         file_type: ours_meta.file_type,
@@ -116,6 +304,5 @@ fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
         source: None,
         uncommittable: Some("it is a mount point on the host".to_owned()),
         conflict: None,
-    });
-    Ok(())
+    }))
 }

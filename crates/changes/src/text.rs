@@ -9,15 +9,15 @@
 //! still right. The patch holds the VM's bytes as they are: whoever prints it escapes them.
 
 use crate::open::{link_after, link_before};
-use crate::{ScanError, ScanInput, open_after, open_before};
+use crate::{ScanError, ScanInput, Seen, open_after, open_before};
 use fvm_model::path::printable;
 use fvm_model::{Change, ChangeKind, FileType, Meta};
+use fvm_sys::dir::Dir;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use similar::{ChangeTag, TextDiff};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Longest file that is compared as text.
@@ -58,12 +58,31 @@ pub enum FileDiff {
 /// # Errors
 /// When a version cannot be opened or read.
 pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>, ScanError> {
+    diff_in(input, change, (None, None))
+}
+
+/// As [`diff_file`], while the scan has both directories open.
+///
+/// # Errors
+/// As [`diff_file`].
+pub fn diff_seen(input: &ScanInput, seen: &Seen<'_>) -> Result<Option<FileDiff>, ScanError> {
+    diff_in(input, &seen.change, (seen.before, seen.after))
+}
+
+/// An open directory, and a name there.
+type Place<'a> = Option<(&'a Dir, &'a Path)>;
+
+fn diff_in(
+    input: &ScanInput,
+    change: &Change,
+    (before, after): (Place<'_>, Place<'_>),
+) -> Result<Option<FileDiff>, ScanError> {
     match change.kind {
         ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. } => return Ok(None),
         _ => {}
     }
-    let before = read_before(change)?;
-    let after = read_after(input, change)?;
+    let before = read_before(change, before)?;
+    let after = read_after(input, change, after)?;
     if matches!((&before, &after), (Content::None, Content::None)) {
         return Ok(None);
     }
@@ -107,8 +126,8 @@ pub fn contents(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>,
         Content::Bytes(bytes) => Some(bytes),
         Content::Long(_) => None,
     };
-    let Some(before) = whole(read_before(change)?) else { return Ok(None) };
-    Ok(whole(read_after(input, change)?).map(|after| (before, after)))
+    let Some(before) = whole(read_before(change, None)?) else { return Ok(None) };
+    Ok(whole(read_after(input, change, None)?).map(|after| (before, after)))
 }
 
 fn diff_text(old: &str, new: &str) -> FileDiff {
@@ -148,20 +167,26 @@ impl Content {
     }
 }
 
-fn read_before(change: &Change) -> Result<Content, ScanError> {
+fn read_before(change: &Change, place: Place<'_>) -> Result<Content, ScanError> {
+    let what = "the host's version";
     match (&change.base, change.before.as_ref().map(|m| m.file_type)) {
         (Some(base), Some(FileType::Symlink)) => Ok(Content::Bytes(line(link_before(base)?.into_vec()))),
-        _ => match open_before(change)? {
-            Some(fd) => read(fd, change, "the host's version"),
-            None => Ok(Content::None),
+        (Some(_), Some(FileType::File)) => match place {
+            Some(place) => read_at(place, change, what),
+            None => open_before(change)?.map_or(Ok(Content::None), |fd| read(fd, change, what)),
         },
+        _ => Ok(Content::None),
     }
 }
 
-fn read_after(input: &ScanInput, change: &Change) -> Result<Content, ScanError> {
+fn read_after(input: &ScanInput, change: &Change, place: Place<'_>) -> Result<Content, ScanError> {
+    let what = "the VM's version";
     match change.after.as_ref().map(|m| m.file_type) {
         Some(FileType::Symlink) => Ok(Content::Bytes(line(link_after(input, change)?.into_vec()))),
-        Some(FileType::File) => read(open_after(input, change)?, change, "the VM's version"),
+        Some(FileType::File) => match place {
+            Some(place) => read_at(place, change, what),
+            None => read(open_after(input, change)?, change, what),
+        },
         _ => Ok(Content::None),
     }
 }
@@ -171,21 +196,43 @@ fn line(mut target: Vec<u8>) -> Vec<u8> {
     target
 }
 
+fn failed<'c>(change: &'c Change, what: &'static str) -> impl Fn(Errno) -> ScanError + 'c {
+    move |source| ScanError::Read { what, path: printable(change.path.as_bytes()), source }
+}
+
+fn read_at((dir, name): (&Dir, &Path), change: &Change, what: &'static str) -> Result<Content, ScanError> {
+    let fail = failed(change, what);
+    let fd = dir.open_file(name).map_err(&fail)?;
+    // The scan saw a file there; a VM that runs may have put something else in its place.
+    read_regular(&fd).map_err(fail)
+}
+
 fn read(fd: OwnedFd, change: &Change, what: &'static str) -> Result<Content, ScanError> {
-    let fail = |e: std::io::Error| ScanError::Read {
-        what,
-        path: printable(change.path.as_bytes()),
-        source: Errno::from_io_error(&e).unwrap_or(Errno::IO),
-    };
-    let file = File::from(fd);
-    let len = file.metadata().map_err(fail)?.len();
+    read_regular(&fd).map_err(failed(change, what))
+}
+
+fn read_regular(fd: &OwnedFd) -> Result<Content, Errno> {
+    let stat = rustix::fs::fstat(fd)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+        return Err(Errno::INVAL);
+    }
+    let len = u64::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
     if len > MAX_BYTES {
         return Ok(Content::Long(len));
     }
-    let mut bytes = Vec::new();
-    // A running VM may make it longer meanwhile.
-    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
-    Ok(if read as u64 > MAX_BYTES { Content::Long(read as u64) } else { Content::Bytes(bytes) })
+    // A running VM may make it longer meanwhile: what is read is what it was.
+    let mut bytes = vec![0; usize::try_from(len).map_err(|_| Errno::INVAL)?];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::io::pread(fd, &mut bytes[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(Content::Bytes(bytes))
 }
 
 #[cfg(test)]

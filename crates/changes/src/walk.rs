@@ -1,27 +1,23 @@
-//! The walk over an upper: every entry against the host's, once [`crate::moves`] knows which directories moved.
+//! One entry of an upper against the host's, once [`crate::moves`] knows which directories moved.
 //!
 //! ```text
-//!   pass 1  directories only: redirect ─► moved[b] = a, claimed[a] = b
-//!   pass 2  upper b/f ── lower a/f (b was moved from a)
-//!           upper a   ── no lower: a is claimed, so this a is a new one
+//!   upper b/f ── lower a/f (b was moved from a)
+//!   upper a   ── no lower: a is claimed, so this a is a new one
+//!
+//!   judge    what is it?          by itself: any entry, in any order, on any thread
+//!   finish   renames and hard links were found before; conflicts
 //! ```
 //!
-//! Invariants: the walk is iterative, one directory is open at a time on each side, and paths may be longer than the
-//! kernel takes; nothing found in an upper ends the scan but sheer number.
+//! Invariants: nothing here changes what others see; nothing found in an upper ends the scan.
 
-use crate::ScanError;
 use crate::compare::{Side, birth, delta, file_type, is_whiteout, same_content, time};
-use crate::layer::{Candidate, LayerScan};
-use crate::lower::DIR_MAX_ENTRIES;
+use crate::layer::{Found, Layer, Notes};
 use crate::overlay::{Marks, Origin};
 use fvm_model::change::TouchedDir;
-use fvm_model::{ChangeKind, FileType, MetaDelta, Timestamp};
+use fvm_model::{ChangeKind, FileType, MetaDelta, Timestamp, VmPath};
 use fvm_sys::dir::Dir;
-use fvm_sys::handle::name_to_handle;
 use rustix::fs::Statx;
 use rustix::io::Errno;
-use std::collections::HashSet;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Longest path below a layer that is followed: four times what a program can name. Each entry is reached from the top, so
@@ -34,6 +30,7 @@ const FUTURE_SECS: i64 = 60;
 const STAMP_NANOS: u32 = 20_000_000;
 
 /// A directory of the upper that is still to be read.
+#[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) rel: PathBuf,
     /// Its host directory, from the root of the lower.
@@ -42,178 +39,148 @@ pub(crate) struct Pending {
     pub(crate) opaque: bool,
 }
 
-impl LayerScan<'_> {
+/// A directory that is being read.
+#[derive(Debug)]
+pub(crate) struct At {
+    pub(crate) rel: PathBuf,
+    /// As the VM sees it.
+    pub(crate) vm: VmPath,
+    pub(crate) lower: Option<PathBuf>,
+    pub(crate) opaque: bool,
+    pub(crate) upper: Dir,
+    pub(crate) lower_dir: Option<Dir>,
+    /// Why entries cannot come to it, or go.
+    pub(crate) locked: Option<&'static str>,
+    /// Another layer, or fvm's own state, lies in it or below.
+    watched: bool,
+}
+
+/// Both sides of an entry.
+pub(crate) type Sides = (Statx, Option<(PathBuf, Statx)>);
+
+/// What an entry is, and what is to be read below it.
+pub(crate) type Judged = (Option<Found>, Option<Pending>);
+
+impl Layer<'_> {
     /// Whether `rel` is another layer's, or fvm's own.
     pub(crate) fn is_foreign(&self, rel: &Path) -> bool {
         self.lower.is_excluded(rel) || self.covered.contains(&self.lower.host.join(rel))
     }
 
-    /// Pass 2: every entry.
-    pub(crate) fn walk(&mut self) -> Result<(), ScanError> {
-        let mut pending = vec![Pending { rel: PathBuf::new(), lower: Some(PathBuf::new()), opaque: false }];
-        while let Some(at) = pending.pop() {
-            if at.rel.as_os_str().len() > PATH_MAX_BYTES {
-                self.warn(&PathBuf::new(), format_args!("a path longer than {PATH_MAX_BYTES} bytes was not followed"));
-                continue;
-            }
-            let dir = match self.upper.beneath_deep(&at.rel) {
-                Ok(dir) => dir,
-                Err(e) => {
-                    self.warn(
-                        &at.rel,
-                        format_args!("the VM's directory cannot be read ({e}); nothing below it is listed"),
-                    );
-                    continue;
-                }
-            };
-            let lower_dir = match at.lower.as_ref().map(|l| self.lower.open(l)) {
-                None => None,
-                Some(Ok(opened)) => opened,
-                Some(Err(e)) => {
-                    self.warn(
-                        &at.rel,
-                        format_args!("the host's directory cannot be read ({e}); nothing below it is listed"),
-                    );
-                    continue;
-                }
-            };
-            self.note_rights(lower_dir.as_ref());
-            let entries = match dir.entries(DIR_MAX_ENTRIES) {
-                Ok(entries) => entries,
-                Err(Errno::TOOBIG) => {
-                    return Err(ScanError::TooMany { limit: DIR_MAX_ENTRIES });
-                }
-                Err(e) => {
-                    self.warn(&at.rel, format_args!("the VM's directory cannot be listed ({e})"));
-                    continue;
-                }
-            };
-            let mut names: Vec<OsString> = entries.into_iter().map(|(name, _)| name).collect();
-            names.sort_unstable();
-            for name in &names {
-                match self.entry(&at, &dir, lower_dir.as_ref(), Path::new(name)) {
-                    Ok(next) => pending.extend(next),
-                    Err(Stopped::Scan(e)) => return Err(e),
-                    Err(Stopped::Entry(e)) => {
-                        self.warn(&at.rel.join(name), format_args!("cannot be read ({e}); not listed"));
-                    }
-                }
-            }
-            if let (true, Some(lower_dir), Some(lower)) = (at.opaque, lower_dir, &at.lower) {
-                self.missing(&at.rel, &lower_dir, lower, &names)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What a replaced directory no longer has.
-    fn missing(&mut self, rel: &Path, dir: &Dir, lower: &Path, upper: &[OsString]) -> Result<(), ScanError> {
-        let have: HashSet<&OsString> = upper.iter().collect();
-        let entries = match dir.entries(DIR_MAX_ENTRIES) {
-            Ok(entries) => entries,
-            Err(e) => {
-                self.warn(rel, format_args!("the host's directory cannot be listed ({e})"));
-                return Ok(());
-            }
+    /// Opens both sides of a directory; else says why not.
+    pub(crate) fn open_at(&self, pending: &Pending) -> Result<At, String> {
+        let rel = &pending.rel;
+        let fail = |whose: &str, e: Errno| {
+            format!("the {whose}'s directory cannot be read ({e}); nothing below it is listed")
         };
-        for (name, _) in entries.iter().filter(|(name, _)| !have.contains(name)) {
-            let child = rel.join(name);
-            if self.is_foreign(&child) {
-                continue;
-            }
-            match dir.stat(Path::new(name)) {
-                Ok(stat) if self.lower.owns(&stat) => self.push_deleted(&child, lower.join(name), stat)?,
-                _ => {}
-            }
-        }
-        Ok(())
+        let upper = self.upper.beneath_deep(rel).map_err(|e| fail("VM", e))?;
+        let lower_dir = match pending.lower.as_ref().map(|lower| self.lower.open(lower)) {
+            None => None,
+            Some(opened) => opened.map_err(|e| fail("host", e))?,
+        };
+        let top = &self.lower.host;
+        let host = if rel.as_os_str().is_empty() { top.clone() } else { top.join(rel) };
+        let watched = self.covered.iter().chain(&self.input.excluded).any(|place| place.is_within(&host));
+        Ok(At {
+            rel: rel.clone(),
+            vm: host.in_vm(),
+            lower: pending.lower.clone(),
+            opaque: pending.opaque,
+            locked: self.locked(lower_dir.as_ref()),
+            upper,
+            lower_dir,
+            watched,
+        })
     }
 
-    fn entry(
-        &mut self,
-        at: &Pending,
-        dir: &Dir,
-        lower_dir: Option<&Dir>,
-        name: &Path,
-    ) -> Result<Option<Pending>, Stopped> {
-        let rel = at.rel.join(name);
-        if self.is_foreign(&rel) {
+    /// What the VM's directory hides of the host's.
+    pub(crate) fn missing(&self, at: &At, name: &Path, notes: &mut Notes) -> Option<Found> {
+        if at.watched && self.is_foreign(&at.rel.join(name)) {
+            return None;
+        }
+        let (lower, dir) = (at.lower.as_ref()?, at.lower_dir.as_ref()?);
+        match dir.stat(name) {
+            Ok(stat) if self.lower.owns(&stat) => self.deleted(at, name, lower.join(name), stat, notes),
+            _ => None,
+        }
+    }
+
+    /// The entry `name` on both sides; `None` when it is not this layer's. The lower side is where it lies and its `statx`.
+    pub(crate) fn sides(&self, at: &At, name: &Path, notes: &mut Notes) -> Result<Option<Sides>, Errno> {
+        if at.watched && self.is_foreign(&at.rel.join(name)) {
             return Ok(None);
         }
+        let dir = &at.upper;
         let stat = dir.stat(name)?;
-        let upper = Side { dir, name, stat: &stat };
-        let lower_rel = at.lower.as_ref().map(|l| l.join(name));
-        let lower_stat = match lower_dir {
+        let lower_stat = match &at.lower_dir {
             Some(lower_dir) => lower_dir.stat_opt(name)?,
             None => None,
         };
         if lower_stat.as_ref().is_some_and(|s| !self.lower.owns(s)) {
+            let rel = at.rel.join(name);
             if file_type(&stat) != FileType::Directory {
-                self.warn(&rel, "a mount point on the host; not compared");
-            } else if !self.is_foreign(&rel) && !dir.beneath(name)?.names()?.is_empty() {
-                self.warn(&rel, "the host has mounted something there since; what the VM changed below is not listed");
+                self.warn(notes, &rel, "a mount point on the host; not compared");
+            } else if !dir.beneath(name)?.names()?.is_empty() {
+                let what = "the host has mounted something there since; what the VM changed below is not listed";
+                self.warn(notes, &rel, what);
             }
             return Ok(None);
         }
         // A lower directory that a rename took away is not this entry's.
-        let lower = match (lower_rel, lower_stat) {
-            (Some(l), Some(s)) if !self.claimed.contains_key(&l) => Some((l, s)),
+        let lower = match (&at.lower, lower_stat) {
+            (Some(l), Some(s)) => Some((l.join(name), s)).filter(|(l, _)| !self.claimed.contains_key(l)),
             _ => None,
         };
-        if is_whiteout(&stat) {
-            if let Some((l, s)) = lower {
-                self.push_deleted(&rel, l, s)?;
-            }
-            return Ok(None);
-        }
-        if file_type(&stat) == FileType::Directory {
-            return self.directory(at, rel, upper, lower, lower_dir).map(Some);
-        }
-        let origin = Marks::read_origin(dir, name, self.input.class).unwrap_or(Origin::Unnamed);
-        match (lower, lower_dir) {
-            (Some((l, s)), Some(lower_dir)) if file_type(&s) == file_type(&stat) => {
-                self.same_place(&rel, upper, origin, (l, Side { dir: lower_dir, name, stat: &s }))?;
-            }
-            (Some((l, s)), _) => self.retyped(&rel, upper, origin, l, s)?,
-            (None, _) => {
-                self.push(&rel, ChangeKind::Created, Some((upper, origin)), None)?;
-            }
-        }
-        Ok(None)
+        Ok(Some((stat, lower)))
     }
 
-    fn retyped(
-        &mut self,
-        rel: &Path,
-        upper: Side<'_>,
-        origin: Origin,
-        lower: PathBuf,
-        stat: Statx,
-    ) -> Result<(), ScanError> {
-        let from = file_type(&stat);
-        let found = self.push(rel, ChangeKind::Retyped { from }, Some((upper, origin)), Some((lower.clone(), stat)))?;
-        if from == FileType::Directory {
-            self.gone_dirs.push(lower);
-        } else {
-            self.candidates.push(Candidate { rel: lower, stat, found: Some(found), taken: false });
+    /// What the entry `name` of an upper directory is. For a directory, also what is to be read below it.
+    pub(crate) fn judge(&self, at: &At, name: &Path, notes: &mut Notes) -> Result<Judged, Errno> {
+        let Some((stat, lower)) = self.sides(at, name, notes)? else {
+            return Ok((None, None));
+        };
+        let dir = &at.upper;
+        let upper = Side { dir, name, stat: &stat };
+        if is_whiteout(&stat) {
+            return Ok((lower.and_then(|(l, s)| self.deleted(at, name, l, s, notes)), None));
         }
-        Ok(())
+        if file_type(&stat) == FileType::Directory {
+            return self.directory(at, upper, lower, notes).map(|(found, pending)| (found, Some(pending)));
+        }
+        let origin = Marks::read_origin(dir, name, self.input.class).unwrap_or(Origin::Unnamed);
+        let found = match (lower, &at.lower_dir) {
+            (Some((l, s)), Some(lower_dir)) if file_type(&s) == file_type(&stat) => {
+                let lower = Side { dir: lower_dir, name, stat: &s };
+                self.same_place(at, upper, origin, (l, lower), notes)?
+            }
+            (lower, _) => {
+                let kind = match &lower {
+                    Some((_, s)) => ChangeKind::Retyped { from: file_type(s) },
+                    None => ChangeKind::Created,
+                };
+                let found = self.found(at, name, kind, Some((upper, origin)), lower, notes);
+                Some(self.moved_file(found, notes))
+            }
+        };
+        Ok((found, None))
+    }
+
+    /// The host's entry `stat` at `lower` is gone from its place in the VM, unless a rename took it.
+    fn deleted(&self, at: &At, name: &Path, lower: PathBuf, stat: Statx, notes: &mut Notes) -> Option<Found> {
+        let is_moved = self.claimed.contains_key(&lower) || self.renames.took(&lower);
+        (!is_moved).then(|| self.found(at, name, ChangeKind::Deleted, None, Some((lower, stat)), notes))
     }
 
     /// A non-directory over a host entry of its own type.
     fn same_place(
-        &mut self,
-        rel: &Path,
+        &self,
+        at: &At,
         upper: Side<'_>,
         origin: Origin,
         lower: (PathBuf, Side<'_>),
-    ) -> Result<(), Stopped> {
+        notes: &mut Notes,
+    ) -> Result<Option<Found>, Errno> {
         let (lower_rel, lower) = lower;
-        if self.trusted()
-            && let Ok(handle) = name_to_handle(lower.dir, lower.name)
-        {
-            self.seen.insert(handle);
-        }
         let same = same_content(upper, lower)?;
         let meta = self.meta_delta(upper, lower)?;
         let kind = match (same, meta.any()) {
@@ -221,62 +188,70 @@ impl LayerScan<'_> {
             (true, true) => ChangeKind::Metadata { meta },
             (true, false) => {
                 if upper.stat.stx_nlink > 1 {
-                    self.unchanged_links.push((upper.stat.stx_ino, lower_rel));
+                    notes.unchanged_links.push((upper.stat.stx_ino, lower_rel));
                 }
-                return Ok(());
+                return Ok(None);
             }
         };
-        self.push(rel, kind, Some((upper, origin)), Some((lower_rel, *lower.stat)))?;
-        Ok(())
+        Ok(Some(self.found(at, upper.name, kind, Some((upper, origin)), Some((lower_rel, *lower.stat)), notes)))
     }
 
     fn directory(
-        &mut self,
-        at: &Pending,
-        rel: PathBuf,
+        &self,
+        at: &At,
         upper: Side<'_>,
         lower: Option<(PathBuf, Statx)>,
-        lower_dir: Option<&Dir>,
-    ) -> Result<Pending, Stopped> {
+        notes: &mut Notes,
+    ) -> Result<(Option<Found>, Pending), Errno> {
+        let (name, rel) = (upper.name, at.rel.join(upper.name));
         // What the VM forbids its owner is still the owner's to know: only what is below is out of reach.
-        let marks = match upper.dir.beneath(upper.name) {
+        let marks = match upper.dir.beneath(name) {
             Ok(dir) => Marks::read_dir(&dir, self.input.class)?,
             Err(_) => Marks::default(),
         };
         if let Some(from) = self.moved.get(&rel).cloned() {
             let Some(from_dir) = self.lower.open(&from)? else {
-                return Err(Errno::NOENT.into());
+                return Err(Errno::NOENT);
             };
             let from_stat = from_dir.stat(Path::new(""))?;
             let side = Side { dir: &from_dir, name: Path::new(""), stat: &from_stat };
-            let meta = self.dir_delta(&rel, upper, side, &marks)?;
+            let meta = self.dir_delta(&rel, upper, side, &marks, notes)?;
             let kind = ChangeKind::Renamed { modified: false, meta };
-            self.push(&rel, kind, Some((upper, marks.origin)), Some((from.clone(), from_stat)))?;
-            return Ok(Pending { rel, lower: Some(from), opaque: false });
+            let lower = Some((from.clone(), from_stat));
+            let found = self.found(at, name, kind, Some((upper, marks.origin)), lower, notes);
+            return Ok((Some(found), Pending { rel, lower: Some(from), opaque: false }));
         }
-        let lost = self.lost.contains(&rel) || (marks.origin != Origin::Absent && !marks.opaque);
-        match (lower, lower_dir) {
-            (Some((l, s)), Some(lower_dir)) if file_type(&s) == FileType::Directory && !self.lost.contains(&rel) => {
-                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name: upper.name, stat: &s }, &marks)?;
+        let is_lost = self.lost.contains(&rel);
+        let lost = is_lost || (marks.origin != Origin::Absent && !marks.opaque);
+        match (lower, &at.lower_dir) {
+            (Some((l, s)), Some(lower_dir)) if file_type(&s) == FileType::Directory && !is_lost => {
+                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name, stat: &s }, &marks, notes)?;
                 // A directory that both sides made after the fork: the VM removed nothing from the host's.
                 // All in a replaced directory is, unless the kernel noted that it was moved back here.
                 let opaque = marks.opaque || (at.opaque && !self.at_home.contains(&rel));
                 let both_new = opaque && birth(&s).is_some_and(|b| b > self.input.based);
-                if meta.any() && !both_new {
-                    self.push(&rel, ChangeKind::Metadata { meta }, Some((upper, marks.origin)), Some((l.clone(), s)))?;
-                }
-                Ok(Pending { rel, lower: Some(l), opaque: opaque && !both_new })
+                let kind = ChangeKind::Metadata { meta };
+                let found = (meta.any() && !both_new)
+                    .then(|| self.found(at, name, kind, Some((upper, marks.origin)), Some((l.clone(), s)), notes));
+                Ok((found, Pending { rel, lower: Some(l), opaque: opaque && !both_new }))
             }
             (Some((l, s)), _) if file_type(&s) != FileType::Directory => {
-                self.retyped(&rel, upper, marks.origin, l, s)?;
-                Ok(Pending { rel, lower: None, opaque: false })
+                let kind = ChangeKind::Retyped { from: file_type(&s) };
+                let found = self.found(at, name, kind, Some((upper, marks.origin)), Some((l, s)), notes);
+                Ok((Some(self.moved_file(found, notes)), Pending { rel, lower: None, opaque: false }))
             }
             _ => {
-                let index = self.push(&rel, ChangeKind::Created, Some((upper, marks.origin)), None)?;
-                self.found[index].lost = lost;
-                Ok(Pending { rel, lower: None, opaque: false })
+                let mut found = self.found(at, name, ChangeKind::Created, Some((upper, marks.origin)), None, notes);
+                found.lost = lost;
+                Ok((Some(found), Pending { rel, lower: None, opaque: false }))
             }
         }
+    }
+
+    /// What hard links and the host make of a judged entry; `None` when nothing is left of it.
+    pub(crate) fn finish(&self, mut found: Found, notes: &mut Notes) -> Option<Found> {
+        self.group(&mut found);
+        self.find_conflict(&mut found, notes).then_some(found)
     }
 
     /// What differs in the metadata. In an ordinary user's VM there is one owner, whoever imported it: it says nothing.
@@ -288,7 +263,14 @@ impl LayerScan<'_> {
     /// Metadata of a directory. Its mtime follows its entries, so it is a change only when it was set by hand (to
     /// before the fork or to the future); else the directory is noted as touched. An mtime that was merely copied up
     /// long ago, while the host's has moved on, is neither.
-    fn dir_delta(&mut self, rel: &Path, upper: Side<'_>, lower: Side<'_>, marks: &Marks) -> Result<MetaDelta, Errno> {
+    fn dir_delta(
+        &self,
+        rel: &Path,
+        upper: Side<'_>,
+        lower: Side<'_>,
+        marks: &Marks,
+        notes: &mut Notes,
+    ) -> Result<MetaDelta, Errno> {
         // An ordinary user gives no directory away: the VM was given its own copy of another user's directory.
         let given = marks.origin == Origin::Absent && upper.stat.stx_uid != lower.stat.stx_uid;
         if !self.trusted() && given {
@@ -301,7 +283,7 @@ impl LayerScan<'_> {
             let forked = self.input.forked;
             meta.times = ours > future || (ours < forked && theirs < before(forked, STAMP_NANOS));
             if !meta.times && ours >= forked {
-                self.touched.push(TouchedDir { path: self.vm_path(rel), mtime: ours });
+                notes.touched.push(TouchedDir { path: self.vm_path(rel), mtime: ours });
             }
         }
         Ok(meta)
@@ -313,23 +295,5 @@ fn before(at: Timestamp, nanos: u32) -> Timestamp {
     match at.nanos.checked_sub(nanos) {
         Some(nanos) => Timestamp { nanos, ..at },
         None => Timestamp { secs: at.secs - 1, nanos: at.nanos + 1_000_000_000 - nanos },
-    }
-}
-
-/// What keeps an entry out of the result, or ends the scan.
-enum Stopped {
-    Entry(Errno),
-    Scan(ScanError),
-}
-
-impl From<Errno> for Stopped {
-    fn from(e: Errno) -> Self {
-        Self::Entry(e)
-    }
-}
-
-impl From<ScanError> for Stopped {
-    fn from(e: ScanError) -> Self {
-        Self::Scan(e)
     }
 }

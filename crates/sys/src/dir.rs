@@ -19,6 +19,9 @@ use std::path::Path;
 /// Longest extended attribute value (`XATTR_SIZE_MAX`) and list (`XATTR_LIST_MAX`) that Linux has.
 const XATTR_MAX_BYTES: usize = 65536;
 
+/// How much of a directory is taken from the kernel at once.
+const LIST_BLOCK_BYTES: usize = 32 * 1024;
+
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
@@ -127,6 +130,29 @@ impl Dir {
             entries.push((OsString::from_vec(bytes.to_vec()), entry.file_type()));
         }
         Ok(entries)
+    }
+
+    /// Calls `each` with the name, the type (`Unknown` where the file system does not say) and the inode number of every
+    /// entry but `.` and `..`, unsorted, until it breaks. Nothing is kept: for directories of any size.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn each_entry(
+        &self,
+        mut each: impl FnMut(&OsStr, fs::FileType, u64) -> std::ops::ControlFlow<()>,
+    ) -> Result<(), Errno> {
+        let again = fs::openat(&self.0, ".", DIR_FLAGS, Mode::empty())?;
+        let mut block = [std::mem::MaybeUninit::<u8>::uninit(); LIST_BLOCK_BYTES];
+        let mut entries = fs::RawDir::new(again, &mut block);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." && each(OsStr::from_bytes(name), entry.file_type(), entry.ino()).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// `statx` of `name` (empty: the directory itself), not following a symlink; with birth time and mount id.
