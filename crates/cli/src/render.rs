@@ -7,8 +7,9 @@
 //! Invariant: every name that a VM chose passes through `printable`: it cannot write to the terminal.
 
 use fvm::model::path::printable;
-use fvm::model::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary, Timestamp, VmRecord, VmState};
-use fvm::{FileDiff, KeyChange, ScanInput, StoreChange, diff_file};
+use fvm::model::{Change, ChangeKind, FileType, Meta, MetaDelta, Summary, Timestamp, VmRecord, VmState};
+use fvm::{FileDiff, KeyChange, ScanError, StoreChange};
+use std::borrow::Borrow;
 use std::io::{self, Write};
 
 /// `3 added, 1 modified, ...`
@@ -64,13 +65,17 @@ pub fn status(
     w: &mut dyn Write,
     record: &VmRecord,
     state: VmState,
-    set: &ChangeSet,
+    sum: Summary,
+    changes: impl IntoIterator<Item = impl Borrow<Change>>,
     stores: &[StoreChange],
 ) -> io::Result<()> {
-    writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(set.summary()))?;
-    for change in &set.changes {
+    writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(sum))?;
+    // In the order of the changes.
+    let mut stores = stores.iter().peekable();
+    for change in changes {
+        let change = change.borrow();
         writeln!(w, "  {}", line(change))?;
-        if let Some(store) = stores.iter().find(|s| s.path == change.path) {
+        if let Some(store) = stores.next_if(|store| store.path == change.path) {
             store.keys.iter().try_for_each(|key| writeln!(w, "       {}", key_line(store.store, key)))?;
         }
     }
@@ -155,29 +160,24 @@ fn details(change: &Change, delta: MetaDelta) -> String {
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
-/// `fvm diff --patch`.
-pub fn patch(w: &mut dyn Write, input: &ScanInput, set: &ChangeSet) -> io::Result<()> {
-    for change in &set.changes {
-        writeln!(w, "{}", line(change))?;
-        match diff_file(input, change) {
-            Ok(Some(FileDiff::Text { patch, .. })) => {
-                let none = "/dev/null".to_owned();
-                let before = change.before.as_ref().and(change.base.as_ref()).map_or(none.clone(), ToString::to_string);
-                let after = change.after.as_ref().map_or(none, |_| change.path.to_string());
-                writeln!(w, "--- {before}\n+++ {after}")?;
-                for line in patch.lines() {
-                    writeln!(w, "{}", visible(line))?;
-                }
-            }
-            Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => {
-                writeln!(w, "binary: {before_bytes} → {after_bytes} bytes")?;
-            }
-            Ok(Some(FileDiff::TooLarge { .. })) => writeln!(w, "too large to compare line by line")?,
-            Ok(None) => {}
-            Err(e) => writeln!(w, "cannot be shown: {e}")?,
+/// One change for `fvm diff --patch`.
+pub fn patch(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, ScanError>) -> io::Result<()> {
+    writeln!(w, "{}", line(change))?;
+    match diff {
+        Ok(Some(FileDiff::Text { patch, .. })) => {
+            let none = "/dev/null".to_owned();
+            let before = change.before.as_ref().and(change.base.as_ref()).map_or(none.clone(), ToString::to_string);
+            let after = change.after.as_ref().map_or(none, |_| change.path.to_string());
+            writeln!(w, "--- {before}\n+++ {after}")?;
+            patch.lines().try_for_each(|line| writeln!(w, "{}", visible(line)))
         }
+        Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => {
+            writeln!(w, "binary: {before_bytes} → {after_bytes} bytes")
+        }
+        Ok(Some(FileDiff::TooLarge { .. })) => writeln!(w, "too large to compare line by line"),
+        Ok(None) => Ok(()),
+        Err(e) => writeln!(w, "cannot be shown: {e}"),
     }
-    Ok(())
 }
 
 /// A line of a file from a VM: tabs stay, other control characters are shown, so that nothing reaches the terminal.
@@ -185,14 +185,21 @@ fn visible(line: &str) -> String {
     line.split('\t').map(|part| printable(part.as_bytes()).replace("\\\\", "\\")).collect::<Vec<_>>().join("\t")
 }
 
-/// `fvm diff --stat`.
-pub fn stat(w: &mut dyn Write, input: &ScanInput, set: &ChangeSet) -> io::Result<()> {
-    let (mut added_sum, mut removed_sum) = (0, 0);
-    for change in &set.changes {
-        let counts = match diff_file(input, change) {
+/// `fvm diff --stat`: what all changes come to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stat {
+    sum: Summary,
+    added: usize,
+    removed: usize,
+}
+
+impl Stat {
+    /// The line of one change, and what it adds to the sum.
+    pub fn line(change: &Change, diff: Result<Option<FileDiff>, ScanError>) -> (String, Self) {
+        let mut part = Self { sum: Summary::of([change]), ..Self::default() };
+        let counts = match diff {
             Ok(Some(FileDiff::Text { added, removed, .. })) => {
-                added_sum += added;
-                removed_sum += removed;
+                (part.added, part.removed) = (added, removed);
                 format!("+{added} -{removed}")
             }
             Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => {
@@ -202,9 +209,24 @@ pub fn stat(w: &mut dyn Write, input: &ScanInput, set: &ChangeSet) -> io::Result
             Ok(None) => String::new(),
             Err(e) => format!("cannot be read: {e}"),
         };
-        writeln!(w, "{:18} {}", counts, line(change))?;
+        (format!("{counts:18} {}\n", line(change)), part)
     }
-    writeln!(w, "{}; +{added_sum} -{removed_sum} lines", summary(set.summary()))
+
+    /// Adds a part.
+    pub fn add(&mut self, part: Self) {
+        self.sum.added += part.sum.added;
+        self.sum.modified += part.sum.modified;
+        self.sum.deleted += part.sum.deleted;
+        self.sum.renamed += part.sum.renamed;
+        self.added += part.added;
+        self.removed += part.removed;
+    }
+}
+
+impl std::fmt::Display for Stat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; +{} -{} lines", summary(self.sum), self.added, self.removed)
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //! under another name and renamed; nothing of a VM's layers is in it; it goes with its VM.
 
 use fvm_changes::Known;
-use fvm_model::{Change, ChangeKind, FileType, Timestamp, VmPath};
+use fvm_model::{Change, ChangeKind, FileType, Timestamp, VmPath, VmRecord};
 use fvm_registry::OnKeyConflict;
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Mode, OFlags};
@@ -34,6 +34,34 @@ const SCAN_MAX_FILES: usize = 200;
 #[derive(Debug)]
 pub struct Bases {
     dir: PathBuf,
+}
+
+/// Keeps, while changes are read, the bases of what the VM modified and the host has not touched since the fork.
+#[derive(Debug, Clone)]
+pub struct Keeper<'b> {
+    bases: &'b Bases,
+    forked: Timestamp,
+    left: usize,
+}
+
+impl Keeper<'_> {
+    /// Whether the change is one whose base is kept.
+    pub fn wants(&self, change: &Change) -> bool {
+        self.left > 0
+            && matches!(change.kind, ChangeKind::Modified { .. })
+            && change.file_type == FileType::File
+            && change.conflict.is_none()
+            && change.base.as_ref() == Some(&change.path.on_host())
+    }
+
+    /// Keeps one, if it is among the first.
+    pub fn keep(&mut self, path: &VmPath) {
+        let Some(left) = self.left.checked_sub(1) else { return };
+        self.left = left;
+        if !self.bases.file(path).exists() {
+            let _not_kept = self.bases.keep(path, Some(self.forked), SCAN_MAX_BYTES);
+        }
+    }
 }
 
 /// The first line of a base.
@@ -125,19 +153,9 @@ impl Bases {
         }
     }
 
-    /// After a scan of a VM forked at `forked`: what the VM modified and the host has not touched.
-    pub fn keep_after_scan(&self, changes: &[Change], forked: Timestamp) {
-        let wanted = |c: &&Change| {
-            matches!(c.kind, ChangeKind::Modified { .. })
-                && c.file_type == FileType::File
-                && c.conflict.is_none()
-                && c.base.as_ref() == Some(&c.path.on_host())
-        };
-        for change in changes.iter().filter(wanted).take(SCAN_MAX_FILES) {
-            if !self.file(&change.path).exists() {
-                let _not_kept = self.keep(&change.path, Some(forked), SCAN_MAX_BYTES);
-            }
-        }
+    /// What keeps bases while the changes of `record` are read.
+    pub fn keeper(&self, record: &VmRecord) -> Keeper<'_> {
+        Keeper { bases: self, forked: crate::based(record), left: if record.ephemeral { 0 } else { SCAN_MAX_FILES } }
     }
 
     /// After a commit of a part of `path`, which took the host's file from `before` to `after`: the same part is done in

@@ -5,6 +5,7 @@
 
 mod after;
 mod bases;
+mod changes;
 mod child;
 mod commits;
 mod copy;
@@ -18,12 +19,13 @@ mod settle;
 mod stack;
 mod worker;
 
+pub use changes::Sight;
 pub use child::{CAPTURE_MAX_BYTES, Child, Output, Place, Ran, Stream, Streams};
 pub use commits::{Committed, StoreChange};
 pub use copy::in_vm;
 pub use error::FvmError;
 pub use fvm_changes::text::{BothTexts, FileDiff, diff_file, texts};
-pub use fvm_changes::{ScanInput, filter};
+pub use fvm_changes::{ScanError, ScanInput, filter};
 pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatched, Watch, What};
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
@@ -49,7 +51,7 @@ use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::plan::LayerDir;
 use fvm_model::service::{ServiceAction, ServiceAnswer, ServiceRequest};
-use fvm_model::{ChangeKind, ChangeSet, LayerKind, Policy, Restart, VmName, VmPath, VmRecord, VmState};
+use fvm_model::{ChangeSet, LayerKind, Policy, Restart, VmName, VmPath, VmRecord, VmState};
 use fvm_vm::lifecycle;
 use std::path::{Path, PathBuf};
 
@@ -331,50 +333,6 @@ impl Fvm {
         let record = lifecycle::draft(&self.home, &facts, &new)?;
         let blueprint = lifecycle::plan(&self.home, &facts, &record);
         Ok((blueprint.ops, blueprint.notices))
-    }
-
-    /// Where the scan of a VM looks.
-    ///
-    /// # Errors
-    /// When layers that it shares with others cannot be put together.
-    pub fn scan_input(&self, record: &VmRecord) -> Result<ScanInput, FvmError> {
-        self.look_at(record, false)
-    }
-
-    fn look_at(&self, record: &VmRecord, anew: bool) -> Result<ScanInput, FvmError> {
-        Ok(ScanInput {
-            layers: self.layer_views(record, anew)?,
-            class: record.mode.xattr_class(),
-            forked: record.forked,
-            based: based(record),
-            copied: record.copied,
-            known: self.bases(record).known(),
-            excluded: self.home.masked(record),
-        })
-    }
-
-    /// Everything that a VM's layers hold against the host.
-    ///
-    /// # Errors
-    /// When a layer cannot be read.
-    pub fn changes(&self, record: &VmRecord) -> Result<ChangeSet, FvmError> {
-        let mut set = fvm_changes::scan(&self.look_at(record, true)?)?;
-        let own = self.home.masked(record);
-        for change in &mut set.changes {
-            // A VM that moves or removes a directory above fvm's own state shall not take fvm with it.
-            let moves = match &change.kind {
-                ChangeKind::Deleted | ChangeKind::Retyped { .. } | ChangeKind::Renamed { .. } => change.base.as_ref(),
-                _ => None,
-            };
-            if moves.is_some_and(|base| own.iter().any(|path| path.is_within(base))) {
-                change.uncommittable = Some("fvm's own state lies below it".into());
-            }
-        }
-        self.mark_unlike(record, &mut set)?;
-        if !record.ephemeral {
-            self.bases(record).keep_after_scan(&set.changes, based(record));
-        }
-        Ok(set)
     }
 
     /// Drops changes of a stopped VM: it sees the host's version there again.

@@ -17,7 +17,7 @@ use fvm_model::path::{Bytes, printable};
 use fvm_model::policy::{Flags, amend};
 use fvm_model::vm::{FORMAT, XattrClass};
 use fvm_model::{
-    Change, ChangeKind, ChangeSet, FileType, HostPath, LayerKind, Mode, Network, Policy, Timestamp, VmName, VmPath,
+    Change, ChangeKind, FileType, HostPath, LayerKind, Mode, Network, Policy, Timestamp, VmName, VmPath,
     VmRecord, VmState,
 };
 use fvm_sys::dir::Dir;
@@ -387,18 +387,6 @@ impl Fvm {
         }
         let stays = |path: &&HostPath| paths.is_some_and(|paths| !paths.contains(&path.in_vm()));
         self.note_unlike(record, &unlike.iter().filter(stays).cloned().collect::<Vec<_>>())
-    }
-
-    /// Says of changes that stand on something else here that they do.
-    pub(crate) fn mark_unlike(&self, record: &VmRecord, set: &mut ChangeSet) -> Result<(), FvmError> {
-        let unlike = self.unlike(record)?;
-        for change in set.changes.iter_mut().filter(|change| change.conflict.is_none()) {
-            let base = change.base.clone().unwrap_or_else(|| change.path.on_host());
-            if unlike.contains(&base) || unlike.contains(&change.path.on_host()) {
-                change.conflict = Some("this host has not what the VM was made from".into());
-            }
-        }
-        Ok(())
     }
 }
 

@@ -187,17 +187,18 @@ impl Summary {
     #[must_use]
     pub fn of<'c>(changes: impl IntoIterator<Item = &'c Change>) -> Self {
         let mut sum = Self::default();
-        for change in changes {
-            *match change.kind {
-                ChangeKind::Created => &mut sum.added,
-                ChangeKind::Modified { .. } | ChangeKind::Metadata { .. } | ChangeKind::Retyped { .. } => {
-                    &mut sum.modified
-                }
-                ChangeKind::Deleted => &mut sum.deleted,
-                ChangeKind::Renamed { .. } => &mut sum.renamed,
-            } += 1;
-        }
+        changes.into_iter().for_each(|change| sum.add(change));
         sum
+    }
+
+    /// Counts one more.
+    pub fn add(&mut self, change: &Change) {
+        *match change.kind {
+            ChangeKind::Created => &mut self.added,
+            ChangeKind::Modified { .. } | ChangeKind::Metadata { .. } | ChangeKind::Retyped { .. } => &mut self.modified,
+            ChangeKind::Deleted => &mut self.deleted,
+            ChangeKind::Renamed { .. } => &mut self.renamed,
+        } += 1;
     }
 }
 

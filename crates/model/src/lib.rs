@@ -7,6 +7,7 @@
 //!   policy  Policy, Network           what it may use
 //!   domain, reach  NamePattern, Reach   what it may reach in the network
 //!   change  Change, ChangeSet         what it did to its view of the host
+//!   packed  PackedChanges             very many of them
 //!   plan ── Plan, PlanOp              what a commit will do to the host
 //!   pool ── PoolRecord, PoolStatus    VMs that wait for programs
 //!   restart Restart, Backoff          what becomes of a program that ended
@@ -20,6 +21,7 @@
 pub mod change;
 pub mod domain;
 pub mod exit;
+pub mod packed;
 pub mod path;
 pub mod plan;
 pub mod policy;
@@ -33,6 +35,7 @@ pub mod vm;
 
 pub use change::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary};
 pub use domain::{Name, NamePattern};
+pub use packed::PackedChanges;
 pub use path::{HostPath, VmPath};
 pub use plan::{LayerDir, Plan, PlanOp};
 

@@ -6,11 +6,13 @@ use crate::failure::Failure;
 use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
 use crate::render;
-use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, exit};
-use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanInput, VmLock};
+use fvm::model::{Change, ChangeSet, PackedChanges, Plan, VmPath, VmRecord, exit};
+use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanError, ScanInput, Sight, VmLock};
+use serde::ser::{SerializeSeq, Serializer};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 /// Everything that a VM changed.
@@ -27,65 +29,167 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
         state: fvm::model::VmState,
         summary: fvm::model::Summary,
         stores: Vec<fvm::StoreChange>,
-        #[serde(flatten)]
-        set: &'a ChangeSet,
+        #[serde(serialize_with = "sequence")]
+        changes: &'a PackedChanges,
+        warnings: &'a [String],
     }
     let record = fvm.find(&args.name)?;
-    let state = fvm.state(&record)?;
-    let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
+    let (state, only) = (fvm.state(&record)?, paths(&args.paths)?);
+    let (mut changes, mut stores, mut bad) = (PackedChanges::default(), Vec::new(), Ok(()));
+    let warnings = out.during(&format!("reading the changes of {}", record.name), || {
+        let look = |sight: Sight<'_>, _: &mut usize| {
+            let keys = sight.keys();
+            Some((sight.into_change(), keys))
+        };
+        fvm.each_change(&record, &only, look, |(change, keys)| {
+            stores.extend(keys);
+            bad = changes.push(&change);
+            if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    })?;
+    bad.map_err(io::Error::from)?;
+    let summary = changes.summary();
     if out.json() {
-        let summary = set.summary();
         let (vm, id) = (record.name.as_str(), record.id.as_str());
-        out.document(&Report { vm, id, state, summary, stores: fvm.keys(&record, &set)?, set: &set })?;
+        let (changes, warnings) = (&changes, warnings.as_slice());
+        out.document(&Report { vm, id, state, summary, stores, changes, warnings })?;
     } else {
-        let stores = fvm.keys(&record, &set)?;
-        out.write(|w| render::status(w, &record, state, &set, &stores))?;
+        out.write(|w| render::status(w, &record, state, summary, changes.iter(), &stores))?;
     }
-    warn(out, &set);
+    warn(out, &warnings);
     Ok(exit::DONE)
+}
+
+fn sequence<S: Serializer>(changes: &PackedChanges, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(changes.iter())
 }
 
 /// `fvm diff`.
 pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
     let record = fvm.find(&args.name)?;
-    let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
-    let input = fvm.scan_input(&record)?;
-    if out.json() {
-        diff_json(out, &input, &set)?;
-    } else if args.name_only {
-        out.write(|w| set.changes.iter().try_for_each(|c| writeln!(w, "{}", c.path)))?;
-    } else if args.stat {
-        out.write(|w| render::stat(w, &input, &set))?;
-    } else {
-        out.write(|w| render::patch(w, &input, &set))?;
-    }
-    warn(out, &set);
+    let view = View { fvm, input: fvm.scan_input(&record)?, record: &record, only: paths(&args.paths)? };
+    let mut warnings = Ok(Vec::new());
+    let said = out.write(|w| {
+        let (said, read) = if out.json() {
+            view.json(w)
+        } else if args.name_only {
+            view.print(w, |w, change, _| writeln!(w, "{}", change.path))
+        } else if args.stat {
+            view.stat(w)
+        } else {
+            view.print(w, |w, change, diff| render::patch(w, change, diff()))
+        };
+        warnings = read;
+        said
+    });
+    let warnings = warnings?;
+    said?;
+    warn(out, &warnings);
     Ok(exit::DONE)
 }
 
-fn diff_json(out: &Output, input: &ScanInput, set: &ChangeSet) -> io::Result<()> {
-    #[derive(Serialize)]
-    struct Entry<'a> {
-        #[serde(flatten)]
-        change: &'a fvm::model::Change,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        patch: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        unreadable: Option<String>,
+/// So many bytes of files are turned to text ahead, on each thread; what is longer is when its turn comes.
+const AHEAD_MAX_BYTES: usize = 256 << 10;
+
+/// What became of the output, and of reading the changes.
+type Said = (io::Result<()>, Result<Vec<String>, FvmError>);
+
+/// The difference of one change, when asked for.
+type DiffOf<'d> = &'d dyn Fn() -> Result<Option<FileDiff>, ScanError>;
+
+/// The changes that `fvm diff` shows, none of which is kept.
+struct View<'a> {
+    fvm: &'a Fvm,
+    input: ScanInput,
+    record: &'a VmRecord,
+    only: Vec<VmPath>,
+}
+
+impl View<'_> {
+    /// Makes something of every change, on several threads, and hands it on in order.
+    fn each<T: Send>(
+        &self,
+        make: impl Fn(&Change, DiffOf<'_>) -> T + Sync,
+        mut hand_on: impl FnMut(T) -> io::Result<()>,
+    ) -> Said {
+        enum Made<T> {
+            Now(T),
+            Later(Box<Change>),
+        }
+        let look = |sight: Sight<'_>, held_bytes: &mut usize| {
+            let sides = [&sight.change().before, &sight.change().after];
+            let bytes: u64 = sides.into_iter().flatten().map(|side| side.size_bytes).fold(0, u64::saturating_add);
+            *held_bytes = held_bytes.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
+            if *held_bytes > AHEAD_MAX_BYTES {
+                return Some(Made::Later(Box::new(sight.into_change())));
+            }
+            Some(Made::Now(make(sight.change(), &|| sight.diff())))
+        };
+        let mut said = Ok(());
+        let read = self.fvm.each_change(self.record, &self.only, look, |made| {
+            said = hand_on(match made {
+                Made::Now(made) => made,
+                Made::Later(change) => make(&change, &|| fvm::diff_file(&self.input, &change)),
+            });
+            if said.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (said, read)
     }
-    let entries: Vec<_> = set
-        .changes
-        .iter()
-        .map(|change| {
-            let (patch, unreadable) = match fvm::diff_file(input, change) {
+
+    fn print(
+        &self,
+        w: &mut dyn Write,
+        show: impl Fn(&mut dyn Write, &Change, DiffOf<'_>) -> io::Result<()> + Sync,
+    ) -> Said {
+        let text = |change: &Change, diff: DiffOf<'_>| {
+            let mut text = Vec::new();
+            show(&mut text, change, diff).map(|()| text)
+        };
+        self.each(text, |text| w.write_all(&text?))
+    }
+
+    fn stat(&self, w: &mut dyn Write) -> Said {
+        let mut sum = render::Stat::default();
+        let line = |change: &Change, diff: DiffOf<'_>| render::Stat::line(change, diff());
+        let (said, read) = self.each(line, |(line, part)| {
+            sum.add(part);
+            w.write_all(line.as_bytes())
+        });
+        // The sum of a part would be no sum.
+        let said = if read.is_ok() { said.and_then(|()| writeln!(w, "{sum}")) } else { said };
+        (said, read)
+    }
+
+    fn json(&self, w: &mut dyn Write) -> Said {
+        #[derive(Serialize)]
+        struct Entry {
+            #[serde(flatten)]
+            change: Change,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            patch: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            unreadable: Option<String>,
+        }
+        let entry = |change: &Change, diff: DiffOf<'_>| {
+            let (patch, unreadable) = match diff() {
                 Ok(Some(FileDiff::Text { patch, .. })) => (Some(patch), None),
                 Ok(_) => (None, None),
                 Err(e) => (None, Some(e.to_string())),
             };
-            Entry { change, patch, unreadable }
-        })
-        .collect();
-    out.document(&entries)
+            Entry { change: change.clone(), patch, unreadable }
+        };
+        let mut json = serde_json::Serializer::pretty(&mut *w);
+        let mut list = match json.serialize_seq(None) {
+            Ok(list) => list,
+            Err(e) => return (Err(e.into()), Ok(Vec::new())),
+        };
+        let (said, read) = self.each(entry, |entry| Ok(list.serialize_element(&entry)?));
+        // A list that is cut off is not to look whole.
+        if said.is_err() || read.is_err() {
+            return (said, read);
+        }
+        (SerializeSeq::end(list).map_err(io::Error::from).and_then(|()| writeln!(w)), read)
+    }
 }
 
 /// `fvm commit`.
@@ -103,7 +207,7 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     let (only, except) = (args.only.clone(), args.except.clone());
     let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
     let set = scan(fvm, out, &record)?;
-    warn(out, &set);
+    warn(out, &set.warnings);
     if !args.keys.is_empty() {
         choice = choose_keys(fvm, &record, &set, &args.keys, on_conflict)?;
     }
@@ -193,7 +297,7 @@ fn choose(
 /// Commits everything that can be committed.
 pub fn commit_all(fvm: &Fvm, out: &Output, lock: &VmLock, record: &VmRecord) -> Done {
     let set = scan(fvm, out, record)?;
-    warn(out, &set);
+    warn(out, &set.warnings);
     let plan = fvm.decide(record, &set, &Choice::default())?;
     tell_plan(out, &plan);
     carry_out(fvm, out, lock, record, &set, plan, false)
@@ -250,8 +354,8 @@ fn tell_plan(out: &Output, plan: &Plan) {
     }
 }
 
-fn warn(out: &Output, set: &ChangeSet) {
-    for warning in &set.warnings {
+fn warn(out: &Output, warnings: &[String]) {
+    for warning in warnings {
         out.say(&format!("warning: {}", fvm::model::path::printable(warning.as_bytes())));
     }
 }
@@ -261,9 +365,9 @@ pub fn review(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Re
     let input = fvm.scan_input(record)?;
     let stores = fvm.keys(record, set)?;
     out.write(|w| {
-        render::status(w, record, fvm::model::VmState::Stopped, set, &stores)?;
+        render::status(w, record, fvm::model::VmState::Stopped, set.summary(), &set.changes, &stores)?;
         writeln!(w)?;
-        render::patch(w, &input, set)
+        set.changes.iter().try_for_each(|change| render::patch(w, change, fvm::diff_file(&input, change)))
     })?;
     Ok(())
 }
