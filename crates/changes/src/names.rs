@@ -96,9 +96,13 @@ mod tests {
     #[test]
     fn what_a_directory_holds_stands_where_whole_paths_put_it() {
         let mut names = Names::default();
-        for (name, kind) in
-            [("b", Kind::Entry), ("a.c", Kind::Entry), ("a", Kind::Directory), ("a-b", Kind::Directory), ("a0", Kind::Missing)]
-        {
+        for (name, kind) in [
+            ("b", Kind::Entry),
+            ("a.c", Kind::Entry),
+            ("a", Kind::Directory),
+            ("a-b", Kind::Directory),
+            ("a0", Kind::Missing),
+        ] {
             names.push(OsStr::new(name), kind).unwrap();
         }
         names.sort();

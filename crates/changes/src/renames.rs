@@ -292,8 +292,7 @@ impl Layer<'_> {
 
     /// Whether nothing else was found at the stray's place, or what was there has been moved away.
     fn is_new(&self, stray: &Stray) -> bool {
-        !self.renames.sources.contains_key(&stray.rel)
-            && stray.over.as_ref().is_none_or(|over| self.renames.took(over))
+        !self.renames.sources.contains_key(&stray.rel) && stray.over.as_ref().is_none_or(|over| self.renames.took(over))
     }
 
     fn match_by_handle(&mut self, strays: &[Stray], candidates: &mut [Candidate]) {

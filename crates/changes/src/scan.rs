@@ -159,7 +159,8 @@ impl Scan<'_> {
         let mut sources: Vec<Source<'_>> = (self.layers.iter().zip(extra).enumerate())
             .map(|(index, (layer, extra))| Source::new(index, Some(List::new(layer, false)), extra))
             .collect();
-        let mount_point = |change| Found { rel: PathBuf::new(), change, lower: None, upper: None, lost: false, plain: false };
+        let mount_point =
+            |change| Found { rel: PathBuf::new(), change, lower: None, upper: None, lost: false, plain: false };
         let file = |change| Source::new(usize::MAX, None, VecDeque::from([mount_point(change)]));
         sources.extend(files.into_iter().map(file));
         let (layers, mut last) = (&self.layers, None::<(VmPath, u32)>);

@@ -131,10 +131,30 @@ pub fn contents(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>,
 }
 
 fn diff_text(old: &str, new: &str) -> FileDiff {
+    // Most changed files are new. A carriage return ends a line too, in the general way.
+    if old.is_empty() && !new.is_empty() && !new.contains('\r') {
+        return all_added(new);
+    }
     let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(old, new);
     let count = |tag| diff.iter_all_changes().filter(|c| c.tag() == tag).count();
     let (added, removed) = (count(ChangeTag::Insert), count(ChangeTag::Delete));
     FileDiff::Text { patch: diff.unified_diff().context_radius(3).to_string(), added, removed }
+}
+
+/// The difference to an empty file, as the general way has it.
+fn all_added(new: &str) -> FileDiff {
+    let added = new.split_inclusive('\n').count();
+    let range = if added == 1 { "1".to_owned() } else { format!("1,{added}") };
+    let mut patch = format!("@@ -0,0 +{range} @@\n");
+    patch.reserve(new.len() + added + 32);
+    for line in new.split_inclusive('\n') {
+        patch.push('+');
+        patch.push_str(line);
+    }
+    if !new.ends_with('\n') {
+        patch.push_str("\n\\ No newline at end of file\n");
+    }
+    FileDiff::Text { patch, added, removed: 0 }
 }
 
 fn as_text(bytes: &[u8]) -> Option<&str> {
@@ -244,6 +264,32 @@ mod tests {
         let FileDiff::Text { patch, added, removed } = diff_text("a\nb\n", "a\nc") else { panic!() };
         assert_eq!(patch, "@@ -1,2 +1,2 @@\n a\n-b\n+c\n\\ No newline at end of file\n");
         assert_eq!((added, removed), (1, 1));
+    }
+
+    #[test]
+    fn a_new_file_is_shown_as_any_other() {
+        for new in [
+            "\n",
+            "a",
+            "a\n",
+            "a\nb",
+            "a\nb\n",
+            "\n\n",
+            "a\r\nb\r\n",
+            "a\rb\n",
+            "a\r",
+            "\r\n",
+            "ä\u{2028}b\n",
+            "a\r\r\nb",
+        ] {
+            let long = new.repeat(40);
+            for text in [new, long.as_str()] {
+                let general = TextDiff::from_lines("", text);
+                let patch = general.unified_diff().context_radius(3).to_string();
+                let added = general.iter_all_changes().count();
+                assert_eq!(diff_text("", text), FileDiff::Text { patch, added, removed: 0 }, "{text:?}");
+            }
+        }
     }
 
     #[test]

@@ -70,9 +70,8 @@ impl Layer<'_> {
     /// Opens both sides of a directory; else says why not.
     pub(crate) fn open_at(&self, pending: &Pending) -> Result<At, String> {
         let rel = &pending.rel;
-        let fail = |whose: &str, e: Errno| {
-            format!("the {whose}'s directory cannot be read ({e}); nothing below it is listed")
-        };
+        let fail =
+            |whose: &str, e: Errno| format!("the {whose}'s directory cannot be read ({e}); nothing below it is listed");
         let upper = self.upper.beneath_deep(rel).map_err(|e| fail("VM", e))?;
         let lower_dir = match pending.lower.as_ref().map(|lower| self.lower.open(lower)) {
             None => None,

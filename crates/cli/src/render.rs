@@ -169,7 +169,11 @@ pub fn patch(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, 
             let before = change.before.as_ref().and(change.base.as_ref()).map_or(none.clone(), ToString::to_string);
             let after = change.after.as_ref().map_or(none, |_| change.path.to_string());
             writeln!(w, "--- {before}\n+++ {after}")?;
-            patch.lines().try_for_each(|line| writeln!(w, "{}", visible(line)))
+            // Most lines are of letters: nothing is to be escaped.
+            let plain = |line: &str| line.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t') && b != b'\\');
+            patch
+                .lines()
+                .try_for_each(|line| if plain(line) { writeln!(w, "{line}") } else { writeln!(w, "{}", visible(line)) })
         }
         Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => {
             writeln!(w, "binary: {before_bytes} → {after_bytes} bytes")

@@ -17,8 +17,8 @@ use fvm_model::path::{Bytes, printable};
 use fvm_model::policy::{Flags, amend};
 use fvm_model::vm::{FORMAT, XattrClass};
 use fvm_model::{
-    Change, ChangeKind, FileType, HostPath, LayerKind, Mode, Network, Policy, Timestamp, VmName, VmPath,
-    VmRecord, VmState,
+    Change, ChangeKind, FileType, HostPath, LayerKind, Mode, Network, Policy, Timestamp, VmName, VmPath, VmRecord,
+    VmState,
 };
 use fvm_sys::dir::Dir;
 use fvm_transfer::{ArchiveReader, ArchiveWriter, MANIFEST, Owners, TransferError};

@@ -195,7 +195,9 @@ impl Summary {
     pub fn add(&mut self, change: &Change) {
         *match change.kind {
             ChangeKind::Created => &mut self.added,
-            ChangeKind::Modified { .. } | ChangeKind::Metadata { .. } | ChangeKind::Retyped { .. } => &mut self.modified,
+            ChangeKind::Modified { .. } | ChangeKind::Metadata { .. } | ChangeKind::Retyped { .. } => {
+                &mut self.modified
+            }
             ChangeKind::Deleted => &mut self.deleted,
             ChangeKind::Renamed { .. } => &mut self.renamed,
         } += 1;

@@ -285,7 +285,10 @@ mod tests {
                 uid: [0, 1000, u32::MAX][self.roll(3) as usize],
                 gid: self.roll(70_000) as u32,
                 size_bytes: [0, 127, 128, u64::MAX][self.roll(4) as usize],
-                mtime: Timestamp { secs: [0, -1, i64::MIN, i64::MAX, 1_795_427_999][self.roll(5) as usize], nanos: 999_999_999 },
+                mtime: Timestamp {
+                    secs: [0, -1, i64::MIN, i64::MAX, 1_795_427_999][self.roll(5) as usize],
+                    nanos: 999_999_999,
+                },
             }
         }
 
