@@ -218,7 +218,7 @@ impl Layer<'_> {
         })?;
         let direct: HashSet<&FileHandle> = found.iter().filter_map(|candidate| candidate.handle.as_ref()).collect();
         let elsewhere = |handle: &&FileHandle| !direct.contains(*handle) && self.may_live(handle);
-        if handles.iter().any(|handle| elsewhere(handle)) {
+        if handles.iter().any(elsewhere) {
             let mut inside = Vec::new();
             self.search(&gone_dirs, |rel, stat, handle| {
                 // A directory that was moved out before has taken its files along: they are not gone.

@@ -1,4 +1,5 @@
 //! Change after change: the same changes as all at once, in order, and in little memory.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 #[allow(dead_code, reason = "each test file uses a part")]
 mod common;
