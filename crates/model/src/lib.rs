@@ -11,6 +11,7 @@
 //!   pool ── PoolRecord, PoolStatus    VMs that wait for programs
 //!   restart Restart, Backoff          what becomes of a program that ended
 //!   service ServiceStatus, ...         what runs in a VM as a daemon
+//!   event   Event, Origin              what its programs did, and who made a change
 //!   exit ── exit codes                what the CLI answers
 //! ```
 //!
@@ -19,6 +20,7 @@
 
 pub mod change;
 pub mod domain;
+pub mod event;
 pub mod exit;
 pub mod path;
 pub mod plan;
@@ -33,6 +35,7 @@ pub mod vm;
 
 pub use change::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary};
 pub use domain::{Name, NamePattern};
+pub use event::{Event, Level, Origin};
 pub use path::{HostPath, VmPath};
 pub use plan::{LayerDir, Plan, PlanOp};
 
