@@ -116,6 +116,8 @@ kinds! {
     Exit "exit" 11 Process,
     /// A process begins a session of its own.
     Setsid "setsid" 12 Process,
+    /// A process that another made, noted when the tracer had to know it and it had done nothing yet.
+    Fork "fork" 14 Process,
     /// A process takes another root directory (chroot, `pivot_root`).
     Chroot "chroot" 13 Process,
     /// Opened for writing or created: `path`, `flags`, `mode`.

@@ -12,6 +12,7 @@
 //! Invariants: the log is written by the keeper alone and lies where no VM sees it; whatever a VM does, memory and disk are
 //! bounded, and what is missing is said; nothing here decides what a VM may do.
 
+pub mod capture;
 pub mod codec;
 pub mod log;
 pub mod store;

@@ -14,10 +14,9 @@
 //! Invariants: an argument is looked at only where it is a value in a register, never a pointer; the filter needs no
 //! `NO_NEW_PRIVS`, for it is installed with `CAP_SYS_ADMIN` over the VM, and set-uid programs go on working in it.
 
-mod assemble;
 pub mod table;
 
-use assemble::{Assembler, Label};
+use fvm_sys::bpf::{Assembler, Label};
 use fvm_sys::seccomp::Instruction;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
