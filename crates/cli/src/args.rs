@@ -226,6 +226,9 @@ pub struct PolicyArgs {
     /// What it calls its machine
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// How much of what its programs do is written down: off, basic (programs, network, changes of files) or full
+    #[arg(long, value_name = "LEVEL")]
+    pub trace: Option<fvm::model::Level>,
     /// Start even if this machine lacks something that the policy requires
     #[arg(long)]
     pub allow_partial: bool,

@@ -26,9 +26,9 @@ pub const SCHEMA: u32 = 1;
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Nothing.
-    #[default]
     Off,
     /// Programs, the network, changes of files.
+    #[default]
     Basic,
     /// Also what reaches for other processes, memory that becomes code, mounts, namespaces and the kernel.
     Full,
@@ -37,6 +37,12 @@ pub enum Level {
 impl Level {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Off, Self::Basic, Self::Full];
+
+    /// What a VM has that was made before there was a log.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::Off
+    }
 
     /// As policies name it.
     #[must_use]
