@@ -212,6 +212,7 @@ impl<'a> LayerScan<'a> {
             source: None,
             uncommittable: uncommittable.map(str::to_owned),
             conflict: None,
+            origin: None,
         };
         let upper = upper.map(|(side, origin)| UpperFacts {
             ino: side.stat.stx_ino,

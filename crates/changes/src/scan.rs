@@ -116,6 +116,7 @@ fn scan_file(view: &LayerView, set: &mut ChangeSet) -> Result<(), ScanError> {
         source: None,
         uncommittable: Some("it is a mount point on the host".to_owned()),
         conflict: None,
+        origin: None,
     });
     Ok(())
 }

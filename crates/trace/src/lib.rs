@@ -14,8 +14,15 @@
 
 pub mod capture;
 pub mod codec;
+pub mod ecs;
+pub mod filter;
 pub mod log;
+pub mod origin;
 pub mod store;
+pub mod tree;
 
+pub use filter::Filter;
 pub use log::{Integrity, Log, LogError};
+pub use origin::Origins;
 pub use store::{QUOTA_BYTES, Store};
+pub use tree::Tree;

@@ -14,15 +14,17 @@ use crate::home::Home;
 use crate::init;
 use crate::launch::{Ends, Launched, Progress};
 use crate::links;
+use fvm_model::event::{Args, Kind};
 use fvm_model::{Level, Mode, VmRecord};
 use fvm_sys::seccomp;
-use fvm_trace::QUOTA_BYTES;
 use fvm_trace::capture::calls::Refused;
 use fvm_trace::capture::{Inside, Task, Tracer, program};
+use fvm_trace::{QUOTA_BYTES, Store};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 /// Whether calls are captured, seen from init.
 #[derive(Debug)]
@@ -95,15 +97,29 @@ pub fn inside(fds: Vec<OwnedFd>) -> Option<Inside> {
     Some(Inside { listener: fds.next()?, root: fds.next()?, mounts: fds.next()? })
 }
 
+/// A log that goes on with a later run says that it saw nothing of this one.
+fn say_unseen(dir: &Path, record: &VmRecord) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(events) = fs::open(dir, flags, FileMode::empty()) else { return };
+    if let Ok(mut store) = Store::open(events, record.id.as_str(), QUOTA_BYTES) {
+        store.begin(crate::lifecycle::now(), Level::Off, Some("a run without a log"));
+        store.push_own(crate::lifecycle::now(), Kind::End, Args::default());
+        store.flush();
+    }
+}
+
 /// Begins to answer the calls of a VM that was launched, if they are captured.
 ///
 /// # Errors
 /// When the log cannot be begun. The VM must not run then: nobody would answer its calls.
 pub fn start(home: &Home, record: &VmRecord, vm: &mut Launched) -> Result<Option<Tracer>, VmError> {
-    let Some(inside) = vm.traced.take() else { return Ok(None) };
     let level = record.policy.trace;
     let kernel = record.policy.kernel;
     let dir = home.events_dir(&record.id);
+    let Some(inside) = vm.traced.take() else {
+        say_unseen(&dir, record);
+        return Ok(None);
+    };
     let open = || {
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {

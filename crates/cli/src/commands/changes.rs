@@ -1,12 +1,13 @@
 //! `status`, `diff`, `commit`, `discard`: what a VM changed, and what becomes of it.
 
+use super::trace;
 use crate::Done;
-use crate::args::{Commit, ConflictArg, Diff, Discard, Status};
+use crate::args::{ByArg, Commit, ConflictArg, Diff, Discard, Status};
 use crate::failure::Failure;
 use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
-use crate::render;
-use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, exit};
+use crate::render::{self, origin};
+use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, VmState, exit};
 use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanInput, VmLock};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,23 +33,48 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     }
     let record = fvm.find(&args.name)?;
     let state = fvm.state(&record)?;
-    let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
+    let mut set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
+    let by_process = args.by == ByArg::Process;
+    if by_process || out.json() {
+        let whole = fvm.with_origins(&record, &mut set)?;
+        if by_process {
+            tell_whole(out, whole.as_ref(), state);
+        }
+    }
     if out.json() {
         let summary = set.summary();
         let (vm, id) = (record.name.as_str(), record.id.as_str());
         out.document(&Report { vm, id, state, summary, stores: fvm.keys(&record, &set)?, set: &set })?;
     } else {
         let stores = fvm.keys(&record, &set)?;
-        out.write(|w| render::status(w, &record, state, &set, &stores))?;
+        let render = if by_process { origin::status } else { render::status };
+        out.write(|w| render(w, &record, state, &set, &stores))?;
     }
     warn(out, &set);
     Ok(exit::DONE)
 }
 
+/// What the log cannot tell.
+fn tell_whole(out: &Output, whole: Option<&fvm::Integrity>, state: VmState) {
+    match whole {
+        None => out.say("there is no behaviour log: who made a change is not known"),
+        Some(whole) if !whole.is_whole(state != VmState::Stopped) => {
+            out.say(&format!(
+                "the behaviour log is not whole ({}): who made a change may not be known",
+                trace::gaps(whole)
+            ));
+        }
+        Some(_) => {}
+    }
+}
+
 /// `fvm diff`.
 pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
     let record = fvm.find(&args.name)?;
-    let set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
+    let mut set = fvm::filter(scan(fvm, out, &record)?, &paths(&args.paths)?);
+    if out.json() {
+        fvm.with_origins(&record, &mut set)?;
+    }
     let input = fvm.scan_input(&record)?;
     if out.json() {
         diff_json(out, &input, &set)?;
@@ -102,8 +128,13 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     };
     let (only, except) = (args.only.clone(), args.except.clone());
     let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
-    let set = scan(fvm, out, &record)?;
+    let mut set = scan(fvm, out, &record)?;
     warn(out, &set);
+    if !args.from.is_empty() {
+        let whole = fvm.with_origins(&record, &mut set)?;
+        tell_whole(out, whole.as_ref(), VmState::Stopped);
+        choice.exact = Some(from(&record, &set, &args.from)?);
+    }
     if !args.keys.is_empty() {
         choice = choose_keys(fvm, &record, &set, &args.keys, on_conflict)?;
     }
@@ -124,6 +155,21 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         return Ok(exit::DONE);
     }
     carry_out(fvm, out, &lock, &record, &set, plan, args.keep)
+}
+
+/// The changes that one of the programs made.
+fn from(record: &VmRecord, set: &ChangeSet, programs: &[String]) -> Result<BTreeSet<VmPath>, Failure> {
+    let mut made = BTreeSet::new();
+    for program in programs {
+        let of_it = fvm::made_by(set, program);
+        if of_it.is_empty() {
+            let named = fvm::model::path::printable(program.as_bytes());
+            let next = format!("'fvm status {} --by process' lists who made what", record.name);
+            return Err(Failure::new(format!("no change is known to be made by '{named}'"), next));
+        }
+        made.extend(of_it);
+    }
+    Ok(made)
 }
 
 /// The keys that match one of `patterns`, of all keyed stores that the VM changed.

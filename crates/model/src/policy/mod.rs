@@ -89,6 +89,7 @@ pub const FEATURES: &[&str] = &[
     "rename exchange",
     "reflinks",
     "seccomp notification",
+    "behaviour log",
     "cgroups",
     OWN_NETWORK,
     "openat2",

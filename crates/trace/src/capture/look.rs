@@ -217,6 +217,9 @@ impl Look {
         self.renew(pid, event.ts);
         if let Some(process) = self.processes.get(pid) {
             event.args.foreign = process.foreign && (file.is_some() || to.is_some());
+            // The call came from the program that it is by now.
+            (event.exe, event.comm) = (process.exe.clone(), process.comm.clone());
+            (event.uid, event.sid) = (process.uid, process.sid);
         }
         let root = (!event.args.foreign).then_some(&self.root);
         let (mut named, mut resolved) = (false, true);
