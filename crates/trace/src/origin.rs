@@ -167,7 +167,10 @@ pub fn names(text: &str, program: &Program) -> bool {
         return true;
     }
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
-    let said: Vec<&str> = command.split_ascii_whitespace().collect();
+    // Word by word: the text of a script that is an argument is one.
+    let args = if program.argv.is_empty() { std::slice::from_ref(&program.exe) } else { &program.argv };
+    let args: Vec<_> = args.iter().map(|arg| arg.0.to_string_lossy()).collect();
+    let said: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
     let last = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
     let is_here = |at: &[&str]| {
         at.iter().zip(&words).enumerate().all(|(n, (said, word))| said == word || (n == 0 && last(said) == *word))
@@ -315,6 +318,7 @@ mod tests {
             assert!(!names(text, &npm), "{text}");
         }
         assert!(names("node", &program(&[])));
+        assert!(!names("hook", &program(&["sh", "-c", "./hook; hook"])));
         assert!(wild(b"a*b?c", b"axxbyc") && !wild(b"a*b?c", b"axxbc") && wild(b"*", b""));
     }
 }

@@ -43,7 +43,7 @@ pub struct Node {
     /// How it ended, if it has.
     pub ended: Option<Ended>,
     /// What it is about to execute.
-    asked: Option<Vec<Bytes>>,
+    asked: Option<(u64, Vec<Bytes>)>,
 }
 
 impl Node {
@@ -77,10 +77,11 @@ impl Tree {
         }
         let Some(node) = self.nodes.get_mut(&key) else { return };
         match (event.kind, event.phase) {
-            (Kind::Exec, Phase::Attempt) => node.asked = Some(event.args.argv.clone()),
+            (Kind::Exec, Phase::Attempt) => node.asked = Some((event.seq, event.args.argv.clone())),
             (Kind::Exec, Phase::Done) => {
-                let argv = node.asked.take().unwrap_or_default();
-                node.programs.push((event.seq, event.exe.clone(), argv));
+                // It is noted later than it was: what happened since it was asked for is the new program's.
+                let (from, argv) = node.asked.take().unwrap_or((event.seq, Vec::new()));
+                node.programs.push((from, event.exe.clone(), argv));
             }
             (Kind::Exit, _) => {
                 node.ended = Some(event.args.code.map_or(Ended::Otherwise, Ended::Code));
@@ -194,6 +195,15 @@ pub(crate) mod tests {
         assert!(tree.get(key).unwrap().by_session);
         let depths: Vec<(usize, u32)> = tree.walk().into_iter().map(|(d, n)| (d, n.key.tgid)).collect();
         assert_eq!(depths, [(0, 10), (1, 11), (2, 12), (3, 13), (4, 14)]);
+    }
+
+    #[test]
+    fn what_is_noted_late_of_a_maker_is_so_from_when_it_was_asked_for() {
+        let mut tree = Tree::default();
+        let [asked, done] = exec(1, (10, 0, 10), "[fvm]", &["/bin/sh", "x"]);
+        let child = of(3, (11, 10, 10), "/bin/sh", Kind::Setsid, Args::default());
+        [&asked, &child, &Event { seq: 4, ..done }].into_iter().for_each(|e| tree.add(e));
+        assert_eq!(tree.ancestors(child.process(), 3)[0].command(), b"/bin/sh x");
     }
 
     #[test]

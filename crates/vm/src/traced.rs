@@ -1,7 +1,7 @@
 //! The behaviour log of a VM: init's side, which hands over where calls wait, and the keeper's, which answers them.
 //!
 //! ```text
-//!   init    /dev/null opened ─ filter with a listener ─► Progress::Traced [listener, root, mounts] ─► the keeper
+//!   init    /dev/null opened ─ filter with a listener ─► Progress::Traced [listener, root, mounts, table] ─► the keeper
 //!   keeper  <home>/vms/<id>/events/ ─ fvm_trace::capture::Tracer: a thread, until the VM ends
 //! ```
 //!
@@ -48,8 +48,9 @@ impl Traced {
         let begun = || {
             let root = open("/", OFlags::PATH | OFlags::DIRECTORY)?;
             let mounts = open("/proc/self/ns/mnt", OFlags::RDONLY)?;
+            let table = open("/proc/self/mountinfo", OFlags::RDONLY)?;
             let listener = seccomp::listen(&program::filter(level, refused)?)?;
-            Ok(Inside { listener, root, mounts })
+            Ok(Inside { listener, root, mounts, table })
         };
         match begun() {
             Ok(inside) => Self::Yes { inside, null },
@@ -73,8 +74,9 @@ impl Traced {
     /// Hands the tracer's side to the keeper.
     pub(crate) fn tell(self, ends: &Ends) {
         match self {
-            Self::Yes { inside: Inside { listener, root, mounts }, .. } => {
-                ends.tell_with(&Progress::Traced, &[listener.as_fd(), root.as_fd(), mounts.as_fd()]);
+            Self::Yes { inside: Inside { listener, root, mounts, table }, .. } => {
+                let fds = [listener.as_fd(), root.as_fd(), mounts.as_fd(), table.as_fd()];
+                ends.tell_with(&Progress::Traced, &fds);
             }
             Self::No(e) => {
                 ends.tell(&Progress::Notice(format!("what its programs do is not written down: {}", why(e))))
@@ -94,7 +96,7 @@ fn why(e: Errno) -> String {
 /// What init handed over.
 pub fn inside(fds: Vec<OwnedFd>) -> Option<Inside> {
     let mut fds = fds.into_iter();
-    Some(Inside { listener: fds.next()?, root: fds.next()?, mounts: fds.next()? })
+    Some(Inside { listener: fds.next()?, root: fds.next()?, mounts: fds.next()?, table: fds.next()? })
 }
 
 /// A log that goes on with a later run says that it saw nothing of this one.

@@ -11,7 +11,7 @@
 use super::LinkRule;
 use super::calls::{self, Call, Field, More, Refused};
 use super::memory::{Address, Memory, address};
-use super::place::{self, Named};
+use super::place::{self, Mounts, Named};
 use super::process::{Caller, Process, Processes, Renewed};
 use crate::store::Store;
 use fvm_model::Timestamp;
@@ -31,6 +31,7 @@ const ADDRESS_MAX: usize = 128;
 pub struct Look {
     listener: OwnedFd,
     root: OwnedFd,
+    mounts: Mounts,
     store: Option<Store>,
     processes: Processes,
     vm: String,
@@ -62,10 +63,8 @@ struct Seen {
 
 impl Look {
     /// Nothing seen yet.
-    #[expect(clippy::too_many_arguments, reason = "made in one place, of what a task holds")]
     pub fn new(
-        listener: OwnedFd,
-        root: OwnedFd,
+        (listener, root, mounts): (OwnedFd, OwnedFd, Mounts),
         store: Option<Store>,
         processes: Processes,
         vm: String,
@@ -75,12 +74,22 @@ impl Look {
     ) -> Self {
         let calls = calls::all().map(|call| (call.number, call)).collect();
         let refused = refused.into_iter().map(|call| (call.number, call)).collect();
-        Self { listener, root, store, processes, vm, level, calls, refused, links, open: None }
+        Self { listener, root, mounts, store, processes, vm, level, calls, refused, links, open: None }
     }
 
     /// Where calls wait.
     pub fn listener(&self) -> &OwnedFd {
         &self.listener
+    }
+
+    /// The VM's mounts; they have changed when this has something urgent to say.
+    pub fn mounts(&self) -> &OwnedFd {
+        self.mounts.table()
+    }
+
+    /// They have changed.
+    pub fn look_at_mounts(&mut self) {
+        self.mounts.look();
     }
 
     /// The log begins.
@@ -222,6 +231,7 @@ impl Look {
             (event.uid, event.sid) = (process.uid, process.sid);
         }
         let root = (!event.args.foreign).then_some(&self.root);
+        let cached = self.mounts.may_wait();
         let (mut named, mut resolved) = (false, true);
         let mut take = |path: place::Path, is_file: bool| {
             event.args.cut |= path.cut;
@@ -231,8 +241,9 @@ impl Look {
             }
             path.bytes
         };
-        event.args.path = file.map(|file| take(file.find(root), true)).or(event.args.path.take());
-        event.args.to = to.map(|to| if is_text { take(to.into_text(), false) } else { take(to.find(root), true) });
+        event.args.path = file.map(|file| take(file.find(root, cached), true)).or(event.args.path.take());
+        event.args.to =
+            to.map(|to| if is_text { take(to.into_text(), false) } else { take(to.find(root, cached), true) });
         event.args.resolved = named && resolved;
         self.push(event);
     }

@@ -26,6 +26,7 @@ use calls::Refused;
 use fvm_model::Level;
 use fvm_sys::{process as own, seccomp};
 use look::Look;
+use place::Mounts;
 use process::{Numbers, Processes};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
@@ -56,6 +57,8 @@ pub struct Inside {
     pub root: OwnedFd,
     /// Its mount namespace.
     pub mounts: OwnedFd,
+    /// Its mounts: `/proc/self/mountinfo` of init.
+    pub table: OwnedFd,
 }
 
 /// What is to be captured, and where it goes.
@@ -141,14 +144,19 @@ fn run(task: Task, stopped: &OwnedFd) {
     let store = Store::open(events, &vm, quota_bytes).ok();
     let mounts = rustix::fs::fstat(&inside.mounts).ok().map(|stat| stat.st_ino);
     let processes = Processes::new(Numbers::of(init, mounts), handles());
-    let mut look = Look::new(inside.listener, inside.root, store, processes, vm, level, refused, links);
+    let look = (inside.listener, inside.root, Mounts::new(inside.table));
+    let mut look = Look::new(look, store, processes, vm, level, refused, links);
     look.begin(level, blind.as_deref());
     let (mut flushed, mut swept) = (Instant::now(), Instant::now());
     // Where nothing happens, it is looked at ever more seldom.
     let mut idle = 0u32;
     loop {
         let wait = if look.is_dirty() { Some(TICK) } else { look.knows_any().then_some(SWEEP * (1 << idle)) };
-        match ready(look.listener(), stopped, wait) {
+        let (now, changed) = ready(look.listener(), look.mounts(), stopped, wait);
+        if changed {
+            look.look_at_mounts();
+        }
+        match now {
             Ready::Call => {
                 look.one();
                 idle = 0;
@@ -175,13 +183,20 @@ enum Ready {
     End,
 }
 
-fn ready(listener: &OwnedFd, stopped: &OwnedFd, wait: Option<Duration>) -> Ready {
+/// What is to be done, and whether the mounts have changed.
+fn ready(listener: &OwnedFd, mounts: &OwnedFd, stopped: &OwnedFd, wait: Option<Duration>) -> (Ready, bool) {
     let wait = wait.map(|wait| rustix::time::Timespec {
         tv_sec: wait.as_secs().cast_signed(),
         tv_nsec: i64::from(wait.subsec_nanos()),
     });
-    let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-    match poll(&mut polled, wait.as_ref()) {
+    let mut polled = [
+        PollFd::new(listener, PollFlags::IN),
+        PollFd::new(stopped, PollFlags::IN),
+        PollFd::new(mounts, PollFlags::PRI),
+    ];
+    let polled_now = poll(&mut polled, wait.as_ref());
+    let changed = polled[2].revents().contains(PollFlags::PRI);
+    let ready = match polled_now {
         Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => Ready::Nothing,
         Err(_) => Ready::End,
         // What waits is answered first.
@@ -189,5 +204,6 @@ fn ready(listener: &OwnedFd, stopped: &OwnedFd, wait: Option<Duration>) -> Ready
         // Nobody is left who could call, or nobody wants to know.
         Ok(_) if !polled[0].revents().is_empty() || !polled[1].revents().is_empty() => Ready::End,
         Ok(_) => Ready::Nothing,
-    }
+    };
+    (ready, changed)
 }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   while the call waits    text, and what it starts from: the working directory, a descriptor, the root
-//!   when it was let go      openat2(the VM's root, RESOLVE_IN_ROOT | RESOLVE_CACHED) ─► /proc/self/fd/N ─► path
-//!                           (the call itself has just looked it up)      └ not cached: as it was written
+//!   when it was let go      openat2(the VM's root, RESOLVE_IN_ROOT) ─► /proc/self/fd/N ─► path
+//!                                                    └ not there, or not to be asked: as it was written
 //! ```
 //!
-//! Invariant: the tracer never waits for a file system: a VM may have mounted one whose server waits for the tracer.
+//! Invariant: a file system whose server runs in the VM is not asked: the server may wait for the tracer. Where the VM has mounted
+//! one ([`Mounts`]) only what the kernel has cached is looked up, which overlayfs has not: paths there stay as they were written.
+//! One that is mounted in the moment of a look holds up this VM's tracer, no longer than its server lives.
 
 use super::calls::{File, Follow};
 use super::memory::Memory;
@@ -16,6 +18,7 @@ use fvm_model::path::Bytes;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -111,15 +114,16 @@ impl Named {
         Path { bytes: Bytes(OsString::from_vec(self.text)), resolved: false, cut: self.cut }
     }
 
-    /// The path, as the kernel knows it. `root`: the VM's; `None` where its paths mean something else.
+    /// The path, as the kernel knows it. `root`: the VM's; `None` where its paths mean something else. `cached`: only what the
+    /// kernel can say without asking a file system.
     #[must_use]
-    pub fn find(self, root: Option<&OwnedFd>) -> Path {
+    pub fn find(self, root: Option<&OwnedFd>, cached: bool) -> Path {
         let done = |bytes: Vec<u8>, resolved| Path { bytes: Bytes(OsString::from_vec(bytes)), resolved, cut: self.cut };
         if self.is_fact {
             return done(self.text, !self.cut);
         }
         let Some(root) = root.filter(|_| !self.cut) else { return done(self.text, false) };
-        match resolve(root, &self.text, self.follow) {
+        match resolve(root, &self.text, self.follow, cached) {
             Some(path) => done(path, true),
             None => done(lexical(&self.text), false),
         }
@@ -127,20 +131,20 @@ impl Named {
 }
 
 /// The real path of `text`; the last name is kept as it is unless it is to be followed, and need not be there.
-fn resolve(root: &OwnedFd, text: &[u8], follow: bool) -> Option<Vec<u8>> {
+fn resolve(root: &OwnedFd, text: &[u8], follow: bool, cached: bool) -> Option<Vec<u8>> {
     let trimmed = text.iter().rposition(|b| *b != b'/').map_or(&b"/"[..], |last| &text[..=last]);
     let slash = trimmed.iter().rposition(|b| *b == b'/')?;
     let name = &trimmed[slash + 1..];
     let is_plain = !matches!(name, b"" | b"." | b"..");
     if follow || !is_plain {
-        match open(root, trimmed) {
+        match open(root, trimmed, cached) {
             Ok(file) => return real(&file),
             // It is to be made, or was just taken away.
             Err(Errno::NOENT) if is_plain => {}
             Err(_) => return None,
         }
     }
-    let parent = open(root, if slash == 0 { b"/" } else { &trimmed[..slash] }).ok()?;
+    let parent = open(root, if slash == 0 { b"/" } else { &trimmed[..slash] }, cached).ok()?;
     let mut path = real(&parent)?;
     if path != b"/" {
         path.push(b'/');
@@ -149,8 +153,9 @@ fn resolve(root: &OwnedFd, text: &[u8], follow: bool) -> Option<Vec<u8>> {
     Some(path)
 }
 
-fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::CACHED | ResolveFlags::NO_MAGICLINKS;
+fn open(root: &OwnedFd, path: &[u8], cached: bool) -> Result<OwnedFd, Errno> {
+    let only = if cached { ResolveFlags::CACHED } else { ResolveFlags::empty() };
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | only;
     fs::openat2(root, OsStr::from_bytes(path), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)
 }
 
@@ -175,6 +180,72 @@ fn lexical(text: &[u8]) -> Vec<u8> {
     if path.is_empty() { b"/".to_vec() } else { path }
 }
 
+/// The VM's mounts, as far as they matter here.
+#[derive(Debug)]
+pub struct Mounts {
+    /// `/proc/<init>/mountinfo`; readable when it has changed.
+    table: OwnedFd,
+    /// Those that may wait for somebody, and were there before the VM's programs: for somebody outside.
+    before: BTreeSet<u64>,
+    /// The VM has made such a one.
+    may_wait: bool,
+}
+
+impl Mounts {
+    /// As they are before any of the VM's programs runs.
+    #[must_use]
+    pub fn new(table: OwnedFd) -> Self {
+        let before = waiting(&read_all(&table));
+        Self { table, before, may_wait: false }
+    }
+
+    /// What to poll for changes.
+    #[must_use]
+    pub fn table(&self) -> &OwnedFd {
+        &self.table
+    }
+
+    /// They have changed.
+    pub fn look(&mut self) {
+        self.may_wait = !waiting(&read_all(&self.table)).is_subset(&self.before);
+    }
+
+    /// Whether a look-up may wait for a process of the VM.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+}
+
+fn read_all(table: &OwnedFd) -> Vec<u8> {
+    /// Longest table that is read.
+    const MAX: usize = 16 << 20;
+    let mut bytes = Vec::new();
+    if fs::seek(table, fs::SeekFrom::Start(0)).is_err() {
+        return bytes;
+    }
+    let mut buffer = [0; 16 << 10];
+    while let Ok(len @ 1..) = rustix::io::read(table, &mut buffer[..]) {
+        bytes.extend_from_slice(&buffer[..len]);
+        if bytes.len() > MAX {
+            break;
+        }
+    }
+    bytes
+}
+
+/// The mounts of file systems that ask a process: FUSE and automounts; by number.
+fn waiting(mountinfo: &[u8]) -> BTreeSet<u64> {
+    let line = |line: &[u8]| {
+        let text = String::from_utf8_lossy(line).into_owned();
+        let (own, of_type) = text.split_once(" - ")?;
+        let kind = of_type.split(' ').next()?;
+        let waits = kind == "autofs" || kind == "fuse" || kind == "fuseblk" || kind.starts_with("fuse.");
+        waits.then(|| own.split(' ').next()?.parse().ok()).flatten()
+    };
+    mountinfo.split(|b| *b == b'\n').filter_map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,10 +262,7 @@ mod tests {
         let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let text = |rest: &str| [base.as_os_str().as_bytes(), b"/", rest.as_bytes()].concat();
         let find = |rest: &str, follow| {
-            // What was looked up once is cached.
-            let path = std::path::PathBuf::from(OsStr::from_bytes(&text(rest)));
-            let _looked_up = if follow { path.metadata() } else { path.symlink_metadata() };
-            let path = Named { text: text(rest), follow, is_fact: false, cut: false }.find(Some(&root));
+            let path = Named { text: text(rest), follow, is_fact: false, cut: false }.find(Some(&root), false);
             assert!(path.resolved, "{rest} {follow}");
             path.bytes.0.into_vec()
         };
@@ -207,12 +275,20 @@ mod tests {
     }
 
     #[test]
+    fn file_systems_that_ask_a_process_are_known_by_their_type() {
+        let table = b"23 28 0:21 / /sys rw - sysfs sysfs rw\n\
+            40 28 0:40 / /a\\040-\\040b rw shared:1 - fuse.sshfs x rw\n41 28 0:41 / /fuse rw - ext4 /dev/fuse rw\n\
+            42 28 0:42 / /c rw - autofs systemd-1 rw\nnonsense\n";
+        assert_eq!(waiting(table), BTreeSet::from([40, 42]));
+    }
+
+    #[test]
     fn what_the_kernel_cannot_say_at_once_is_as_it_was_written() {
         let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let named = |text: &[u8], cut| Named { text: text.to_vec(), follow: true, is_fact: false, cut };
-        let path = named(b"/nowhere/../nothing//./x/", false).find(Some(&root));
+        let path = named(b"/nowhere/../nothing//./x/", false).find(Some(&root), false);
         assert_eq!((path.bytes.0.into_vec(), path.resolved), (b"/nothing/x".to_vec(), false));
-        let path = named(b"/etc", true).find(Some(&root));
+        let path = named(b"/etc", true).find(Some(&root), false);
         assert!(path.cut && !path.resolved);
         assert_eq!(lexical(b"/.."), b"/");
     }
