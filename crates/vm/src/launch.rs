@@ -265,9 +265,8 @@ impl Pending {
         let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
         let ended = || StepError { step: "wait for init".into(), why: "it ended before it was ready".into() };
         let received = socket::receive(self.progress.as_fd(), &mut buffer).ok();
-        let (message, mut fds) = received.map_or((None, Vec::new()), |(len, fds)| {
-            (serde_json::from_slice(&buffer[..len]).ok(), fds)
-        });
+        let (message, mut fds) =
+            received.map_or((None, Vec::new()), |(len, fds)| (serde_json::from_slice(&buffer[..len]).ok(), fds));
         let failed = |error: StepError| VmError::Setup { step: error.step, why: error.why };
         match message {
             Some(Progress::Init(pid)) => self.said.init = Pid::from_raw(pid),
