@@ -686,7 +686,13 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Help
     let inner = std::mem::take(&mut site.inner);
     // Its own, to be closed once it has been used.
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(&ends.report, 3) else { process::exit_now(1) };
-    let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).chain(&bus).chain(&null).chain([&ends.orders, &report]);
+    let kept = buses
+        .iter()
+        .map(|(_, listener)| listener)
+        .chain(&inner)
+        .chain(&bus)
+        .chain(&null)
+        .chain([&ends.orders, &report]);
     process::close_all_but(&kept.map(AsRawFd::as_raw_fd).chain(early.fds()).collect::<Vec<_>>());
     let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);
     let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
