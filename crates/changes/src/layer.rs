@@ -241,6 +241,7 @@ impl<'a> Layer<'a> {
             source: None,
             uncommittable: uncommittable.map(str::to_owned),
             conflict: None,
+            origin: None,
         };
         let upper = upper.map(|(side, origin)| UpperFacts {
             ino: side.stat.stx_ino,

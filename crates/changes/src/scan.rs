@@ -305,5 +305,6 @@ fn scan_file(view: &LayerView, warnings: &mut Vec<String>) -> Result<Option<Chan
         source: None,
         uncommittable: Some("it is a mount point on the host".to_owned()),
         conflict: None,
+        origin: None,
     }))
 }

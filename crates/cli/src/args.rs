@@ -106,6 +106,8 @@ pub enum Command {
     Policy(PolicyCommand),
     /// List what a VM changed
     Status(Status),
+    /// Show what the programs of a VM did: executed, connected, wrote, removed (its policy's 'trace', or --trace)
+    Trace(Trace),
     /// Show what a VM changed, line by line
     Diff(Diff),
     /// Bring changes of a VM to the host
@@ -226,6 +228,9 @@ pub struct PolicyArgs {
     /// What it calls its machine
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+    /// How much of what its programs do is written down: off, basic (programs, network, changes of files) or full
+    #[arg(long, value_name = "LEVEL")]
+    pub trace: Option<fvm::model::Level>,
     /// Start even if this machine lacks something that the policy requires
     #[arg(long)]
     pub allow_partial: bool,
@@ -572,6 +577,15 @@ pub struct ExplainArgs {
     pub policy: PolicyArgs,
 }
 
+/// How changes are put in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ByArg {
+    /// By path
+    Path,
+    /// By the program that made them, as the behaviour log says
+    Process,
+}
+
 /// `fvm status`.
 #[derive(Debug, Args)]
 pub struct Status {
@@ -579,6 +593,41 @@ pub struct Status {
     pub name: String,
     /// Only these paths and what is below them
     pub paths: Vec<PathBuf>,
+    /// In which order
+    #[arg(long, value_enum, default_value_t = ByArg::Path, value_name = "WHAT")]
+    pub by: ByArg,
+}
+
+/// `fvm trace`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What a program did is what it asked for: a call may have failed, and 'fvm status' says what became of the \
+files. A line '... events are missing' says that more happened than was written down."
+)]
+pub struct Trace {
+    /// Name of the VM
+    pub name: String,
+    /// Go on with what happens, until the VM stops
+    #[arg(long, short, conflicts_with = "tree")]
+    pub follow: bool,
+    /// Only what this program did, and what it started: words of its command line, a pattern of the whole, or a number
+    #[arg(long, value_name = "PROGRAM")]
+    pub process: Vec<String>,
+    /// Only what was done to this, or below it ('*' and '?' are wildcards)
+    #[arg(long, value_name = "GLOB")]
+    pub path: Vec<String>,
+    /// Only these: process, file, network, kernel, or a kind of event (exec, open, rename, connect, ...)
+    #[arg(long, value_name = "KIND")]
+    pub kind: Vec<String>,
+    /// Only the last so long, such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Span>,
+    /// The programs as a tree: who started whom
+    #[arg(long)]
+    pub tree: bool,
+    /// One JSON object a line, by the Elastic Common Schema
+    #[arg(long, conflicts_with = "tree")]
+    pub ecs: bool,
 }
 
 /// `fvm diff`.
@@ -627,12 +676,16 @@ pub struct Commit {
     /// All but what matches
     #[arg(long, value_name = "GLOB")]
     pub except: Vec<String>,
+    /// Only what this program made, and what it started: words of its command line ('npm install'), a pattern of the whole, or a
+    /// number; as the behaviour log says
+    #[arg(long, value_name = "PROGRAM")]
+    pub from: Vec<String>,
     /// Choose on the terminal: changes, and parts of text files
     #[arg(long, short)]
     pub interactive: bool,
     /// Only keys that match, of keyed stores (/etc/passwd and the like, dconf, Wine): as 'fvm status' names them, such as
     /// 'user avahi' or '/org/gnome/*'
-    #[arg(long = "key", value_name = "GLOB", conflicts_with_all = ["paths", "only", "except", "interactive"])]
+    #[arg(long = "key", value_name = "GLOB", conflicts_with_all = ["paths", "only", "except", "from", "interactive"])]
     pub keys: Vec<String>,
     /// Show what would be done, in order, and do nothing
     #[arg(long)]

@@ -6,6 +6,8 @@
 //!
 //! Invariant: every name that a VM chose passes through `printable`: it cannot write to the terminal.
 
+pub mod origin;
+
 use fvm::model::path::printable;
 use fvm::model::{Change, ChangeKind, FileType, Meta, MetaDelta, Summary, Timestamp, VmRecord, VmState};
 use fvm::{FileDiff, KeyChange, ScanError, StoreChange};

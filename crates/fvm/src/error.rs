@@ -27,6 +27,9 @@ pub enum FvmError {
         /// The file.
         path: VmPath,
     },
+    /// The behaviour log cannot be read.
+    #[error(transparent)]
+    Log(#[from] fvm_trace::LogError),
     /// The choice cannot be carried out.
     #[error(transparent)]
     Review(#[from] fvm_review::ReviewError),

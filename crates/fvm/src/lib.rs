@@ -17,6 +17,7 @@ mod policies;
 mod pool;
 mod settle;
 mod stack;
+mod trace;
 mod worker;
 
 pub use changes::Sight;
@@ -32,6 +33,8 @@ pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
 pub use fvm_sys::socket;
+pub use fvm_trace::tree::{Ended as ProcessEnded, Node};
+pub use fvm_trace::{Filter, Integrity, Log, LogError, Origins, Tree, ecs};
 pub use fvm_vm::attach::{Attached, Ended};
 pub use fvm_vm::lifecycle::Piped;
 pub use fvm_vm::offspring::{Birth, Offspring};
@@ -45,6 +48,7 @@ pub use interrupts::Interrupts;
 pub use migrate::{Imported, Machine};
 pub use policies::{PolicyEntry, amended, amended_policy, policies, policy};
 pub use pool::NewPool;
+pub use trace::made_by;
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;

@@ -241,12 +241,15 @@ impl Fvm {
             copy_file(&from.join("unlike"), &copy)?;
             std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|e| io("sync", &copy, &e))?;
         }
-        let (from, to) = (from.join("bases"), to.join("bases"));
-        if let Ok(entries) = std::fs::read_dir(from)
-            && create(&to).is_ok()
-        {
-            for entry in entries.flatten() {
-                let _without = copy_file(&entry.path(), &to.join(entry.file_name()));
+        // The log says who made what the copy has, too.
+        for companion in ["bases", "events"] {
+            let (from, to) = (from.join(companion), to.join(companion));
+            if let Ok(entries) = std::fs::read_dir(from)
+                && create(&to).is_ok()
+            {
+                for entry in entries.flatten() {
+                    let _without = copy_file(&entry.path(), &to.join(entry.file_name()));
+                }
             }
         }
         Ok(())

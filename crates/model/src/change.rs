@@ -13,6 +13,7 @@
 //! Invariants: a change set is sorted by `path` (bytes), so a parent stands before its children; at most one change
 //! has a given path; everything in it came from a hostile VM and is printed through [`crate::path::printable`].
 
+use crate::event::Origin;
 use crate::path::{Bytes, HostPath, VmPath};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,9 @@ pub struct Change {
     /// The host's entry changed after the fork as well: what was seen. `None` when it did not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub conflict: Option<String>,
+    /// Which program made it, by the behaviour log; `None` where that does not know.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub origin: Option<Box<Origin>>,
 }
 
 /// Directories whose own entry is unchanged but whose mtime in the VM is to be carried over when a change below them

@@ -12,6 +12,7 @@
 //!   pool ── PoolRecord, PoolStatus    VMs that wait for programs
 //!   restart Restart, Backoff          what becomes of a program that ended
 //!   service ServiceStatus, ...         what runs in a VM as a daemon
+//!   event   Event, Origin              what its programs did, and who made a change
 //!   exit ── exit codes                what the CLI answers
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 pub mod change;
 pub mod domain;
+pub mod event;
 pub mod exit;
 pub mod packed;
 pub mod path;
@@ -35,6 +37,7 @@ pub mod vm;
 
 pub use change::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary};
 pub use domain::{Name, NamePattern};
+pub use event::{Event, Level, Origin};
 pub use packed::PackedChanges;
 pub use path::{HostPath, VmPath};
 pub use plan::{LayerDir, Plan, PlanOp};

@@ -243,6 +243,7 @@ impl<'p> Iter<'p> {
         let after = if has(4) { Some(self.meta()?) } else { None };
         let base = has(2).then(|| path.on_host());
         Some(Change {
+            origin: None,
             path,
             kind,
             file_type,
@@ -320,6 +321,7 @@ mod tests {
             };
             let rare = self.roll(4) == 0;
             Change {
+                origin: None,
                 kind,
                 base,
                 file_type: TYPES[self.roll(7) as usize],

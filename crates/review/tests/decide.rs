@@ -53,6 +53,7 @@ fn parse(line: &str) -> Change {
         source: None,
         uncommittable: flagged("#").then(|| "a socket cannot be committed".to_owned()),
         conflict: flagged("!").then(|| "changed on the host after the fork".to_owned()),
+        origin: None,
     }
 }
 

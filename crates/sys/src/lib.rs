@@ -11,7 +11,8 @@
 //!   mount    mount_setattr, fsopen & co. with errors that carry the kernel's own message
 //!   ids      setfsuid/setfsgid, securebits, id maps
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
-//!   seccomp  user notification of named calls
+//!   bpf      classic BPF with labels;  seccomp  filters, and user notification
+//!   peek     the memory of another process
 //!   net      the loopback interface
 //!   spawn    a program without a copy of this process, while this one goes on
 //!   vfork    namespaces without a copy of this process; execve; what a child used
@@ -21,6 +22,7 @@
 //!
 //! Invariant: this is the only crate with `unsafe`; each block says why it is sound.
 
+pub mod bpf;
 pub mod copy;
 pub mod dir;
 pub mod entry;
@@ -31,6 +33,7 @@ pub mod lease;
 pub mod loopdev;
 pub mod mount;
 pub mod net;
+pub mod peek;
 pub mod process;
 pub mod seccomp;
 pub mod socket;

@@ -263,6 +263,12 @@ pub fn unblock_all_signals() {
     set_mask(libc::SIG_SETMASK, &[]);
 }
 
+/// The calling thread is never interrupted by a signal from now on: others of its process take them.
+pub fn block_all_signals() {
+    let all: Vec<i32> = (1..=libc::SIGRTMAX()).collect();
+    set_mask(libc::SIG_BLOCK, &all);
+}
+
 /// Unblocks `signals` again.
 pub fn unblock_signals(signals: &[i32]) {
     set_mask(libc::SIG_UNBLOCK, signals);

@@ -15,7 +15,7 @@ use crate::op::{Restrict, SetupOp};
 use crate::places::Places;
 use fvm_host::{HostFacts, Shown, VisibleMount};
 use fvm_model::vm::XattrClass;
-use fvm_model::{HostPath, Layer, LayerKind, Mode, Network, Policy};
+use fvm_model::{HostPath, Layer, LayerKind, Level, Mode, Network, Policy};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -126,9 +126,14 @@ impl Pen<'_> {
         }
         ops.push(SetupOp::Keyring);
         let kernel = brief.policy.kernel;
+        let level = brief.policy.trace;
+        let logged = level == Level::Full;
+        let calls = Calls { cgroup_namespaces: brief.mode != Mode::Identity, logged, ..kernel.into() };
+        if level != Level::Off {
+            ops.push(SetupOp::Trace { level, calls, filter: kernel.filter });
+        }
         if kernel.filter {
             // The last: it refuses what the others do.
-            let calls = Calls { cgroup_namespaces: brief.mode != Mode::Identity, ..kernel.into() };
             ops.push(SetupOp::SystemCalls { calls });
         }
         Blueprint { ops, layers, notices }

@@ -12,6 +12,7 @@
 use crate::blueprint::SHIFT;
 use crate::op::{Restrict, SetupOp};
 use crate::scope::Gate;
+use crate::traced::Traced;
 use fvm_model::vm::XattrClass;
 use fvm_model::{HostPath, Mode, VmPath};
 use fvm_sys::dir::Dir;
@@ -67,6 +68,8 @@ pub struct Site {
     pub gate: Option<Gate>,
     /// Overlays that stand below others: nobody but init, which refreshes them, has them.
     pub inner: Vec<OwnedFd>,
+    /// Whether what programs do is captured.
+    pub traced: Option<Traced>,
     /// The assembled tree, once its root is mounted.
     tree: Option<OwnedFd>,
     /// An empty file system.
@@ -102,6 +105,7 @@ impl Site {
             files: None,
             gate: None,
             inner: Vec::new(),
+            traced: None,
             tree: None,
             cover: None,
             is_covered: false,
@@ -223,9 +227,15 @@ impl Site {
                 Err(Errno::NOSYS) | Ok(()) => {}
                 Err(e) => return Err(e.into()),
             },
+            SetupOp::Trace { level, calls, filter } => {
+                self.traced = Some(Traced::begin(*level, &calls.logged_at(*level, *filter)));
+            }
             SetupOp::SystemCalls { calls } => {
-                let made = self.filter.take();
-                fvm_sys::seccomp::install(&made.map_or_else(|| crate::calls::filter(*calls), Ok)?)?;
+                // Without a tracer the filter refuses what that would have.
+                let logged = calls.logged && matches!(self.traced, Some(Traced::Yes { .. }));
+                let made = self.filter.take().filter(|_| logged == calls.logged);
+                let calls = crate::calls::Calls { logged, ..*calls };
+                fvm_sys::seccomp::install(&made.map_or_else(|| crate::calls::filter(calls), Ok)?)?;
             }
         }
         Ok(())

@@ -123,6 +123,12 @@ impl Home {
         self.state.join("vms").join(id.as_str())
     }
 
+    /// Where the behaviour log of a VM lies.
+    #[must_use]
+    pub fn events_dir(&self, id: &VmId) -> PathBuf {
+        self.vm_dir(id).join("events")
+    }
+
     /// Where the program output of a detached VM goes.
     #[must_use]
     pub fn output_log(&self, id: &VmId) -> PathBuf {

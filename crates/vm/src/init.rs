@@ -61,16 +61,22 @@ pub struct Served<'a> {
 }
 
 /// Serves until the keeper goes or says stop. `ready`: called once, when the first program, if that was ordered already, is on its
-/// way: whoever hears of it would only take a processor from it before.
-pub fn serve(served: &Served<'_>, buses: Vec<Bus>, early: Early, ready: impl FnOnce()) -> ! {
-    let code = i32::from(run(served, buses, early, ready).is_err());
+/// way: whoever hears of it would only take a processor from it before. `null`: the VM's `/dev/null`, where it was opened already.
+pub fn serve(served: &Served<'_>, buses: Vec<Bus>, early: Early, null: Option<OwnedFd>, ready: impl FnOnce()) -> ! {
+    let code = i32::from(run(served, buses, early, null, ready).is_err());
     process::exit_now(code)
 }
 
-fn run(served: &Served<'_>, mut buses: Vec<Bus>, early: Early, ready: impl FnOnce()) -> Result<(), Errno> {
+fn run(
+    served: &Served<'_>,
+    mut buses: Vec<Bus>,
+    early: Early,
+    null: Option<OwnedFd>,
+    ready: impl FnOnce(),
+) -> Result<(), Errno> {
     let Served { orders, overlays, links } = *served;
     let Early { signals, stub, first, builder } = early;
-    let tools = Tools { null: open_nothing(), stub };
+    let tools = Tools { null: null.or_else(open_nothing), stub };
     // Without it everything works but what it is for.
     let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
@@ -253,7 +259,7 @@ fn listen(entry: &mut Watched) {
 }
 
 /// The VM's `/dev/null`. Opened before anything of the VM runs: later, what has that name may be anything, init's own memory too.
-fn open_nothing() -> Option<OwnedFd> {
+pub(crate) fn open_nothing() -> Option<OwnedFd> {
     let opened = open("/dev/null", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
     fstat(&opened).is_ok_and(|stat| stat.st_rdev == makedev(1, 3)).then_some(opened)
 }

@@ -28,9 +28,11 @@ use crate::proto::{self, Order};
 use crate::quota::Quota;
 use crate::refresh::Held;
 use crate::router::{self, Guard, Helper, Maker, Place, Plan, Routed};
+use crate::traced::{self, Traced};
 use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
+use fvm_trace::capture::Inside;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -64,6 +66,8 @@ pub struct Launched {
     pub notices: Vec<String>,
     /// What the keeper watches.
     pub quota: Option<Quota>,
+    /// Where captured calls wait.
+    pub traced: Option<Inside>,
     /// Init had its first order before it was there.
     pub has_first: bool,
     /// Who built it.
@@ -113,6 +117,8 @@ pub(crate) enum Progress {
     Init(i32),
     Guard(i32),
     Notice(String),
+    /// With what [`Inside`] has.
+    Traced,
     Ready,
     Failed(StepError),
 }
@@ -237,6 +243,7 @@ struct Said {
     guard: Option<Pid>,
     bus: Option<OwnedFd>,
     notices: Vec<String>,
+    traced: Option<Inside>,
     ready: bool,
 }
 
@@ -257,16 +264,19 @@ impl Pending {
         }
         let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
         let ended = || StepError { step: "wait for init".into(), why: "it ended before it was ready".into() };
-        let message = socket::receive(self.progress.as_fd(), &mut buffer).ok().and_then(|(len, mut fds)| {
-            self.said.bus = fds.pop().or(self.said.bus.take());
-            serde_json::from_slice(&buffer[..len]).ok()
-        });
+        let received = socket::receive(self.progress.as_fd(), &mut buffer).ok();
+        let (message, mut fds) =
+            received.map_or((None, Vec::new()), |(len, fds)| (serde_json::from_slice(&buffer[..len]).ok(), fds));
         let failed = |error: StepError| VmError::Setup { step: error.step, why: error.why };
         match message {
             Some(Progress::Init(pid)) => self.said.init = Pid::from_raw(pid),
             Some(Progress::Guard(pid)) => self.said.guard = Pid::from_raw(pid),
             Some(Progress::Notice(text)) => self.said.notices.push(text),
-            Some(Progress::Ready) => self.said.ready = true,
+            Some(Progress::Traced) => self.said.traced = traced::inside(fds),
+            Some(Progress::Ready) => {
+                self.said.bus = fds.pop();
+                self.said.ready = true;
+            }
             Some(Progress::Failed(error)) => return Err(failed(error)),
             None => return Err(failed(ended())),
         }
@@ -336,6 +346,7 @@ impl Pending {
             },
             notices: std::mem::take(&mut self.said.notices),
             quota: None,
+            traced: self.said.traced.take(),
             has_first: self.has_first,
             makers: Makers { pids: std::mem::take(&mut self.children), stay: self.stay.take() },
         })
@@ -385,6 +396,10 @@ pub(crate) struct Ends {
 impl Ends {
     pub fn tell(&self, progress: &Progress) {
         tell(&self.report, progress, &[]);
+    }
+
+    pub fn tell_with(&self, progress: &Progress, fds: &[BorrowedFd<'_>]) {
+        tell(&self.report, progress, fds);
     }
 
     pub fn give_up(&self, error: StepError) -> ! {
@@ -661,17 +676,30 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Help
     die_with_parent();
     let _old_kernel = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     rustix::process::umask(FileMode::from_raw_mode(0o022));
+    let is_traced = site.traced.as_ref().is_some_and(Traced::works);
+    let null = site.traced.as_ref().and_then(Traced::null);
+    if let Some(traced) = site.traced.take() {
+        traced.tell(ends);
+    }
     let bus = site.bus_client.take();
     let buses = std::mem::take(&mut site.buses);
     let inner = std::mem::take(&mut site.inner);
     // Its own, to be closed once it has been used.
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(&ends.report, 3) else { process::exit_now(1) };
-    let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).chain(&bus).chain([&ends.orders, &report]);
+    let kept = buses
+        .iter()
+        .map(|(_, listener)| listener)
+        .chain(&inner)
+        .chain(&bus)
+        .chain(&null)
+        .chain([&ends.orders, &report]);
     process::close_all_but(&kept.map(AsRawFd::as_raw_fd).chain(early.fds()).collect::<Vec<_>>());
     let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);
     let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
-    let served = init::Served { orders: &ends.orders, overlays: &overlays, links: site.mode == Mode::Rootless };
-    init::serve(&served, buses, early, move || {
+    // There is one listener: the tracer has it, and answers for links too.
+    let links = site.mode == Mode::Rootless && !is_traced;
+    let served = init::Served { orders: &ends.orders, overlays: &overlays, links };
+    init::serve(&served, buses, early, null, move || {
         tell(&report, &Progress::Ready, bus.as_ref().map(AsFd::as_fd).as_slice())
     })
 }

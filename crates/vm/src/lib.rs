@@ -19,6 +19,7 @@
 //!   groups      memory, processors, processes, devices   disk, quota  how much its changes may take
 //!   scope       limits of an ordinary user's VM, by the user's systemd
 //!   offspring   copies of this process that do one thing   forker  has them made for a program with threads
+//!   traced      the behaviour log: init's side, and the keeper's
 //!   calls       which system calls a VM has: the list, and the filter made of it
 //! ```
 //!
@@ -61,6 +62,7 @@ pub mod service;
 mod session;
 pub mod stack;
 mod title;
+mod traced;
 
 pub mod usage;
 

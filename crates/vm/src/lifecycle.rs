@@ -28,13 +28,15 @@ use crate::launch::{First, Launched, Makers};
 use crate::proto::{self, Configuration, Info, Order, Program, Reply, Request, Status, Timeout};
 use crate::quota::Quota;
 use crate::relay::Relays;
+use crate::traced;
 use begin::begin_new;
 use behind::{Cleaner, behind};
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
-use fvm_model::{HostPath, Mode, Network, Policy, Restart, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
+use fvm_model::{HostPath, Level, Mode, Network, Policy, Restart, Timestamp, VmEvent, VmId, VmName, VmRecord, VmState};
 use fvm_sys::process;
+use fvm_trace::capture::Tracer;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::stdio::{stderr, stdin, stdout};
@@ -277,6 +279,10 @@ pub fn plan(home: &Home, facts: &HostFacts, record: &VmRecord) -> Blueprint {
         policy.to_mut().network = Network::None;
         without = Some(format!("the VM has no network: {why} ({advice}; or use '--net host')"));
     }
+    if record.pool.is_some() {
+        // Their keeper makes others meanwhile, and so must have one thread: there is nobody to answer their calls.
+        policy.to_mut().trace = Level::Off;
+    }
     let mut drawn =
         blueprint::draw(&Brief { facts, mode: record.mode, policy: &policy, known: &record.layers, masked: &masked });
     drawn.notices.extend(without);
@@ -296,6 +302,7 @@ pub struct Running {
     handed: Option<Handed>,
     cleaner: Option<Cleaner>,
     makers: Makers,
+    tracer: Option<Tracer>,
 }
 
 /// A program on our own streams, and what init gets with it.
@@ -423,6 +430,7 @@ fn boot_in(
     let cleaner = if at_once && relay.is_none() && begun.is_light() { begun.cleaner()? } else { None };
     let Up { mut vm, kept, mut notices } = begun.wait()?;
     let makers = vm.take_makers();
+    let tracer = traced::start(home, &kept.record(), &mut vm)?;
     notices.extend(absent);
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
         && !relay.connect(&bus)?
@@ -430,7 +438,7 @@ fn boot_in(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    Ok(Running { notices, vm, control, lock, relay, kept, handed, cleaner, makers })
+    Ok(Running { notices, vm, control, lock, relay, kept, handed, cleaner, makers, tracer })
 }
 
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
@@ -518,6 +526,8 @@ impl Running {
     pub fn vanish(mut self) -> Result<(), VmError> {
         process::kill(self.vm.init.as_raw_nonzero().get(), rustix::process::Signal::KILL.as_raw())
             .map_err(|e| VmError::Sys("end the VM", e))?;
+        // Nothing of it calls any more; with one thread less, what follows can go on behind the answer.
+        drop(self.tracer.take());
         let home = self.kept.home();
         let mut record = self.kept.record();
         delete(home, &mut record, &self.lock)?;
@@ -536,6 +546,8 @@ impl Running {
         self.makers.collect();
         keeper::end(&self.vm).map_err(|e| VmError::Sys("end the VM", e))?;
         let _collected = process::wait_nonblocking(self.vm.init.as_raw_nonzero().get(), false);
+        // Before the VM is another's: the log is whole then.
+        drop(self.tracer);
         // It may hold what the VM sent it.
         drop(self.relay);
         let also = self.vm.quota.as_ref().and_then(Quota::reached);

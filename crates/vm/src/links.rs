@@ -18,6 +18,12 @@ use rustix::io::Errno;
 /// Programs that compare inode numbers after linking, and copy when linking fails.
 const CHECKERS: &[&str] = &["git"];
 
+/// What a program that is called so and makes a hard link is told, where it is not to go on.
+#[must_use]
+pub fn refusal(comm: &[u8]) -> Option<Errno> {
+    CHECKERS.iter().any(|checker| checker.as_bytes() == comm).then_some(Errno::XDEV)
+}
+
 /// Makes the links of everything that init starts wait for [`serve`].
 ///
 /// # Errors
@@ -30,7 +36,7 @@ pub fn watch() -> Result<OwnedFd, Errno> {
 pub fn serve(listener: &OwnedFd) {
     // A caller that died meanwhile needs no answer.
     let Ok(call) = seccomp::next(listener) else { return };
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", call.pid)).unwrap_or_default();
-    let answer = if CHECKERS.contains(&name.trim_end()) { Answer::Fail(Errno::XDEV) } else { Answer::GoOn };
+    let name = std::fs::read(format!("/proc/{}/comm", call.pid)).unwrap_or_default();
+    let answer = refusal(name.trim_ascii_end()).map_or(Answer::GoOn, Answer::Fail);
     let _died = seccomp::answer(listener, call.id, answer);
 }

@@ -18,7 +18,7 @@
 use crate::calls::Calls;
 use crate::calls::table::FAMILIES;
 use fvm_model::vm::XattrClass;
-use fvm_model::{HostPath, VmPath};
+use fvm_model::{HostPath, Level, VmPath};
 use serde::Serialize;
 use std::fmt;
 
@@ -160,6 +160,15 @@ pub enum SetupOp {
     },
     /// An empty session keyring.
     Keyring,
+    /// These system calls wait for the tracer from here on, where the kernel can do that ([`fvm_trace::capture`]).
+    Trace {
+        /// How much is captured.
+        level: Level,
+        /// What the policy opens: the rest of what is refused by number is refused by the tracer, if all is captured.
+        calls: Calls,
+        /// Whether anything is refused.
+        filter: bool,
+    },
     /// Only these system calls from here on ([`crate::calls`]).
     SystemCalls {
         /// What the policy opens.
@@ -220,6 +229,7 @@ impl fmt::Display for SetupOp {
             Self::MessageQueues => f.write_str("own message queues at /dev/mqueue"),
             Self::Loopback => f.write_str("set the loopback interface up"),
             Self::Keyring => f.write_str("empty session keyring"),
+            Self::Trace { level, .. } => write!(f, "write down what programs do ({level})"),
             Self::SystemCalls { calls } => {
                 write!(f, "refuse {} system calls, those newer than fvm", calls.refused().count())?;
                 for (closed, what) in

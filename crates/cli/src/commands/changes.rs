@@ -1,13 +1,14 @@
 //! `status`, `diff`, `commit`, `discard`: what a VM changed, and what becomes of it.
 
+use super::trace;
 use crate::Done;
-use crate::args::{Commit, ConflictArg, Diff, Discard, Status};
+use crate::args::{ByArg, Commit, ConflictArg, Diff, Discard, Status};
 use crate::failure::Failure;
 use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
-use crate::render;
-use fvm::model::{Change, ChangeSet, PackedChanges, Plan, VmPath, VmRecord, exit};
-use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, ScanError, ScanInput, Sight, VmLock};
+use crate::render::{self, origin};
+use fvm::model::{Change, ChangeSet, PackedChanges, Plan, VmPath, VmRecord, VmState, exit};
+use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, Origins, ScanError, ScanInput, Sight, VmLock};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,12 +30,15 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
         state: fvm::model::VmState,
         summary: fvm::model::Summary,
         stores: Vec<fvm::StoreChange>,
-        #[serde(serialize_with = "sequence")]
-        changes: &'a PackedChanges,
+        changes: Told<'a>,
         warnings: &'a [String],
     }
     let record = fvm.find(&args.name)?;
     let (state, only) = (fvm.state(&record)?, paths(&args.paths)?);
+    // In JSON each change says it anyway.
+    if args.by == ByArg::Process && !out.json() {
+        return by_process(fvm, out, &record, state, &only);
+    }
     let (mut changes, mut stores, mut bad) = (PackedChanges::default(), Vec::new(), Ok(()));
     let warnings = out.during(&format!("reading the changes of {}", record.name), || {
         let look = |sight: Sight<'_>, _: &mut usize| {
@@ -51,7 +55,8 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     let summary = changes.summary();
     if out.json() {
         let (vm, id) = (record.name.as_str(), record.id.as_str());
-        let (changes, warnings) = (&changes, warnings.as_slice());
+        let origins = fvm.origins(&record)?.map(|(origins, _)| origins);
+        let (changes, warnings) = (Told { changes: &changes, origins }, warnings.as_slice());
         out.document(&Report { vm, id, state, summary, stores, changes, warnings })?;
     } else {
         out.write(|w| render::status(w, &record, state, summary, changes.iter(), &stores))?;
@@ -60,14 +65,52 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     Ok(exit::DONE)
 }
 
-fn sequence<S: Serializer>(changes: &PackedChanges, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(changes.iter())
+/// Changes as JSON, with who made them as far as that is known.
+struct Told<'a> {
+    changes: &'a PackedChanges,
+    origins: Option<Origins>,
+}
+
+impl Serialize for Told<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.changes.iter().map(|change| told(change, self.origins.as_ref())))
+    }
+}
+
+fn told(mut change: Change, origins: Option<&Origins>) -> Change {
+    change.origin = origins.and_then(|origins| origins.of(&change)).map(Box::new);
+    change
+}
+
+/// `fvm status --by process`.
+fn by_process(fvm: &Fvm, out: &Output, record: &VmRecord, state: VmState, only: &[VmPath]) -> Done {
+    let mut set = fvm::filter(scan(fvm, out, record)?, only);
+    let whole = fvm.with_origins(record, &mut set)?;
+    tell_whole(out, whole.as_ref(), state);
+    out.write(|w| origin::status(w, record, state, &set))?;
+    warn(out, &set.warnings);
+    Ok(exit::DONE)
+}
+
+/// What the log cannot tell.
+fn tell_whole(out: &Output, whole: Option<&fvm::Integrity>, state: VmState) {
+    match whole {
+        None => out.say("there is no behaviour log: who made a change is not known"),
+        Some(whole) if !whole.is_whole(state != VmState::Stopped) => {
+            out.say(&format!(
+                "the behaviour log is not whole ({}): who made a change may not be known",
+                trace::gaps(whole)
+            ));
+        }
+        Some(_) => {}
+    }
 }
 
 /// `fvm diff`.
 pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
     let record = fvm.find(&args.name)?;
-    let view = View { fvm, input: fvm.scan_input(&record)?, record: &record, only: paths(&args.paths)? };
+    let origins = if out.json() { fvm.origins(&record)?.map(|(origins, _)| origins) } else { None };
+    let view = View { fvm, input: fvm.scan_input(&record)?, record: &record, only: paths(&args.paths)?, origins };
     let mut warnings = Ok(Vec::new());
     let said = out.write(|w| {
         let (said, read) = if out.json() {
@@ -103,6 +146,8 @@ struct View<'a> {
     input: ScanInput,
     record: &'a VmRecord,
     only: Vec<VmPath>,
+    /// Who made them, where it is to be said and known.
+    origins: Option<Origins>,
 }
 
 impl View<'_> {
@@ -176,7 +221,7 @@ impl View<'_> {
                 Ok(_) => (None, None),
                 Err(e) => (None, Some(e.to_string())),
             };
-            Entry { change: change.clone(), patch, unreadable }
+            Entry { change: told(change.clone(), self.origins.as_ref()), patch, unreadable }
         };
         let mut json = serde_json::Serializer::pretty(&mut *w);
         let mut list = match json.serialize_seq(None) {
@@ -206,8 +251,13 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     };
     let (only, except) = (args.only.clone(), args.except.clone());
     let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
-    let set = scan(fvm, out, &record)?;
+    let mut set = scan(fvm, out, &record)?;
     warn(out, &set.warnings);
+    if !args.from.is_empty() {
+        let whole = fvm.with_origins(&record, &mut set)?;
+        tell_whole(out, whole.as_ref(), VmState::Stopped);
+        choice.exact = Some(from(&record, &set, &args.from)?);
+    }
     if !args.keys.is_empty() {
         choice = choose_keys(fvm, &record, &set, &args.keys, on_conflict)?;
     }
@@ -228,6 +278,21 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         return Ok(exit::DONE);
     }
     carry_out(fvm, out, &lock, &record, &set, plan, args.keep)
+}
+
+/// The changes that one of the programs made.
+fn from(record: &VmRecord, set: &ChangeSet, programs: &[String]) -> Result<BTreeSet<VmPath>, Failure> {
+    let mut made = BTreeSet::new();
+    for program in programs {
+        let of_it = fvm::made_by(set, program);
+        if of_it.is_empty() {
+            let named = fvm::model::path::printable(program.as_bytes());
+            let next = format!("'fvm status {} --by process' lists who made what", record.name);
+            return Err(Failure::new(format!("no change is known to be made by '{named}'"), next));
+        }
+        made.extend(of_it);
+    }
+    Ok(made)
 }
 
 /// The keys that match one of `patterns`, of all keyed stores that the VM changed.

@@ -7,6 +7,7 @@
 //!   stats    stats, top                    what VMs use
 //!   service  service start, stop, ...     daemons in VMs
 //!   changes  status, diff, commit, discard  what they changed
+//!   trace    trace                         what their programs did
 //!   history  history, show, undo ...      commits after the fact
 //!   pool     pool create, status ...      VMs that are forked ahead
 //!   policy   policy list, show, check       what VMs may use
@@ -23,6 +24,7 @@ mod pool;
 mod run;
 mod service;
 mod stats;
+mod trace;
 mod vms;
 
 use crate::args::{Cli, Command};
@@ -79,6 +81,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Pool(command) => pool::pool(&fvm, out, &command),
         Command::Service(args) => service::service(&fvm, out, args),
         Command::Status(args) => changes::status(&fvm, out, &args),
+        Command::Trace(args) => trace::trace(&fvm, out, &args),
         Command::Diff(args) => changes::diff(&fvm, out, &args),
         Command::Commit(args) => changes::commit(&fvm, out, &args),
         Command::Discard(args) => changes::discard(&fvm, out, &args),

@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::render;
 use crate::{Done, dirs};
 use fvm::model::policy::Flags;
-use fvm::model::{ChangeSet, Policy, VmName, VmRecord, VmState, exit};
+use fvm::model::{ChangeSet, Level, Policy, VmName, VmRecord, VmState, exit};
 use fvm::{Call, Ended, Fvm, NewVm, Step, Timeout, VmError, VmLock};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -74,7 +74,11 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     };
     let named = name.is_some() || args.keep;
     let ephemeral = afterwards == Afterwards::Remove;
-    let policy = args.policy.policy(fvm, out)?;
+    let mut policy = args.policy.policy(fvm, out)?;
+    if ephemeral && policy.trace == Level::Basic && args.policy.trace.is_none() {
+        // The log would be thrown away with the VM.
+        policy.trace = Level::Off;
+    }
     let restart = args.restart.unwrap_or_default();
     let new = NewVm { name, policy, ephemeral, restart, user_home: dirs::user_home(), ..NewVm::default() };
     if args.detach {
@@ -447,6 +451,7 @@ impl crate::args::PolicyArgs {
             desktop: self.dbus.clone(),
             limits: self.limits().map(|(name, value)| (name, value.clone())).collect(),
             hostname: self.hostname.clone(),
+            trace: self.trace,
         })
     }
 
@@ -474,11 +479,13 @@ impl crate::args::PolicyArgs {
 
     /// Whether any option was given.
     pub fn is_given(&self) -> bool {
-        let Self { policy, net, allow, publish, hide, read_only, share, device, socket, dbus, hostname, .. } = self;
+        let Self { policy, net, allow, publish, hide, read_only, share, device, socket, dbus, hostname, trace, .. } =
+            self;
         let any_place = !(allow.is_empty() && publish.is_empty());
         let any_list = !(hide.is_empty() && read_only.is_empty() && device.is_empty() && dbus.is_empty());
         let any_path = !(share.is_empty() && socket.is_empty());
-        let any_value = policy.is_some() || net.is_some() || hostname.is_some() || self.limits().next().is_some();
+        let any_value = policy.is_some() || net.is_some() || hostname.is_some() || trace.is_some();
+        let any_value = any_value || self.limits().next().is_some();
         any_value || any_place || any_list || any_path || self.allow_partial
     }
 }

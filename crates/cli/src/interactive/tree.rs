@@ -162,6 +162,7 @@ pub(super) mod tests {
             source: None,
             uncommittable: words.contains(&"#").then(|| "it is a socket".into()),
             conflict: words.contains(&"!").then(|| "the host changed it".into()),
+            origin: None,
         }
     }
 

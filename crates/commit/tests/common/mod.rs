@@ -82,6 +82,7 @@ impl Lab {
             source: None,
             uncommittable: None,
             conflict: None,
+            origin: None,
         };
         self.set.changes.push(change);
         self.set.changes.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));

@@ -216,6 +216,7 @@ fn describe(layer: u32, host: &Path, upper: &Path, changes: &mut Vec<Change>) {
             source: None,
             uncommittable: None,
             conflict: None,
+            origin: None,
         });
     };
     let none = MetaDelta::default();

@@ -94,6 +94,37 @@ pub(super) fn seccomp(root: bool) -> Feature {
     )
 }
 
+/// Which engine writes down what programs do: notification, which sees a path before the kernel does.
+pub(super) fn behaviour_log(root: bool) -> Feature {
+    let feature = trial(
+        "behaviour log",
+        "'fvm trace', who made a change",
+        "a kernel (5.5 or later) or container with seccomp filters; a VM within a VM has none",
+        || {
+            may_mount(root)?;
+            let listener = seccomp::watch(seccomp::LINK_CALLS)?;
+            // Without it a call costs several times as much.
+            match seccomp::take_turns(&listener) {
+                Ok(()) => Ok(()),
+                Err(_) => Err(Errno::NOTTY),
+            }
+        },
+    );
+    match feature.level {
+        super::Level::Missing(_)
+            if process::in_child(|| may_mount(root).and_then(|()| seccomp::watch(seccomp::LINK_CALLS).map(drop)))
+                .is_ok() =>
+        {
+            Feature::enforced(feature.name, feature.needed_for)
+                .partly("by seccomp notification, slow on this kernel (before 6.6)")
+        }
+        super::Level::Enforced => {
+            feature.partly("by seccomp notification; BPF LSM is not built in: paths can be changed after the look")
+        }
+        _ => feature,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -93,6 +93,7 @@ pub fn probe(home: &Path, run: &Path) -> Kernel {
     let mut features = vec![isolation::user_namespaces(root), isolation::namespaces(root)];
     features.extend(layers::features(home, run, root));
     features.push(isolation::seccomp(root));
+    features.push(isolation::behaviour_log(root));
     features.push(cgroups::feature(run, root));
     features.push(network::feature(root));
     features.extend(machine::features(run, root));

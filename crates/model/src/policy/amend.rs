@@ -49,6 +49,7 @@ impl Policy {
             dbus,
             environment,
             kernel,
+            trace,
             // All of them change while a VM runs.
             limits: _,
             hostname,
@@ -65,6 +66,7 @@ impl Policy {
             ("dbus", *dbus == other.dbus),
             ("environment", *environment == other.environment),
             ("kernel", *kernel == other.kernel),
+            ("trace", *trace == other.trace),
             ("hostname", *hostname == other.hostname),
             ("requires", *requires == other.requires),
         ];

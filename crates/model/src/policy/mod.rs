@@ -25,7 +25,7 @@ pub use pattern::Pattern;
 pub use resolve::{Flags, Source, resolve};
 pub use text::{Place, PolicyError};
 
-use crate::{HostPath, Publish, Range, Reach};
+use crate::{HostPath, Level, Publish, Range, Reach};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -56,6 +56,9 @@ pub struct Policy {
     pub environment: Environment,
     /// What it may ask of the kernel.
     pub kernel: Kernel,
+    /// How much of what its programs do is written down.
+    #[serde(default = "Level::off")]
+    pub trace: Level,
     /// How much of the machine it may use.
     #[serde(skip_serializing_if = "no_limits")]
     pub limits: Limits,
@@ -86,6 +89,7 @@ pub const FEATURES: &[&str] = &[
     "rename exchange",
     "reflinks",
     "seccomp notification",
+    "behaviour log",
     "cgroups",
     OWN_NETWORK,
     "openat2",

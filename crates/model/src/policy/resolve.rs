@@ -11,7 +11,7 @@ use super::builtin::{self, PROFILES};
 use super::limits::{self, Limits};
 use super::text::{ENTRIES_MAX, Place, PolicyError, Text, parse, plain_path, suggestion};
 use super::{Bus, Desktop, FEATURES, Network, OWN_NETWORK, Pattern, Policy, PolicyName};
-use crate::HostPath;
+use crate::{HostPath, Level};
 use std::collections::BTreeMap;
 use toml::Spanned;
 
@@ -52,6 +52,8 @@ pub struct Flags {
     pub limits: Vec<(&'static str, String)>,
     /// `--hostname`.
     pub hostname: Option<String>,
+    /// `--trace`.
+    pub trace: Option<Level>,
 }
 
 /// One list: text → where it came from.
@@ -198,6 +200,7 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
     }
     lists.deny.add(at, &text.network.deny)?;
     lists.publish.add(at, &text.network.publish)?;
+    set(&mut policy.trace, text.trace);
     set(&mut policy.dbus.session, text.dbus.session);
     set(&mut policy.dbus.system, text.dbus.system);
     let (kernel, said) = (&mut policy.kernel, &text.kernel);
@@ -247,6 +250,7 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
 
 fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(), PolicyError> {
     policy.network = flags.network.unwrap_or(policy.network);
+    policy.trace = flags.trace.unwrap_or(policy.trace);
     lists.asks_for_network = flags.network.is_some();
     if let Some(name) = &flags.hostname {
         policy.hostname =

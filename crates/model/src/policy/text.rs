@@ -9,8 +9,8 @@
 //! Invariant: a policy may come from a stranger: what an error shows of it cannot write to the terminal, and is short.
 
 use super::{Bus, Network, Pattern};
-use crate::HostPath;
 use crate::path::printable;
+use crate::{HostPath, Level};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::ops::Range;
@@ -119,6 +119,7 @@ pub(super) struct Text {
     pub extends: Option<Spanned<String>>,
     pub hostname: Option<Spanned<String>>,
     pub requires: Vec<Spanned<String>>,
+    pub trace: Option<Level>,
     pub network: NetworkText,
     pub files: FilesText,
     pub devices: ListText,

@@ -14,11 +14,12 @@
 //! Invariants: an argument is looked at only where it is a value in a register, never a pointer; the filter needs no
 //! `NO_NEW_PRIVS`, for it is installed with `CAP_SYS_ADMIN` over the VM, and set-uid programs go on working in it.
 
-mod assemble;
 pub mod table;
 
-use assemble::{Assembler, Label};
+use fvm_model::Level;
+use fvm_sys::bpf::{Assembler, Label};
 use fvm_sys::seccomp::Instruction;
+use fvm_trace::capture::calls::Refused;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use table::{DENIED, FAMILIES, Group, IOCTLS, LAST};
@@ -36,11 +37,20 @@ pub struct Calls {
     pub cgroup_namespaces: bool,
     /// 32-bit x86 programs. Opens the socket families too: those programs make sockets by a call that hides its arguments.
     pub x86_32: bool,
+    /// What is refused whatever its arguments is refused by the tracer, which writes it down.
+    pub logged: bool,
 }
 
 impl Default for Calls {
     fn default() -> Self {
-        Self { user_namespaces: true, trace: true, io_uring: false, cgroup_namespaces: true, x86_32: false }
+        Self {
+            user_namespaces: true,
+            trace: true,
+            io_uring: false,
+            cgroup_namespaces: true,
+            x86_32: false,
+            logged: false,
+        }
     }
 }
 
@@ -52,6 +62,7 @@ impl From<fvm_model::policy::Kernel> for Calls {
             io_uring: kernel.io_uring,
             cgroup_namespaces: true,
             x86_32: kernel.x86_32,
+            logged: false,
         }
     }
 }
@@ -69,6 +80,21 @@ impl Calls {
     fn refused_namespaces(self) -> u32 {
         let flag = |open: bool, flag: u32| if open { 0 } else { flag };
         flag(self.user_namespaces, CLONE_NEWUSER) | flag(self.cgroup_namespaces, CLONE_NEWCGROUP)
+    }
+
+    /// What the tracer refuses at `level`: with the filter all that it refuses whatever its arguments, and always `io_uring`,
+    /// which no log sees.
+    #[must_use]
+    pub fn logged_at(self, level: Level, filter: bool) -> Vec<Refused> {
+        if level != Level::Full {
+            return Vec::new();
+        }
+        let told = |call: &&table::Denied| (filter && self.refuses(call.group)) || call.group == Group::IoUring;
+        let refused = DENIED
+            .iter()
+            .filter(told)
+            .filter_map(|call| Some(Refused { name: call.name, number: call.native?, errno: call.errno }));
+        refused.chain(fvm_trace::capture::calls::refused_by(level).iter().copied()).collect()
     }
 
     /// The calls that are refused whatever their arguments.
@@ -139,7 +165,8 @@ pub fn filter(calls: Calls) -> Result<Vec<Instruction>, Errno> {
     asm.load(ARCHITECTURE);
     asm.if_equal(NATIVE, native, other);
     asm.bind(native);
-    let numbers = DENIED.iter().filter(|c| calls.refuses(c.group)).filter_map(|c| Some((c.native?, c.errno)));
+    let here = DENIED.iter().filter(|c| calls.refuses(c.group) && !calls.logged);
+    let numbers = here.filter_map(|c| Some((c.native?, c.errno)));
     architecture(&mut asm, calls, numbers.collect(), &HERE);
     asm.bind(other);
     if calls.x86_32 && cfg!(target_arch = "x86_64") {

@@ -41,6 +41,7 @@ fn every() -> impl Iterator<Item = Calls> {
         io_uring: n & 4 != 0,
         x86_32: n & 8 != 0,
         cgroup_namespaces: n & 16 != 0,
+        logged: false,
     })
 }
 

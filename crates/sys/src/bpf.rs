@@ -2,7 +2,7 @@
 //!
 //! Invariant: every jump goes forward; one that is longer than the instruction can say is an error, never a wrong jump.
 
-use fvm_sys::seccomp::Instruction;
+use crate::seccomp::Instruction;
 use rustix::io::Errno;
 
 /// A place in the program, bound once.
@@ -74,6 +74,28 @@ impl Assembler {
     /// Whether it has a bit of `bits`.
     pub fn if_any_of(&mut self, bits: u32, yes: Label, no: Label) {
         self.lines.push(Line::If { test: code::ANY_OF, value: bits, yes, no });
+    }
+
+    /// Goes to the label of the number that is loaded, else to `other`. `places` is sorted by number.
+    pub fn search(&mut self, places: &[(u32, Label)], other: Label) {
+        const FEW: usize = 4;
+        if places.len() > FEW {
+            let (low, high) = places.split_at(places.len() / 2);
+            let (above, below) = (self.label(), self.label());
+            self.if_greater_or_equal(high[0].0, above, below);
+            self.bind(below);
+            self.search(low, other);
+            self.bind(above);
+            self.search(high, other);
+            return;
+        }
+        for (index, (number, place)) in places.iter().enumerate() {
+            let next = if index + 1 == places.len() { other } else { self.label() };
+            self.if_equal(*number, *place, next);
+            if next != other {
+                self.bind(next);
+            }
+        }
     }
 
     /// The program.

@@ -1,0 +1,209 @@
+//! Seeing what a VM's programs do: a thread of the VM's keeper that answers their captured calls.
+//!
+//! ```text
+//!   program ── open(O_CREAT) ── waits ─►  poll ─ receive ─ read path, process   (while the call waits)
+//!           ◄──────────── go on ────────  still waits? ─ answer
+//!                                         real path ─ event ─► store            (meanwhile the call runs)
+//! ```
+//!
+//! It is a thread and not a process: when it dies the keeper does, and with the keeper init and the VM, so that no call waits
+//! for an answer that never comes. Should only the listener be closed, captured calls fail with `ENOSYS`.
+//!
+//! Invariants: every call is let go, but for those that are refused by number; nothing that a process says is waited for
+//! ([`place`]); memory is bounded; an event is written after its call was let go, and before the next one of the same
+//! thread.
+
+pub mod calls;
+mod look;
+mod memory;
+mod place;
+mod proc;
+mod process;
+pub mod program;
+
+use crate::store::Store;
+use calls::Refused;
+use fvm_model::Level;
+use fvm_sys::{process as own, seccomp};
+use look::Look;
+use place::Mounts;
+use process::{Numbers, Processes};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long an event waits in memory at most.
+const TICK: Duration = Duration::from_millis(100);
+/// How often processes are looked for that ended without saying so.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How often that time is doubled while nothing happens.
+const IDLE_MAX: u32 = 6;
+/// Descriptors of processes that are held at most.
+const HANDLES_MAX: u64 = 4096;
+
+/// What a program that is called so and makes a hard link is told.
+pub type LinkRule = fn(&[u8]) -> Option<Errno>;
+
+/// What init hands over when its filter is in place.
+#[derive(Debug)]
+pub struct Inside {
+    /// Where captured calls wait.
+    pub listener: OwnedFd,
+    /// The VM's root directory.
+    pub root: OwnedFd,
+    /// Its mount namespace.
+    pub mounts: OwnedFd,
+    /// Its mounts: `/proc/self/mountinfo` of init.
+    pub table: OwnedFd,
+}
+
+/// What is to be captured, and where it goes.
+#[derive(Debug)]
+pub struct Task {
+    /// The VM's side.
+    pub inside: Inside,
+    /// Init, on the host.
+    pub init: i32,
+    /// How much.
+    pub level: Level,
+    /// The directory of the log.
+    pub events: OwnedFd,
+    /// The VM's id.
+    pub vm: String,
+    /// How large the log may become, in bytes.
+    pub quota_bytes: u64,
+    /// What cannot be seen, in words.
+    pub blind: Option<String>,
+    /// What is refused, and written down.
+    pub refused: Vec<Refused>,
+    /// Asked before a hard link is made: whether the program of this name is told that it cannot.
+    pub links: Option<LinkRule>,
+}
+
+/// A tracer at work.
+#[derive(Debug)]
+pub struct Tracer {
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tracer {
+    /// Begins to answer.
+    ///
+    /// # Errors
+    /// When there is no thread or pipe to be had, or the log cannot be read.
+    pub fn start(task: Task) -> Result<Self, Errno> {
+        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let thread = std::thread::Builder::new().name("fvm: tracer".into()).stack_size(256 << 10);
+        let begun = thread.spawn(move || {
+            own::block_all_signals();
+            run(task, &stopped);
+        });
+        let thread = begun.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Writes what is left. The VM must have ended: its calls get no answer any more.
+    pub fn finish(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has ended the process where panics abort; elsewhere its log has no end, and says so.
+            let _cut = thread.join();
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// As many descriptors as the keeper may have.
+fn handles() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(2 * HANDLES_MAX, |hard| hard.min(2 * HANDLES_MAX));
+    let now = limit.current.unwrap_or(u64::MAX);
+    if now < wanted {
+        let more = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        // Without more there are fewer.
+        let _as_it_is = rustix::process::setrlimit(Resource::Nofile, more);
+    }
+    let now = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from((now / 2).min(HANDLES_MAX)).unwrap_or(0)
+}
+
+fn run(task: Task, stopped: &OwnedFd) {
+    let Task { inside, init, level, events, vm, quota_bytes, blind, refused, links } = task;
+    let _slower_without = seccomp::take_turns(&inside.listener);
+    // A log that cannot be read is not written: the calls are answered all the same.
+    let store = Store::open(events, &vm, quota_bytes).ok();
+    let mounts = rustix::fs::fstat(&inside.mounts).ok().map(|stat| stat.st_ino);
+    let processes = Processes::new(Numbers::of(init, mounts), handles());
+    let look = (inside.listener, inside.root, Mounts::new(inside.table));
+    let mut look = Look::new(look, store, processes, vm, level, refused, links);
+    look.begin(level, blind.as_deref());
+    let (mut flushed, mut swept) = (Instant::now(), Instant::now());
+    // Where nothing happens, it is looked at ever more seldom.
+    let mut idle = 0u32;
+    loop {
+        let wait = if look.is_dirty() { Some(TICK) } else { look.knows_any().then_some(SWEEP * (1 << idle)) };
+        let (now, changed) = ready(look.listener(), look.mounts(), stopped, wait);
+        if changed {
+            look.look_at_mounts();
+        }
+        match now {
+            Ready::Call => {
+                look.one();
+                idle = 0;
+            }
+            Ready::Nothing => idle = (idle + 1).min(IDLE_MAX),
+            Ready::End => break,
+        }
+        let now = Instant::now();
+        if now.duration_since(flushed) >= TICK {
+            look.settle_all();
+            flushed = now;
+        }
+        if now.duration_since(swept) >= SWEEP {
+            look.sweep();
+            swept = now;
+        }
+    }
+    look.end();
+}
+
+enum Ready {
+    Call,
+    Nothing,
+    End,
+}
+
+/// What is to be done, and whether the mounts have changed.
+fn ready(listener: &OwnedFd, mounts: &OwnedFd, stopped: &OwnedFd, wait: Option<Duration>) -> (Ready, bool) {
+    let wait = wait.map(|wait| rustix::time::Timespec {
+        tv_sec: wait.as_secs().cast_signed(),
+        tv_nsec: i64::from(wait.subsec_nanos()),
+    });
+    let mut polled = [
+        PollFd::new(listener, PollFlags::IN),
+        PollFd::new(stopped, PollFlags::IN),
+        PollFd::new(mounts, PollFlags::PRI),
+    ];
+    let polled_now = poll(&mut polled, wait.as_ref());
+    let changed = polled[2].revents().contains(PollFlags::PRI);
+    let ready = match polled_now {
+        Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => Ready::Nothing,
+        Err(_) => Ready::End,
+        // What waits is answered first.
+        Ok(_) if polled[0].revents().contains(PollFlags::IN) => Ready::Call,
+        // Nobody is left who could call, or nobody wants to know.
+        Ok(_) if !polled[0].revents().is_empty() || !polled[1].revents().is_empty() => Ready::End,
+        Ok(_) => Ready::Nothing,
+    };
+    (ready, changed)
+}

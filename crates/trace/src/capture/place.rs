@@ -1,0 +1,295 @@
+//! Paths as the VM names them, absolute and without symbolic links where the kernel can say so at once.
+//!
+//! ```text
+//!   while the call waits    text, and what it starts from: the working directory, a descriptor, the root
+//!   when it was let go      openat2(the VM's root, RESOLVE_IN_ROOT) ─► /proc/self/fd/N ─► path
+//!                                                    └ not there, or not to be asked: as it was written
+//! ```
+//!
+//! Invariant: a file system whose server runs in the VM is not asked: the server may wait for the tracer. Where the VM has mounted
+//! one ([`Mounts`]) only what the kernel has cached is looked up, which overlayfs has not: paths there stay as they were written.
+//! One that is mounted in the moment of a look holds up this VM's tracer, no longer than its server lives.
+
+use super::calls::{File, Follow};
+use super::memory::Memory;
+use super::proc;
+use super::process::Process;
+use fvm_model::path::Bytes;
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{self, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// A file that a call names, read while the call waits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Named {
+    /// Absolute, but maybe with `.`, `..` and symbolic links.
+    text: Vec<u8>,
+    follow: bool,
+    /// The kernel made it.
+    is_fact: bool,
+    /// It is not whole, or what it starts from is not known.
+    cut: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// The path.
+    pub bytes: Bytes,
+    /// The kernel made it absolute.
+    pub resolved: bool,
+    /// It is not whole.
+    pub cut: bool,
+}
+
+/// Reads what `file` names in the call of thread `tid`. `None`: it names none.
+#[must_use]
+pub fn read(file: File, arguments: &[u64; 6], tid: i32, process: &Process, memory: &Memory) -> Option<Named> {
+    let argument = |index: u8| arguments[usize::from(index)];
+    let follows = |follow| match follow {
+        Follow::Yes => true,
+        Follow::No => false,
+        Follow::Unless(index, bit) => argument(index) & bit == 0,
+    };
+    Some(match file {
+        File::Nothing => return None,
+        File::Text(index) => {
+            let text = memory.path(argument(index));
+            Named { text: text.bytes, cut: text.cut, ..Named::default() }
+        }
+        File::Fd(index) => of_descriptor(tid, argument(index)),
+        File::Path(index, follow) => {
+            let text = memory.path(argument(index));
+            from(None, text, follows(follow), tid, process)
+        }
+        File::At(dir, index, follow) => {
+            let text = memory.path(argument(index));
+            from(Some(argument(dir)), text, follows(follow), tid, process)
+        }
+    })
+}
+
+fn of_descriptor(tid: i32, fd: u64) -> Named {
+    let link = descriptor(fd).and_then(|fd| proc::link(tid, &format!("fd/{fd}")));
+    let text = link.unwrap_or_default();
+    // A socket, a pipe, memory: `socket:[1]`.
+    let cut = !text.starts_with(b"/");
+    Named { text, follow: false, is_fact: true, cut }
+}
+
+fn descriptor(fd: u64) -> Option<i32> {
+    #[allow(clippy::cast_possible_truncation, reason = "the kernel takes an int")]
+    let fd = (fd as u32).cast_signed();
+    (fd >= 0).then_some(fd)
+}
+
+fn from(dir: Option<u64>, path: super::memory::Text, follow: bool, tid: i32, process: &Process) -> Named {
+    let (bytes, cut) = (path.bytes, path.cut);
+    if bytes.starts_with(b"/") {
+        let text = if process.root.is_empty() { bytes } else { [process.root.as_slice(), &bytes].concat() };
+        return Named { text, follow, is_fact: false, cut };
+    }
+    let dir = dir.and_then(descriptor);
+    if bytes.is_empty() && !cut {
+        // AT_EMPTY_PATH, or an error.
+        return dir.map_or(Named { cut: true, ..Named::default() }, |fd| of_descriptor(tid, fd.cast_unsigned().into()));
+    }
+    let base = match dir {
+        Some(fd) => proc::link(tid, &format!("fd/{fd}")),
+        None => proc::link(tid, "cwd"),
+    };
+    match base.filter(|base| base.starts_with(b"/")) {
+        Some(base) => Named { text: [base.as_slice(), b"/", &bytes].concat(), follow, is_fact: false, cut },
+        None => Named { text: bytes, follow, is_fact: false, cut: true },
+    }
+}
+
+impl Named {
+    /// Text that names no file.
+    #[must_use]
+    pub fn into_text(self) -> Path {
+        Path { bytes: Bytes(OsString::from_vec(self.text)), resolved: false, cut: self.cut }
+    }
+
+    /// The path, as the kernel knows it. `root`: the VM's; `None` where its paths mean something else. `cached`: only what the
+    /// kernel can say without asking a file system.
+    #[must_use]
+    pub fn find(self, root: Option<&OwnedFd>, cached: bool) -> Path {
+        let done = |bytes: Vec<u8>, resolved| Path { bytes: Bytes(OsString::from_vec(bytes)), resolved, cut: self.cut };
+        if self.is_fact {
+            return done(self.text, !self.cut);
+        }
+        let Some(root) = root.filter(|_| !self.cut) else { return done(self.text, false) };
+        match resolve(root, &self.text, self.follow, cached) {
+            Some(path) => done(path, true),
+            None => done(lexical(&self.text), false),
+        }
+    }
+}
+
+/// The real path of `text`; the last name is kept as it is unless it is to be followed, and need not be there.
+fn resolve(root: &OwnedFd, text: &[u8], follow: bool, cached: bool) -> Option<Vec<u8>> {
+    let trimmed = text.iter().rposition(|b| *b != b'/').map_or(&b"/"[..], |last| &text[..=last]);
+    let slash = trimmed.iter().rposition(|b| *b == b'/')?;
+    let name = &trimmed[slash + 1..];
+    let is_plain = !matches!(name, b"" | b"." | b"..");
+    if follow || !is_plain {
+        match open(root, trimmed, cached) {
+            Ok(file) => return real(&file),
+            // It is to be made, or was just taken away.
+            Err(Errno::NOENT) if is_plain => {}
+            Err(_) => return None,
+        }
+    }
+    let parent = open(root, if slash == 0 { b"/" } else { &trimmed[..slash] }, cached).ok()?;
+    let mut path = real(&parent)?;
+    if path != b"/" {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    Some(path)
+}
+
+fn open(root: &OwnedFd, path: &[u8], cached: bool) -> Result<OwnedFd, Errno> {
+    let only = if cached { ResolveFlags::CACHED } else { ResolveFlags::empty() };
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | only;
+    fs::openat2(root, OsStr::from_bytes(path), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)
+}
+
+/// Where an open file lies; as the VM names it, for its mounts end at its root.
+fn real(file: impl AsFd) -> Option<Vec<u8>> {
+    let link = fs::readlink(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()), Vec::with_capacity(256)).ok()?;
+    let bytes = link.into_bytes();
+    (bytes.starts_with(b"/") && !bytes.ends_with(b" (deleted)")).then_some(bytes)
+}
+
+/// `..` taken away by name, where nothing better is known.
+fn lexical(text: &[u8]) -> Vec<u8> {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in text.split(|b| *b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    let path = names.iter().flat_map(|name| [&b"/"[..], name]).collect::<Vec<_>>().concat();
+    if path.is_empty() { b"/".to_vec() } else { path }
+}
+
+/// The VM's mounts, as far as they matter here.
+#[derive(Debug)]
+pub struct Mounts {
+    /// `/proc/<init>/mountinfo`; readable when it has changed.
+    table: OwnedFd,
+    /// Those that may wait for somebody, and were there before the VM's programs: for somebody outside.
+    before: BTreeSet<u64>,
+    /// The VM has made such a one.
+    may_wait: bool,
+}
+
+impl Mounts {
+    /// As they are before any of the VM's programs runs.
+    #[must_use]
+    pub fn new(table: OwnedFd) -> Self {
+        let before = waiting(&read_all(&table));
+        Self { table, before, may_wait: false }
+    }
+
+    /// What to poll for changes.
+    #[must_use]
+    pub fn table(&self) -> &OwnedFd {
+        &self.table
+    }
+
+    /// They have changed.
+    pub fn look(&mut self) {
+        self.may_wait = !waiting(&read_all(&self.table)).is_subset(&self.before);
+    }
+
+    /// Whether a look-up may wait for a process of the VM.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+}
+
+fn read_all(table: &OwnedFd) -> Vec<u8> {
+    /// Longest table that is read.
+    const MAX: usize = 16 << 20;
+    let mut bytes = Vec::new();
+    if fs::seek(table, fs::SeekFrom::Start(0)).is_err() {
+        return bytes;
+    }
+    let mut buffer = [0; 16 << 10];
+    while let Ok(len @ 1..) = rustix::io::read(table, &mut buffer[..]) {
+        bytes.extend_from_slice(&buffer[..len]);
+        if bytes.len() > MAX {
+            break;
+        }
+    }
+    bytes
+}
+
+/// The mounts of file systems that ask a process: FUSE and automounts; by number.
+fn waiting(mountinfo: &[u8]) -> BTreeSet<u64> {
+    let line = |line: &[u8]| {
+        let text = String::from_utf8_lossy(line).into_owned();
+        let (own, of_type) = text.split_once(" - ")?;
+        let kind = of_type.split(' ').next()?;
+        let waits = kind == "autofs" || kind == "fuse" || kind == "fuseblk" || kind.starts_with("fuse.");
+        waits.then(|| own.split(' ').next()?.parse().ok()).flatten()
+    };
+    mountinfo.split(|b| *b == b'\n').filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_are_followed_as_the_call_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir(base.join("real")).unwrap();
+        std::fs::write(base.join("real/file"), "").unwrap();
+        symlink("real", base.join("dir")).unwrap();
+        symlink("real/file", base.join("link")).unwrap();
+        let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let text = |rest: &str| [base.as_os_str().as_bytes(), b"/", rest.as_bytes()].concat();
+        let find = |rest: &str, follow| {
+            let path = Named { text: text(rest), follow, is_fact: false, cut: false }.find(Some(&root), false);
+            assert!(path.resolved, "{rest} {follow}");
+            path.bytes.0.into_vec()
+        };
+        assert_eq!(find("dir/file", true), text("real/file"));
+        assert_eq!(find("dir/new", true), text("real/new"));
+        assert_eq!(find("link", true), text("real/file"));
+        assert_eq!(find("link", false), text("link"));
+        assert_eq!(find("dir/../real/./file", false), text("real/file"));
+        assert_eq!(find("dir/", false), text("dir"));
+    }
+
+    #[test]
+    fn file_systems_that_ask_a_process_are_known_by_their_type() {
+        let table = b"23 28 0:21 / /sys rw - sysfs sysfs rw\n\
+            40 28 0:40 / /a\\040-\\040b rw shared:1 - fuse.sshfs x rw\n41 28 0:41 / /fuse rw - ext4 /dev/fuse rw\n\
+            42 28 0:42 / /c rw - autofs systemd-1 rw\nnonsense\n";
+        assert_eq!(waiting(table), BTreeSet::from([40, 42]));
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_say_at_once_is_as_it_was_written() {
+        let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let named = |text: &[u8], cut| Named { text: text.to_vec(), follow: true, is_fact: false, cut };
+        let path = named(b"/nowhere/../nothing//./x/", false).find(Some(&root), false);
+        assert_eq!((path.bytes.0.into_vec(), path.resolved), (b"/nothing/x".to_vec(), false));
+        let path = named(b"/etc", true).find(Some(&root), false);
+        assert!(path.cut && !path.resolved);
+        assert_eq!(lexical(b"/.."), b"/");
+    }
+}

@@ -1,0 +1,512 @@
+//! The processes of a VM, as far as they did something: who a thread is, and who made it.
+//!
+//! ```text
+//!   thread of a call ─► process known and alive? ── no ─► /proc ─► Process, and its makers, as far as they live
+//!   execution  ─► stale: looked at again before its next event; another image: exec, done
+//!   exit       ─► its children are noted while they still are its children
+//!   killed     ─► its descriptor says so
+//! ```
+//!
+//! Invariants: a number that the kernel gave away again is never taken for the former process (a descriptor of the process
+//! is held, or its start is compared); the table is bounded; whoever made a process is never guessed.
+
+use super::proc::{self, Stat, Status};
+use fvm_model::event::ProcessKey;
+use fvm_model::path::Bytes;
+use fvm_sys::peek::is_thread_of;
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+/// Processes that are known at a time.
+const KNOWN_MAX: usize = 16 << 10;
+/// How far makers are looked for.
+const DEPTH_MAX: usize = 64;
+/// The program of a process that is fvm itself, before it becomes what was asked for.
+pub const OURS: &str = "[fvm]";
+/// What that executes on its way ([`fvm_sys::exec`]).
+const STUB: &[u8] = b"/memfd:run (deleted)";
+
+/// Numbers as a VM has them.
+#[derive(Debug, Clone)]
+pub struct Numbers {
+    /// Init, as the tracer numbers it.
+    pub init: i32,
+    /// Where in a list of numbers, from the tracer's namespace inwards, the VM's stands.
+    level: usize,
+    /// First user of the VM, and how many, as the tracer sees them.
+    uids: Vec<[u32; 3]>,
+    /// The VM's mount namespace, by its inode.
+    mounts: Option<u64>,
+    /// fvm's own program, by device and inode.
+    own: Option<(u64, u64)>,
+    /// Clock ticks in a second.
+    ticks: u64,
+}
+
+impl Numbers {
+    /// Those of the VM of process `init`. `mounts`: its mount namespace.
+    #[must_use]
+    pub fn of(init: i32, mounts: Option<u64>) -> Self {
+        let status = proc::status(init).unwrap_or_default();
+        let map = proc::read(&format!("/proc/{init}/uid_map"), 4096).unwrap_or_default();
+        let own = rustix::fs::stat("/proc/self/exe").ok().map(|stat| (stat.st_dev, stat.st_ino));
+        Self {
+            init,
+            level: status.numbers.len().saturating_sub(1),
+            uids: uid_map(&String::from_utf8_lossy(&map)),
+            mounts,
+            own,
+            ticks: rustix::param::clock_ticks_per_second().max(1),
+        }
+    }
+
+    fn inside(&self, numbers: &[u32]) -> u32 {
+        numbers.get(self.level).copied().unwrap_or(0)
+    }
+
+    fn user(&self, uid: u32) -> u32 {
+        let within = |[inside, outside, count]: &[u32; 3]| {
+            uid.checked_sub(*outside).filter(|by| by < count).map(|by| inside.wrapping_add(by))
+        };
+        // The kernel's number for whoever has none.
+        self.uids.iter().find_map(within).unwrap_or(65_534)
+    }
+}
+
+fn uid_map(text: &str) -> Vec<[u32; 3]> {
+    let line = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(|n| n.parse().ok());
+        Some([numbers.next()??, numbers.next()??, numbers.next()??])
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// A process.
+#[derive(Debug)]
+pub struct Process {
+    /// Which, for all time.
+    pub key: ProcessKey,
+    /// Who made it; 0: nobody in the VM, or unknown.
+    pub ppid: u32,
+    /// The leader of its session.
+    pub sid: u32,
+    /// Its user, as the VM numbers it.
+    pub uid: u32,
+    /// Its program.
+    pub exe: Bytes,
+    /// Its name.
+    pub comm: Bytes,
+    /// It is fvm itself still.
+    pub ours: bool,
+    /// It has other mounts than the VM.
+    pub foreign: bool,
+    /// Its root directory, as the VM names it, if it has another than the VM.
+    pub root: Vec<u8>,
+    handle: Option<OwnedFd>,
+    ticks: u64,
+    image: (u64, u64),
+    /// Its other threads: the VM's numbers for them.
+    threads: HashMap<i32, u32>,
+}
+
+/// Who made a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A process that is known now, and its thread as the VM numbers it.
+    Known {
+        /// As the tracer numbers it.
+        pid: i32,
+        /// As the VM numbers it.
+        tid: u32,
+    },
+    /// Init.
+    Init,
+    /// It is gone.
+    Gone,
+}
+
+/// What a look at a process that may have changed has found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// It is the same program.
+    Same,
+    /// It is another one; so many names its file has.
+    Executed(Option<u32>),
+}
+
+/// The processes that are known.
+#[derive(Debug)]
+pub struct Processes {
+    numbers: Numbers,
+    known: HashMap<i32, Process>,
+    /// Thread → process.
+    threads: HashMap<i32, i32>,
+    handles_max: usize,
+    handles: usize,
+    /// Those that may be another program by now, or elsewhere, and how often they are looked at still.
+    stale: BTreeMap<i32, u8>,
+    /// Known now, and not by an event of their own.
+    noted: Vec<i32>,
+}
+
+impl Processes {
+    /// None yet. `handles_max`: how many descriptors may be held.
+    #[must_use]
+    pub fn new(numbers: Numbers, handles_max: usize) -> Self {
+        let (known, threads) = (HashMap::new(), HashMap::new());
+        Self { numbers, known, threads, handles_max, handles: 0, stale: BTreeMap::new(), noted: Vec::new() }
+    }
+
+    /// A process that is known.
+    #[must_use]
+    pub fn get(&self, pid: i32) -> Option<&Process> {
+        self.known.get(&pid)
+    }
+
+    /// Those that were noted since this was asked last.
+    pub fn take_noted(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.noted)
+    }
+
+    /// Who thread `tid` is.
+    pub fn caller(&mut self, tid: i32) -> Caller {
+        if tid == self.numbers.init {
+            return Caller::Init;
+        }
+        if self.is_there(tid) {
+            return self.known.get(&tid).map_or(Caller::Gone, |p| Caller::Known { pid: tid, tid: p.key.tgid });
+        }
+        if let Some(pid) = self.threads.get(&tid).copied()
+            && self.is_there(pid)
+            && is_thread_of(pid, tid)
+            && let Some(inside) = self.known.get(&pid).and_then(|p| p.threads.get(&tid))
+        {
+            return Caller::Known { pid, tid: *inside };
+        }
+        let Some(status) = proc::status(tid) else { return Caller::Gone };
+        let (pid, inside) = (status.tgid, self.numbers.inside(&status.numbers));
+        if pid == self.numbers.init {
+            return Caller::Init;
+        }
+        if !self.is_there(pid) && !self.load(pid, (pid == tid).then_some(status), DEPTH_MAX) {
+            return Caller::Gone;
+        }
+        if pid != tid {
+            self.threads.insert(tid, pid);
+            if let Some(process) = self.known.get_mut(&pid) {
+                process.threads.insert(tid, inside);
+            }
+        }
+        Caller::Known { pid, tid: inside }
+    }
+
+    /// Whether `pid` is known, and is the process that is known by it.
+    fn is_there(&mut self, pid: i32) -> bool {
+        let Some(process) = self.known.get(&pid) else { return false };
+        let alive = match &process.handle {
+            Some(handle) => is_alive(handle),
+            None => proc::stat(pid).is_some_and(|stat| stat.start_ticks == process.ticks),
+        };
+        if !alive {
+            self.forget(pid);
+        }
+        alive
+    }
+
+    /// Takes `pid` and its makers into the table; whether it is there.
+    fn load(&mut self, pid: i32, status: Option<Status>, depth: usize) -> bool {
+        if self.known.len() >= KNOWN_MAX {
+            self.make_room();
+        }
+        let held = self.handles < self.handles_max;
+        // Before the look: what is read is then its own.
+        let handle = Pid::from_raw(pid).filter(|_| held);
+        let handle = handle.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        let (Some(stat), Some(status)) = (proc::stat(pid), status.or_else(|| proc::status(pid))) else { return false };
+        let (ppid, child_of_ours) = self.maker(&stat, depth);
+        let exe = proc::link(pid, "exe");
+        let ours = child_of_ours && self.is_fvm(pid, exe.is_none(), &stat);
+        let process = Process {
+            key: ProcessKey { tgid: self.numbers.inside(&status.numbers), start_ns: self.start_ns(stat.start_ticks) },
+            ppid,
+            sid: self.numbers.inside(&status.sessions),
+            uid: self.numbers.user(status.uid),
+            exe: if ours { Bytes(OURS.into()) } else { program(exe.unwrap_or_default()) },
+            comm: bytes(stat.comm),
+            ours,
+            foreign: false,
+            root: Vec::new(),
+            ticks: stat.start_ticks,
+            image: stat.image,
+            threads: HashMap::new(),
+            handle,
+        };
+        if handle_alive(&process) {
+            self.handles += usize::from(process.handle.is_some());
+            self.known.insert(pid, process);
+            self.place(pid);
+            true
+        } else {
+            false
+        }
+    }
+
+    /// The VM's number of whoever made a process, and whether that is fvm.
+    fn maker(&mut self, stat: &Stat, depth: usize) -> (u32, bool) {
+        let ppid = stat.ppid;
+        if ppid == self.numbers.init {
+            return (0, true);
+        }
+        if depth > 0 && ppid > 0 && !self.is_there(ppid) {
+            // Outside the VM there is no process of it: its numbers are too few.
+            let status = proc::status(ppid).filter(|status| status.numbers.len() > self.numbers.level);
+            if status.is_some() && self.load(ppid, status, depth - 1) {
+                self.noted.push(ppid);
+            }
+        }
+        match self.known.get(&ppid) {
+            Some(maker) if maker.ours => (0, true),
+            Some(maker) => (maker.key.tgid, false),
+            None => (0, false),
+        }
+    }
+
+    /// Whether a child of init's, or of another such, is fvm still. A process that was never executed may not be looked at by a
+    /// user; then it is what init is by name.
+    fn is_fvm(&self, pid: i32, unreadable: bool, stat: &Stat) -> bool {
+        if unreadable {
+            return proc::stat(self.numbers.init).is_some_and(|init| init.comm == stat.comm);
+        }
+        let exe = rustix::fs::stat(format!("/proc/{pid}/exe")).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        exe.is_some() && exe == self.numbers.own
+    }
+
+    /// Which mounts and root directory it has.
+    fn place(&mut self, pid: i32) {
+        let Some(process) = self.known.get_mut(&pid) else { return };
+        let mounts = rustix::fs::stat(format!("/proc/{pid}/ns/mnt")).ok().map(|stat| stat.st_ino);
+        process.foreign = matches!((mounts, self.numbers.mounts), (Some(own), Some(vm)) if own != vm);
+        process.root = proc::link(pid, "root").filter(|root| root != b"/").unwrap_or_default();
+    }
+
+    fn start_ns(&self, ticks: u64) -> u64 {
+        ticks.saturating_mul(1_000_000_000 / self.numbers.ticks)
+    }
+
+    /// What it is known to be may not be so any more, or soon.
+    pub fn mark_stale(&mut self, pid: i32) {
+        /// A second of ticks: an execution may take its time, or fail.
+        const LOOKS: u8 = 10;
+        self.stale.insert(pid, LOOKS);
+    }
+
+    /// Those that may have changed.
+    #[must_use]
+    pub fn stale(&self) -> Vec<i32> {
+        self.stale.keys().copied().collect()
+    }
+
+    /// Whether there are such.
+    #[must_use]
+    pub fn has_stale(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Looks again at a process that may have changed.
+    pub fn renew(&mut self, pid: i32) -> Renewed {
+        let Some(looks) = self.stale.get_mut(&pid) else { return Renewed::Same };
+        *looks -= 1;
+        if *looks == 0 {
+            self.stale.remove(&pid);
+        }
+        let Some(process) = self.known.get_mut(&pid) else {
+            self.stale.remove(&pid);
+            return Renewed::Same;
+        };
+        let (Some(stat), Some(status)) = (proc::stat(pid), proc::status(pid)) else { return Renewed::Same };
+        process.comm = bytes(stat.comm);
+        process.uid = self.numbers.user(status.uid);
+        process.sid = self.numbers.inside(&status.sessions);
+        let exe = proc::link(pid, "exe");
+        let executed = stat.image != process.image || exe.as_ref().is_some_and(|exe| !same(&process.exe, exe));
+        process.image = stat.image;
+        let was_ours = process.ours;
+        if executed {
+            process.ours = false;
+            process.threads.clear();
+            let is_stub = was_ours && exe.as_deref() == Some(STUB);
+            // One that may not be looked at is not what it was.
+            process.exe = if is_stub { Bytes(OURS.into()) } else { program(exe.unwrap_or_default()) };
+            if is_stub {
+                self.stale.remove(&pid);
+                self.place(pid);
+                return Renewed::Same;
+            }
+        }
+        self.place(pid);
+        if !executed {
+            return Renewed::Same;
+        }
+        self.stale.remove(&pid);
+        let links = rustix::fs::stat(format!("/proc/{pid}/exe")).ok();
+        let links = links.map(|stat| u32::try_from(stat.st_nlink).unwrap_or(u32::MAX));
+        Renewed::Executed(links)
+    }
+
+    /// Notes the children of a process that is about to end.
+    pub fn note_children(&mut self, pid: i32) {
+        /// So many of one process are noted.
+        const CHILDREN_MAX: usize = 1024;
+        let threads = proc::stat(pid).map_or(1, |stat| stat.threads);
+        for child in proc::children(pid, threads).into_iter().take(CHILDREN_MAX) {
+            if child != self.numbers.init && !self.is_there(child) && self.load(child, None, 1) {
+                self.noted.push(child);
+            }
+        }
+    }
+
+    /// Whether the thread is the last of its process.
+    #[must_use]
+    pub fn is_alone(&self, pid: i32) -> bool {
+        proc::stat(pid).is_none_or(|stat| stat.threads <= 1)
+    }
+
+    /// Drops those that ended without saying so, and returns them.
+    pub fn take_ended(&mut self) -> Vec<(i32, Process)> {
+        let ended = |(pid, process): (&i32, &Process)| match &process.handle {
+            Some(handle) => (!is_alive(handle)).then_some(*pid),
+            None => proc::stat(*pid).is_none_or(|stat| stat.start_ticks != process.ticks).then_some(*pid),
+        };
+        let ended: Vec<i32> = self.known.iter().filter_map(ended).collect();
+        ended.into_iter().filter_map(|pid| Some((pid, self.forget(pid)?))).collect()
+    }
+
+    /// Drops one that has ended.
+    pub fn forget(&mut self, pid: i32) -> Option<Process> {
+        let process = self.known.remove(&pid)?;
+        self.stale.remove(&pid);
+        self.handles -= usize::from(process.handle.is_some());
+        for tid in process.threads.keys() {
+            self.threads.remove(tid);
+        }
+        Some(process)
+    }
+
+    /// What is dropped here is loaded again when it does something.
+    fn make_room(&mut self) {
+        let pids: Vec<i32> = self.known.keys().copied().take(KNOWN_MAX / 4).collect();
+        pids.into_iter().for_each(|pid| drop(self.forget(pid)));
+    }
+}
+
+fn handle_alive(process: &Process) -> bool {
+    process.handle.as_ref().is_none_or(is_alive)
+}
+
+fn is_alive(handle: &OwnedFd) -> bool {
+    // Of an ended process that was not waited for the number is not given away: it counts as alive.
+    fvm_sys::peek::is_there(handle)
+}
+
+fn bytes(text: Vec<u8>) -> Bytes {
+    Bytes(OsString::from_vec(text))
+}
+
+const DELETED: &[u8] = b" (deleted)";
+
+/// The file of a program, as `/proc` names it.
+fn program(mut link: Vec<u8>) -> Bytes {
+    if link.ends_with(DELETED) {
+        link.truncate(link.len() - DELETED.len());
+    }
+    bytes(link)
+}
+
+fn same(known: &Bytes, link: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    known.0.as_bytes() == link.strip_suffix(DELETED).unwrap_or(link) || known.0 == OURS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    fn processes() -> Processes {
+        // As if this test's parent were init: its numbers are the tracer's own.
+        let own = rustix::process::getppid().unwrap().as_raw_nonzero().get();
+        Processes::new(Numbers { own: None, ..Numbers::of(own, None) }, 64)
+    }
+
+    fn id(child: &std::process::Child) -> i32 {
+        i32::try_from(child.id()).unwrap()
+    }
+
+    #[test]
+    fn a_user_is_numbered_as_in_the_vm() {
+        let uids = uid_map("         0 1073741824 1073741824\n");
+        let numbers = Numbers { init: 1, level: 0, uids, mounts: None, own: None, ticks: 100 };
+        assert_eq!(numbers.user(1_073_741_824 + 1000), 1000);
+        assert_eq!(numbers.user(5), 65_534);
+    }
+
+    #[test]
+    fn a_process_knows_its_maker_and_what_it_executes() {
+        let mut known = processes();
+        let mut child =
+            Command::new("sh").args(["-c", "read x; exec sleep 100"]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = id(&child);
+        let wait_for = |name: &str| while proc::stat(pid).unwrap().comm != name.as_bytes() {};
+        wait_for("sh");
+        let Caller::Known { tid, .. } = known.caller(pid) else { panic!("{:?}", known.caller(pid)) };
+        assert_eq!(tid, child.id());
+        let process = known.get(pid).unwrap();
+        assert_eq!(process.ppid, std::process::id());
+        let before = process.exe.clone();
+        assert_eq!(known.renew(pid), Renewed::Same);
+        known.mark_stale(pid);
+        assert_eq!(known.renew(pid), Renewed::Same);
+        drop(child.stdin.take());
+        wait_for("sleep");
+        known.mark_stale(pid);
+        assert_eq!(known.renew(pid), Renewed::Executed(Some(1)));
+        assert_ne!(known.get(pid).unwrap().exe, before);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let ended: Vec<i32> = known.take_ended().into_iter().map(|(pid, _)| pid).collect();
+        assert!(ended.contains(&pid), "{ended:?}");
+        assert_eq!(known.caller(pid), Caller::Gone);
+    }
+
+    #[test]
+    fn a_child_is_noted_before_its_maker_ends() {
+        let mut known = processes();
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 100 & echo $!; read x"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let grandchild: i32 = line.trim().parse().unwrap();
+        assert!(matches!(known.caller(id(&child)), Caller::Known { .. }));
+        known.note_children(id(&child));
+        assert!(known.take_noted().contains(&grandchild));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(known.get(grandchild).unwrap().ppid, child.id());
+        assert!(matches!(known.caller(grandchild), Caller::Known { .. }));
+        rustix::process::kill_process(Pid::from_raw(grandchild).unwrap(), rustix::process::Signal::KILL).unwrap();
+    }
+}

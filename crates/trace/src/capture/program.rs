@@ -1,0 +1,193 @@
+//! The filter in the kernel: which calls wait for the tracer.
+//!
+//! ```text
+//!   architecture ── another ─► go on (the VM's own filter refuses it, unless the policy opens it)
+//!   number ── not captured ─► go on          ── refused ─► wait
+//!          ── captured ─► when? ── always ─► wait
+//!                               ── bits of an argument ─► wait | go on
+//! ```
+//!
+//! Invariant: a call that another filter of the VM refuses never waits: the kernel takes the sternest answer.
+
+use super::calls::{Call, Refused, When};
+use fvm_model::Level;
+use fvm_sys::bpf::{Assembler, Label};
+use fvm_sys::seccomp::Instruction;
+use rustix::io::Errno;
+
+/// `AUDIT_ARCH_*` of `linux/audit.h`.
+#[cfg(target_arch = "x86_64")]
+const NATIVE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const NATIVE: u32 = 0xC000_00B7;
+
+/// Offsets in `struct seccomp_data`, little-endian.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+fn low(argument: u8) -> u32 {
+    16 + 8 * u32::from(argument)
+}
+
+/// The program for `level`.
+///
+/// # Errors
+/// `EINVAL` when it has become too long.
+pub fn filter(level: Level, refused: &[Refused]) -> Result<Vec<Instruction>, Errno> {
+    let mut asm = Assembler::default();
+    let (native, other) = (asm.label(), asm.label());
+    asm.load(ARCHITECTURE);
+    asm.if_equal(NATIVE, native, other);
+    asm.bind(other);
+    asm.answer(libc::SECCOMP_RET_ALLOW);
+    asm.bind(native);
+    asm.load(NUMBER);
+    let mut places: Vec<(u32, Label, When)> = Vec::new();
+    for call in super::calls::all() {
+        let when = when(call, level, refused);
+        if when != When::Never {
+            places.push((call.number, asm.label(), when));
+        }
+    }
+    places.extend(refused.iter().map(|call| (call.number, asm.label(), When::Always)));
+    places.sort_unstable_by_key(|(number, ..)| *number);
+    // Jumps are short: the tree is cut into pieces, each with its leaves behind it.
+    const PIECE: usize = 16;
+    for piece in places.chunks(PIECE) {
+        let (here, after) = (asm.label(), asm.label());
+        let end = asm.label();
+        let above = piece.last().map_or(0, |(number, ..)| *number);
+        asm.if_greater(above, after, here);
+        asm.bind(here);
+        let tree: Vec<(u32, Label)> = piece.iter().map(|(number, label, _)| (*number, *label)).collect();
+        asm.search(&tree, end);
+        for (_, label, when) in piece {
+            asm.bind(*label);
+            leaf(&mut asm, *when);
+        }
+        asm.bind(end);
+        asm.answer(libc::SECCOMP_RET_ALLOW);
+        asm.bind(after);
+    }
+    asm.answer(libc::SECCOMP_RET_ALLOW);
+    asm.finish()
+}
+
+fn when(call: &Call, level: Level, refused: &[Refused]) -> When {
+    if refused.iter().any(|r| r.number == call.number) { When::Never } else { call.when(level) }
+}
+
+fn leaf(asm: &mut Assembler, when: When) {
+    let (yes, no) = (asm.label(), asm.label());
+    match when {
+        When::Never | When::Always => asm.answer(libc::SECCOMP_RET_USER_NOTIF),
+        When::Any(argument, bits) => {
+            asm.load(low(argument));
+            asm.if_any_of(bits, yes, no);
+        }
+        When::Both(argument, one, other) => {
+            asm.load(low(argument));
+            let second = asm.label();
+            asm.if_any_of(one, second, no);
+            asm.bind(second);
+            asm.if_any_of(other, yes, no);
+        }
+        When::Given(argument) => {
+            asm.load(low(argument));
+            let high = asm.label();
+            asm.if_equal(0, high, yes);
+            asm.bind(high);
+            asm.load(low(argument) + 4);
+            asm.if_equal(0, no, yes);
+        }
+    }
+    if !matches!(when, When::Never | When::Always) {
+        asm.bind(yes);
+        asm.answer(libc::SECCOMP_RET_USER_NOTIF);
+        asm.bind(no);
+        asm.answer(libc::SECCOMP_RET_ALLOW);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::calls::refused_by;
+
+    /// What the kernel would answer.
+    fn run(program: &[Instruction], arch: u32, number: libc::c_long, arguments: [u64; 6]) -> u32 {
+        let mut data = [0u8; 64];
+        data[..4].copy_from_slice(&u32::try_from(number).unwrap().to_le_bytes());
+        data[4..8].copy_from_slice(&arch.to_le_bytes());
+        for (at, argument) in arguments.iter().enumerate() {
+            data[16 + 8 * at..24 + 8 * at].copy_from_slice(&argument.to_le_bytes());
+        }
+        let (mut at, mut loaded) = (0usize, 0u32);
+        loop {
+            let line = program[at];
+            at += 1;
+            let class = u32::from(line.code) & 0x07;
+            if class == libc::BPF_LD {
+                let from = line.k as usize;
+                loaded = u32::from_le_bytes(data[from..from + 4].try_into().unwrap());
+            } else if class == libc::BPF_RET {
+                return line.k;
+            } else {
+                let yes = match u32::from(line.code) & 0xf0 {
+                    libc::BPF_JEQ => loaded == line.k,
+                    libc::BPF_JGT => loaded > line.k,
+                    libc::BPF_JGE => loaded >= line.k,
+                    libc::BPF_JSET => loaded & line.k != 0,
+                    other => panic!("{other}"),
+                };
+                at += usize::from(if yes { line.jt } else { line.jf });
+            }
+        }
+    }
+
+    const WAIT: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    #[test]
+    fn writes_wait_and_reads_do_not() {
+        let program = filter(Level::Basic, &[]).unwrap();
+        let openat = |flags: i32| run(&program, NATIVE, libc::SYS_openat, [0, 0, flags as u64, 0, 0, 0]);
+        assert_eq!(openat(libc::O_RDONLY | libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_PATH), ALLOW);
+        for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_RDONLY | libc::O_TRUNC, libc::O_TMPFILE | 2]
+        {
+            assert_eq!(openat(flags), WAIT, "{flags:x}");
+        }
+        let sendto = |address: u64| run(&program, NATIVE, libc::SYS_sendto, [3, 1, 1, 0, address, 0]);
+        assert_eq!((sendto(0), sendto(8), sendto(1 << 40)), (ALLOW, WAIT, WAIT));
+        let fchmod = |mode: u64| run(&program, NATIVE, libc::SYS_fchmod, [3, mode, 0, 0, 0, 0]);
+        assert_eq!((fchmod(0o644), fchmod(0o755), fchmod(0o4644)), (ALLOW, WAIT, WAIT));
+        assert_eq!(run(&program, 0x4000_0003, libc::SYS_execve, [0; 6]), ALLOW);
+    }
+
+    #[test]
+    fn each_call_waits_at_its_levels_and_no_other_call_does() {
+        let refused = [Refused { name: "bpf", number: libc::SYS_bpf as u32, errno: Errno::PERM }];
+        let with_level: Vec<Refused> = refused.iter().chain(refused_by(Level::Full)).copied().collect();
+        for (level, refused) in [(Level::Basic, &[][..]), (Level::Full, with_level.as_slice())] {
+            let program = filter(level, refused).unwrap();
+            for number in 0..500 {
+                let call = super::super::calls::all().find(|c| c.number == number);
+                let told = refused.iter().any(|r| r.number == number);
+                let when = call.map_or(When::Never, |c| c.when(level));
+                let waits = told || when != When::Never;
+                let all = run(&program, NATIVE, number.into(), [u64::MAX; 6]);
+                assert_eq!(all == WAIT, waits, "{level} {number}");
+                let nothing = run(&program, NATIVE, number.into(), [0; 6]);
+                assert_eq!(nothing == WAIT, told || when == When::Always, "{level} {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_number_stands_twice() {
+        let mut numbers: Vec<u32> = super::super::calls::all().map(|c| c.number).collect();
+        let count = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), count);
+    }
+}

@@ -1,0 +1,157 @@
+//! The behaviour log of a VM: init's side, which hands over where calls wait, and the keeper's, which answers them.
+//!
+//! ```text
+//!   init    /dev/null opened ─ filter with a listener ─► Progress::Traced [listener, root, mounts, table] ─► the keeper
+//!   keeper  <home>/vms/<id>/events/ ─ fvm_trace::capture::Tracer: a thread, until the VM ends
+//! ```
+//!
+//! Invariants: nothing that init does from its filter on to [`crate::launch::Progress::Ready`] is a captured call; where the kernel
+//! cannot, the VM starts without a log, and says so; a full log takes nothing of what the policy refuses: its tracer refuses by
+//! number, and without it such calls fail.
+
+use crate::error::VmError;
+use crate::home::Home;
+use crate::init;
+use crate::launch::{Ends, Launched, Progress};
+use crate::links;
+use fvm_model::event::{Args, Kind};
+use fvm_model::{Level, Mode, VmRecord};
+use fvm_sys::seccomp;
+use fvm_trace::capture::calls::Refused;
+use fvm_trace::capture::{Inside, Task, Tracer, program};
+use fvm_trace::{QUOTA_BYTES, Store};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{self, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Whether calls are captured, seen from init.
+#[derive(Debug)]
+pub enum Traced {
+    /// They wait.
+    Yes {
+        /// What the tracer needs.
+        inside: Inside,
+        /// The VM's `/dev/null`: opened later, it would wait.
+        null: Option<OwnedFd>,
+    },
+    /// The kernel cannot.
+    No(Errno),
+}
+
+impl Traced {
+    /// From here on captured calls of this process and of all that it starts wait.
+    pub fn begin(level: Level, refused: &[Refused]) -> Self {
+        let null = init::open_nothing();
+        let open = |path: &str, flags| fs::open(path, flags | OFlags::CLOEXEC, FileMode::empty());
+        let begun = || {
+            let root = open("/", OFlags::PATH | OFlags::DIRECTORY)?;
+            let mounts = open("/proc/self/ns/mnt", OFlags::RDONLY)?;
+            let table = open("/proc/self/mountinfo", OFlags::RDONLY)?;
+            let listener = seccomp::listen(&program::filter(level, refused)?)?;
+            Ok(Inside { listener, root, mounts, table })
+        };
+        match begun() {
+            Ok(inside) => Self::Yes { inside, null },
+            Err(e) => Self::No(e),
+        }
+    }
+
+    /// Whether they are captured.
+    pub fn works(&self) -> bool {
+        matches!(self, Self::Yes { .. })
+    }
+
+    /// The VM's `/dev/null`.
+    pub fn null(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Yes { null, .. } => null.as_ref().and_then(|null| rustix::io::fcntl_dupfd_cloexec(null, 3).ok()),
+            Self::No(_) => None,
+        }
+    }
+
+    /// Hands the tracer's side to the keeper.
+    pub(crate) fn tell(self, ends: &Ends) {
+        match self {
+            Self::Yes { inside: Inside { listener, root, mounts, table }, .. } => {
+                let fds = [listener.as_fd(), root.as_fd(), mounts.as_fd(), table.as_fd()];
+                ends.tell_with(&Progress::Traced, &fds);
+            }
+            Self::No(e) => {
+                ends.tell(&Progress::Notice(format!("what its programs do is not written down: {}", why(e))))
+            }
+        }
+    }
+}
+
+fn why(e: Errno) -> String {
+    match e {
+        Errno::BUSY => "somebody outside answers system calls of this process already (a VM within a VM)".into(),
+        Errno::INVAL | Errno::NOSYS => "the kernel has no seccomp notification".into(),
+        e => e.to_string(),
+    }
+}
+
+/// What init handed over.
+pub fn inside(fds: Vec<OwnedFd>) -> Option<Inside> {
+    let mut fds = fds.into_iter();
+    Some(Inside { listener: fds.next()?, root: fds.next()?, mounts: fds.next()?, table: fds.next()? })
+}
+
+/// A log that goes on with a later run says that it saw nothing of this one.
+fn say_unseen(dir: &Path, record: &VmRecord) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(events) = fs::open(dir, flags, FileMode::empty()) else { return };
+    if let Ok(mut store) = Store::open(events, record.id.as_str(), QUOTA_BYTES) {
+        store.begin(crate::lifecycle::now(), Level::Off, Some("a run without a log"));
+        store.push_own(crate::lifecycle::now(), Kind::End, Args::default());
+        store.flush();
+    }
+}
+
+/// Begins to answer the calls of a VM that was launched, if they are captured.
+///
+/// # Errors
+/// When the log cannot be begun. The VM must not run then: nobody would answer its calls.
+pub fn start(home: &Home, record: &VmRecord, vm: &mut Launched) -> Result<Option<Tracer>, VmError> {
+    let level = record.policy.trace;
+    let kernel = record.policy.kernel;
+    let dir = home.events_dir(&record.id);
+    let Some(inside) = vm.traced.take() else {
+        say_unseen(&dir, record);
+        return Ok(None);
+    };
+    let open = || {
+        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO));
+            }
+            _ => {}
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fs::open(&dir, flags, FileMode::empty())
+    };
+    let unseen = [
+        (!kernel.filter, "calls that no filter knows"),
+        ((kernel.io_uring || !kernel.filter) && level != Level::Full, "io_uring"),
+        (kernel.x86_32 || !kernel.filter, "32-bit programs"),
+    ];
+    let blind: Vec<&str> = unseen.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
+    let begun = open().and_then(|events| {
+        let calls = crate::calls::Calls::from(kernel);
+        Tracer::start(Task {
+            inside,
+            init: vm.init.as_raw_nonzero().get(),
+            level,
+            events,
+            vm: record.id.to_string(),
+            quota_bytes: QUOTA_BYTES,
+            blind: (!blind.is_empty()).then(|| blind.join(", ")),
+            refused: calls.logged_at(level, kernel.filter),
+            links: (record.mode == Mode::Rootless).then_some(links::refusal),
+        })
+    });
+    let failed = |e: Errno| VmError::Setup { step: "write down what its programs do".into(), why: e.to_string() };
+    begun.map(Some).map_err(failed)
+}
