@@ -102,7 +102,8 @@ impl PackedChanges {
             || change.link_host.is_some()
             || change.source.is_some()
             || change.uncommittable.is_some()
-            || change.conflict.is_some();
+            || change.conflict.is_some()
+            || change.origin.is_some();
         if rare || base.as_ref().is_some_and(|base| base.as_bytes() != path.as_bytes()) {
             return false;
         }
