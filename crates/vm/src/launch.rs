@@ -66,8 +66,6 @@ pub struct Launched {
     pub notices: Vec<String>,
     /// What the keeper watches.
     pub quota: Option<Quota>,
-    /// Where captured calls wait.
-    pub traced: Option<Inside>,
     /// Init had its first order before it was there.
     pub has_first: bool,
     /// Who built it.
@@ -313,6 +311,18 @@ impl Pending {
         rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))
     }
 
+    /// Waits until init says where captured calls wait, or that it is ready: before that its first program waits, and init with it,
+    /// until somebody answers. With init's number.
+    ///
+    /// # Errors
+    /// As [`Pending::listen`].
+    pub fn traced(&mut self) -> Result<Option<(Inside, Pid)>, VmError> {
+        while self.said.traced.is_none() && !self.said.ready {
+            self.listen()?;
+        }
+        Ok(self.said.traced.take().zip(self.said.init))
+    }
+
     /// Waits until init is ready.
     ///
     /// # Errors
@@ -346,7 +356,6 @@ impl Pending {
             },
             notices: std::mem::take(&mut self.said.notices),
             quota: None,
-            traced: self.said.traced.take(),
             has_first: self.has_first,
             makers: Makers { pids: std::mem::take(&mut self.children), stay: self.stay.take() },
         })
@@ -398,17 +407,13 @@ impl Ends {
         tell(&self.report, progress, &[]);
     }
 
-    pub fn tell_with(&self, progress: &Progress, fds: &[BorrowedFd<'_>]) {
-        tell(&self.report, progress, fds);
-    }
-
     pub fn give_up(&self, error: StepError) -> ! {
         self.tell(&Progress::Failed(error));
         process::exit_now(1)
     }
 }
 
-fn tell(report: &OwnedFd, progress: &Progress, fds: &[BorrowedFd<'_>]) {
+pub(crate) fn tell(report: &OwnedFd, progress: &Progress, fds: &[BorrowedFd<'_>]) {
     // The keeper is the only listener; if it is gone, this process dies with it.
     let bytes = serde_json::to_vec(progress).unwrap_or_default();
     let _gone = socket::send(report, &bytes, fds);
@@ -665,7 +670,10 @@ fn prepare(entry: &Entry<'_>, ends: &Ends) -> Early {
 
 /// Init, in its namespaces: the last operations, then service.
 fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>, early: Early) -> ! {
-    for op in entry.after {
+    // From the tracer's filter on, init's own captured calls wait until the keeper answers: what else it opens comes before.
+    let traced_at = entry.after.iter().position(|op| matches!(op, SetupOp::Trace { .. }));
+    let (ops, last) = entry.after.split_at(traced_at.unwrap_or(entry.after.len()));
+    for op in ops {
         if let Err(error) = site.execute(op) {
             ends.give_up(error);
         }
@@ -676,26 +684,23 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Help
     die_with_parent();
     let _old_kernel = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     rustix::process::umask(FileMode::from_raw_mode(0o022));
-    let is_traced = site.traced.as_ref().is_some_and(Traced::works);
-    let null = site.traced.as_ref().and_then(Traced::null);
-    if let Some(traced) = site.traced.take() {
-        traced.tell(ends);
-    }
     let bus = site.bus_client.take();
     let buses = std::mem::take(&mut site.buses);
     let inner = std::mem::take(&mut site.inner);
     // Its own, to be closed once it has been used.
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(&ends.report, 3) else { process::exit_now(1) };
-    let kept = buses
-        .iter()
-        .map(|(_, listener)| listener)
-        .chain(&inner)
-        .chain(&bus)
-        .chain(&null)
-        .chain([&ends.orders, &report]);
+    let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).chain(&bus).chain([&ends.orders, &report]);
     process::close_all_but(&kept.map(AsRawFd::as_raw_fd).chain(early.fds()).collect::<Vec<_>>());
     let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);
     let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
+    for op in last {
+        if let Err(error) = site.execute(op) {
+            tell(&report, &Progress::Failed(error), &[]);
+            process::exit_now(1)
+        }
+    }
+    let is_traced = site.traced.as_ref().is_some_and(Traced::works);
+    let null = site.traced.take().and_then(|traced| traced.tell(&report));
     // There is one listener: the tracer has it, and answers for links too.
     let links = site.mode == Mode::Rootless && !is_traced;
     let served = init::Served { orders: &ends.orders, overlays: &overlays, links };

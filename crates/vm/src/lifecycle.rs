@@ -428,9 +428,9 @@ fn boot_in(
     // While others build the VM, this process has time.
     let control = Control::open(home, &record.id)?;
     let cleaner = if at_once && relay.is_none() && begun.is_light() { begun.cleaner()? } else { None };
+    let tracer = traced::start(home, record, begun.pending.traced()?)?;
     let Up { mut vm, kept, mut notices } = begun.wait()?;
     let makers = vm.take_makers();
-    let tracer = traced::start(home, &kept.record(), &mut vm)?;
     notices.extend(absent);
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())
         && !relay.connect(&bus)?

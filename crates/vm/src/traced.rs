@@ -5,14 +5,15 @@
 //!   keeper  <home>/vms/<id>/events/ ─ fvm_trace::capture::Tracer: a thread, until the VM ends
 //! ```
 //!
-//! Invariants: nothing that init does from its filter on to [`crate::launch::Progress::Ready`] is a captured call; where the kernel
+//! Invariants: init waits for no other process from its filter on until the
+//! keeper answers; the keeper answers as soon as it hears of the filter, before it waits for anything else of init; where the kernel
 //! cannot, the VM starts without a log, and says so; a full log takes nothing of what the policy refuses: its tracer refuses by
 //! number, and without it such calls fail.
 
 use crate::error::VmError;
 use crate::home::Home;
 use crate::init;
-use crate::launch::{Ends, Launched, Progress};
+use crate::launch::{self, Progress};
 use crate::links;
 use fvm_model::event::{Args, Kind};
 use fvm_model::{Level, Mode, VmRecord};
@@ -23,6 +24,7 @@ use fvm_trace::{QUOTA_BYTES, Store};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -63,23 +65,18 @@ impl Traced {
         matches!(self, Self::Yes { .. })
     }
 
-    /// The VM's `/dev/null`.
-    pub fn null(&self) -> Option<OwnedFd> {
+    /// Hands the tracer's side to the keeper; what is left is the VM's `/dev/null`.
+    pub(crate) fn tell(self, report: &OwnedFd) -> Option<OwnedFd> {
         match self {
-            Self::Yes { null, .. } => null.as_ref().and_then(|null| rustix::io::fcntl_dupfd_cloexec(null, 3).ok()),
-            Self::No(_) => None,
-        }
-    }
-
-    /// Hands the tracer's side to the keeper.
-    pub(crate) fn tell(self, ends: &Ends) {
-        match self {
-            Self::Yes { inside: Inside { listener, root, mounts, table }, .. } => {
+            Self::Yes { inside: Inside { listener, root, mounts, table }, null } => {
                 let fds = [listener.as_fd(), root.as_fd(), mounts.as_fd(), table.as_fd()];
-                ends.tell_with(&Progress::Traced, &fds);
+                launch::tell(report, &Progress::Traced, &fds);
+                null
             }
             Self::No(e) => {
-                ends.tell(&Progress::Notice(format!("what its programs do is not written down: {}", why(e))))
+                let notice = format!("what its programs do is not written down: {}", why(e));
+                launch::tell(report, &Progress::Notice(notice), &[]);
+                None
             }
         }
     }
@@ -110,15 +107,15 @@ fn say_unseen(dir: &Path, record: &VmRecord) {
     }
 }
 
-/// Begins to answer the calls of a VM that was launched, if they are captured.
+/// Begins to answer the calls of a VM, if they are captured: `begun`, where they wait, and its init.
 ///
 /// # Errors
 /// When the log cannot be begun. The VM must not run then: nobody would answer its calls.
-pub fn start(home: &Home, record: &VmRecord, vm: &mut Launched) -> Result<Option<Tracer>, VmError> {
+pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Result<Option<Tracer>, VmError> {
     let level = record.policy.trace;
     let kernel = record.policy.kernel;
     let dir = home.events_dir(&record.id);
-    let Some(inside) = vm.traced.take() else {
+    let Some((inside, init)) = begun else {
         say_unseen(&dir, record);
         return Ok(None);
     };
@@ -142,7 +139,7 @@ pub fn start(home: &Home, record: &VmRecord, vm: &mut Launched) -> Result<Option
         let calls = crate::calls::Calls::from(kernel);
         Tracer::start(Task {
             inside,
-            init: vm.init.as_raw_nonzero().get(),
+            init: init.as_raw_nonzero().get(),
             level,
             events,
             vm: record.id.to_string(),
