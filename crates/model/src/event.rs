@@ -154,6 +154,8 @@ kinds! {
     Removexattr "removexattr" 32 File,
     /// Times set.
     Utime "utime" 33 File,
+    /// Something that strangers should not read is opened for reading: `path`, `flags`.
+    Read "read" 34 File,
     /// `family`, `address`, `port`.
     Connect "connect" 40 Network,
     /// `family`, `address`, `port`.
@@ -295,13 +297,15 @@ pub struct Args {
     /// A signal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// A name: of a call, an attribute, a file in memory, a file system.
+    /// A name: of a call, an attribute, a file in memory, a file system; of a program to be executed, what is loaded into it first
+    /// (`LD_PRELOAD=/tmp/x.so`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Bytes>,
     /// How many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// Of a new program: what its descriptors 0, 1, 2 are: `s`ocket, `p`ipe, `t`erminal, `f`ile, `o`ther, `-` closed.
+    /// Of a new program: what its descriptors 0, 1, 2 are: `n`etwork socket, other `s`ocket, `p`ipe, `t`erminal, `f`ile, `o`ther,
+    /// `-` closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub streams: Option<String>,
     /// Of a new program: how many names its file has; 0: it lies in memory only, or was deleted.

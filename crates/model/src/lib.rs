@@ -13,6 +13,7 @@
 //!   restart Restart, Backoff          what becomes of a program that ended
 //!   service ServiceStatus, ...         what runs in a VM as a daemon
 //!   event   Event, Origin              what its programs did, and who made a change
+//!   finding Finding, Report, Verdict  what an analysis says
 //!   exit ── exit codes                what the CLI answers
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod change;
 pub mod domain;
 pub mod event;
 pub mod exit;
+pub mod finding;
 pub mod packed;
 pub mod path;
 pub mod plan;
@@ -38,6 +40,7 @@ pub mod vm;
 pub use change::{Change, ChangeKind, ChangeSet, FileType, Meta, MetaDelta, Summary};
 pub use domain::{Name, NamePattern};
 pub use event::{Event, Level, Origin};
+pub use finding::{Finding, Report, Severity, Verdict};
 pub use packed::PackedChanges;
 pub use path::{HostPath, VmPath};
 pub use plan::{LayerDir, Plan, PlanOp};

@@ -152,8 +152,21 @@ const FULL: (When, When) = (When::Never, When::Always);
 
 /// `O_WRONLY | O_RDWR | O_CREAT | O_TRUNC`.
 const WRITES: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
+/// Whether an open with these flags can change a file.
+#[must_use]
+pub fn writes(flags: u64) -> bool {
+    flags & u64::from(WRITES) != 0
+}
+/// Whether an open with these flags gives no content: of a directory, or of a place.
+#[must_use]
+pub fn gives_no_content(flags: u64) -> bool {
+    #[allow(clippy::cast_sign_loss, reason = "flags are bits")]
+    const NO_CONTENT: u64 = (libc::O_DIRECTORY | libc::O_PATH) as u64;
+    flags & NO_CONTENT != 0
+}
+/// At the full level those for reading wait too: which of them are written down is [`super::secret`]'s.
 const fn opens(flags: u8) -> (When, When) {
-    (When::Any(flags, WRITES), When::Any(flags, WRITES))
+    (When::Any(flags, WRITES), When::Always)
 }
 /// Set-uid, set-gid and execute bits: what a mode can give a file.
 const POWERS: u32 = 0o6111;

@@ -13,6 +13,7 @@ use super::calls::{self, Call, Field, More, Refused};
 use super::memory::{Address, Memory, address};
 use super::place::{self, Mounts, Named};
 use super::process::{Caller, Process, Processes, Renewed};
+use super::secret;
 use crate::store::Store;
 use fvm_model::Timestamp;
 use fvm_model::event::{Args, Event, Kind, Level, Phase, Src, Trust};
@@ -21,7 +22,7 @@ use fvm_sys::seccomp::{self, Answer};
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Longest socket address (`struct sockaddr_storage`).
 const ADDRESS_MAX: usize = 128;
@@ -160,7 +161,15 @@ impl Look {
             return;
         }
         let Seen { args, trust, file, to } = seen;
-        let event = self.event(pid, inside, ts, what.kind, args, (Src::Seccomp, trust, Phase::Attempt));
+        let mut kind = what.kind;
+        if kind == Kind::Open && args.flags.is_some_and(|flags| !calls::writes(flags)) {
+            kind = Kind::Read;
+            let of_no_use = args.flags.is_some_and(calls::gives_no_content);
+            if of_no_use || file.as_ref().is_none_or(|file| !secret::may_be(file.text())) {
+                return;
+            }
+        }
+        let event = self.event(pid, inside, ts, kind, args, (Src::Seccomp, trust, Phase::Attempt));
         let is_text = what.kind == Kind::Symlink;
         self.open = event.map(|event| Open { pid, event, file, to, is_text });
         if moves {
@@ -245,6 +254,11 @@ impl Look {
         event.args.to =
             to.map(|to| if is_text { take(to.into_text(), false) } else { take(to.find(root, cached), true) });
         event.args.resolved = named && resolved;
+        if event.kind == Kind::Read
+            && !event.args.path.as_ref().is_some_and(|path| secret::is_secret(path.0.as_bytes()))
+        {
+            return;
+        }
         self.push(event);
     }
 
@@ -366,6 +380,8 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
         More::Argv(index) => {
             let (argv, cut) = memory.argv(argument(index));
             (args.argv, args.cut) = (argv, cut);
+            let loaded = memory.variable(argument(index + 1), &[b"LD_PRELOAD=", b"LD_AUDIT="]);
+            args.name = loaded.map(|variable| Bytes(OsString::from_vec(variable)));
             from_memory = true;
         }
         More::Name(index) => {
@@ -402,13 +418,25 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
 fn streams(pid: i32) -> String {
     let kind = |fd: i32| match super::proc::link(pid, &format!("fd/{fd}")).as_deref() {
         None => '-',
-        Some(link) if link.starts_with(b"socket:") => 's',
+        Some(link) if link.starts_with(b"socket:") => socket(pid, fd),
         Some(link) if link.starts_with(b"pipe:") => 'p',
         Some(link) if link.starts_with(b"/dev/pts/") || link.starts_with(b"/dev/tty") => 't',
         Some(link) if link.starts_with(b"/") => 'f',
         Some(_) => 'o',
     };
     (0..3).map(kind).collect()
+}
+
+/// Whether a socket is of the network.
+fn socket(pid: i32, fd: i32) -> char {
+    let mut protocol = [0u8; 32];
+    // The kernel names the protocol of every socket so.
+    let path = format!("/proc/{pid}/fd/{fd}");
+    match rustix::fs::getxattr(path, "system.sockprotoname", &mut protocol) {
+        Ok(len) if protocol[..len].starts_with(b"UNIX") => 's',
+        Ok(_) => 'n',
+        Err(_) => 's',
+    }
 }
 
 fn now() -> Timestamp {

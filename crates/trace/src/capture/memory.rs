@@ -102,6 +102,28 @@ impl Memory {
         (args, true)
     }
 
+    /// The first of a program's variables that begins with one of `names` (each with its `=`) and is not empty.
+    #[must_use]
+    pub fn variable(&mut self, address: u64, names: &[&[u8]]) -> Option<Vec<u8>> {
+        /// So many are looked at.
+        const VARIABLES_MAX: usize = 1024;
+        if address == 0 {
+            return None;
+        }
+        let table = self.bytes(address, VARIABLES_MAX * 8);
+        let pointers = table.chunks_exact(8).map(|p| u64::from_le_bytes(p.try_into().unwrap_or_default()));
+        for pointer in pointers.take_while(|pointer| *pointer != 0) {
+            let begins = |text: &[u8]| names.iter().any(|name| text.starts_with(name) && text.len() > name.len());
+            let text = self.near(pointer);
+            if begins(&text.bytes) {
+                let mut found = text.bytes;
+                found.truncate(PATH_MAX);
+                return Some(found);
+            }
+        }
+        None
+    }
+
     /// A string that may be in the block that was read last.
     fn near(&mut self, address: u64) -> Text {
         for _ in 0..2 {

@@ -20,6 +20,7 @@ mod place;
 mod proc;
 mod process;
 pub mod program;
+mod secret;
 
 use crate::store::Store;
 use calls::Refused;

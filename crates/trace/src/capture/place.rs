@@ -108,6 +108,12 @@ fn from(dir: Option<u64>, path: super::memory::Text, follow: bool, tid: i32, pro
 }
 
 impl Named {
+    /// As the process wrote it, from where it starts.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// Text that names no file.
     #[must_use]
     pub fn into_text(self) -> Path {
