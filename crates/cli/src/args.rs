@@ -108,6 +108,8 @@ pub enum Command {
     Status(Status),
     /// Show what the programs of a VM did: executed, connected, wrote, removed (its policy's 'trace', or --trace)
     Trace(Trace),
+    /// Judge what the programs of a VM did: a verdict, findings, the files they are about
+    Analyze(Analyze),
     /// Show what a VM changed, line by line
     Diff(Diff),
     /// Bring changes of a VM to the host
@@ -586,6 +588,54 @@ pub enum ByArg {
     Process,
 }
 
+/// By what is judged.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AnalysisArgs {
+    /// Judge by the Sigma rules in this directory too
+    #[arg(long, value_name = "DIR")]
+    pub sigma: Option<PathBuf>,
+    /// What does not count [default: exceptions.toml in ~/.config/fvm and /etc/fvm]
+    #[arg(long, value_name = "FILE")]
+    pub exceptions: Vec<PathBuf>,
+    /// Have clamd, at this socket, scan the changed files
+    #[arg(long, value_name = "SOCKET")]
+    pub clamd: Option<PathBuf>,
+}
+
+/// Whether it is judged what a VM did, and by what.
+#[derive(Debug, Clone, Default, Args)]
+pub struct JudgeArgs {
+    /// Judge what its programs did (see 'fvm analyze'), whatever the policy says; the options below ask for that too
+    #[arg(long)]
+    pub analyze: bool,
+    /// By what is judged.
+    #[command(flatten)]
+    pub analysis: AnalysisArgs,
+}
+
+impl JudgeArgs {
+    /// Whether any of them is given.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        let AnalysisArgs { sigma, exceptions, clamd } = &self.analysis;
+        self.analyze || sigma.is_some() || !exceptions.is_empty() || clamd.is_some()
+    }
+}
+
+/// `fvm analyze`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Verdicts: clean (all was seen, nothing was found), suspicious, malicious, unknown (nothing was found, but not all was \
+seen).\n\nExit status: 0 clean, 5 suspicious or malicious, 6 unknown."
+)]
+pub struct Analyze {
+    /// Name of the VM
+    pub name: String,
+    /// By what is judged.
+    #[command(flatten)]
+    pub analysis: AnalysisArgs,
+}
+
 /// `fvm status`.
 #[derive(Debug, Args)]
 pub struct Status {
@@ -596,6 +646,9 @@ pub struct Status {
     /// In which order
     #[arg(long, value_enum, default_value_t = ByArg::Path, value_name = "WHAT")]
     pub by: ByArg,
+    /// Whether it is judged, and by what.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
 }
 
 /// `fvm trace`.
@@ -696,6 +749,9 @@ pub struct Commit {
     /// Leave the changes in the VM as well
     #[arg(long)]
     pub keep: bool,
+    /// Whether it is judged, and by what.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
 }
 
 /// A command on a commit.

@@ -34,11 +34,21 @@ pub fn dirs(given: Option<PathBuf>) -> Result<(PathBuf, PathBuf), Failure> {
     Ok((state, run))
 }
 
-/// Where policies are looked for, the user's own first.
-pub fn policy_dirs() -> Vec<PathBuf> {
+/// Where fvm's settings are, the user's own first.
+fn config_dirs() -> Vec<PathBuf> {
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
     let own = config.or_else(|| user_home().map(|home| home.join(".config"))).filter(|dir| dir.is_absolute());
-    own.map(|dir| dir.join("fvm/policies")).into_iter().chain(["/etc/fvm/policies".into()]).collect()
+    own.map(|dir| dir.join("fvm")).into_iter().chain(["/etc/fvm".into()]).collect()
+}
+
+/// Where policies are looked for, the user's own first.
+pub fn policy_dirs() -> Vec<PathBuf> {
+    config_dirs().into_iter().map(|dir| dir.join("policies")).collect()
+}
+
+/// What findings do not count, where no other file is given.
+pub fn exception_files() -> Vec<PathBuf> {
+    config_dirs().into_iter().map(|dir| dir.join("exceptions.toml")).collect()
 }
 
 /// Where the user's own settings are.

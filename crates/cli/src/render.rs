@@ -6,8 +6,10 @@
 //!
 //! Invariant: every name that a VM chose passes through `printable`: it cannot write to the terminal.
 
+pub mod findings;
 pub mod origin;
 
+use fvm::model::finding::Report;
 use fvm::model::path::printable;
 use fvm::model::{Change, ChangeKind, FileType, Meta, MetaDelta, Summary, Timestamp, VmRecord, VmState};
 use fvm::{FileDiff, KeyChange, ScanError, StoreChange};
@@ -70,18 +72,19 @@ pub fn status(
     sum: Summary,
     changes: impl IntoIterator<Item = impl Borrow<Change>>,
     stores: &[StoreChange],
+    report: Option<&Report>,
 ) -> io::Result<()> {
     writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(sum))?;
     // In the order of the changes.
     let mut stores = stores.iter().peekable();
     for change in changes {
         let change = change.borrow();
-        writeln!(w, "  {}", line(change))?;
+        writeln!(w, "  {}{}", line(change), findings::risk(report, change))?;
         if let Some(store) = stores.next_if(|store| store.path == change.path) {
             store.keys.iter().try_for_each(|key| writeln!(w, "       {}", key_line(store.store, key)))?;
         }
     }
-    Ok(())
+    report.map_or(Ok(()), |report| findings::conclusion(w, record, report))
 }
 
 /// One change on one line.

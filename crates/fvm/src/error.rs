@@ -30,6 +30,23 @@ pub enum FvmError {
     /// The behaviour log cannot be read.
     #[error(transparent)]
     Log(#[from] fvm_trace::LogError),
+    /// The virus scanner that was asked for does not answer.
+    #[error(transparent)]
+    Clamd(#[from] fvm_analyze::clamd::ClamdError),
+    /// Exceptions cannot be used.
+    #[error(transparent)]
+    Exceptions(#[from] fvm_analyze::ExceptionError),
+    /// Sigma rules cannot be loaded.
+    #[error(transparent)]
+    Sigma(#[from] fvm_analyze::SigmaError),
+    /// The policy demands more than there is.
+    #[error("the policy of '{name}' demands the verdict 'clean', and it is '{verdict}': nothing was committed")]
+    Verdict {
+        /// The VM.
+        name: VmName,
+        /// What it is.
+        verdict: fvm_model::Verdict,
+    },
     /// The choice cannot be carried out.
     #[error(transparent)]
     Review(#[from] fvm_review::ReviewError),
@@ -151,6 +168,10 @@ impl FvmError {
             Self::Vm(VmError::Threads(_)) => {
                 Some("a program calls Fvm::start_forker before it starts threads; what that does not cover, one with one thread does, or 'fvm serve'".into())
             }
+            Self::Verdict { name, .. } => Some(format!(
+                "'fvm analyze {name}' says why; exceptions can excuse what is known, 'fvm configure {name} --policy' changes the demand"
+            )),
+            Self::Clamd(_) => Some("is clamd running, and may you use its socket?".into()),
             Self::Running(name) | Self::Vm(VmError::Fixed { name, .. }) => Some(format!("'fvm stop {name}' first")),
             Self::Vm(VmError::BadRecord { .. }) => {
                 Some("the VM's layers are untouched; restore the file from a backup, or remove the VM's directory to give it up".into())

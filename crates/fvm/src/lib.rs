@@ -4,6 +4,7 @@
 //! with threads in a state that depends on what they held.
 
 mod after;
+mod analyze;
 mod bases;
 mod changes;
 mod child;
@@ -20,18 +21,20 @@ mod stack;
 mod trace;
 mod worker;
 
+pub use analyze::{Findings, withheld};
 pub use changes::Sight;
 pub use child::{CAPTURE_MAX_BYTES, Child, Output, Place, Ran, Stream, Streams};
 pub use commits::{Committed, StoreChange};
 pub use copy::in_vm;
 pub use error::FvmError;
+pub use fvm_analyze::{Exceptions, Settings, Sigma, rules};
 pub use fvm_changes::text::{BothTexts, FileDiff, diff_file, texts};
 pub use fvm_changes::{ScanError, ScanInput, filter};
 pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatched, Watch, What};
 pub use fvm_host::{Kernel, Level};
 pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
-pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, narrow};
+pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, named, narrow};
 pub use fvm_sys::socket;
 pub use fvm_trace::tree::{Ended as ProcessEnded, Node};
 pub use fvm_trace::{Filter, Integrity, Log, LogError, Origins, Tree, ecs};

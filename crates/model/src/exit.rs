@@ -13,6 +13,10 @@ pub const USAGE: u8 = 2;
 pub const CONFLICT: u8 = 3;
 /// No such VM.
 pub const NO_SUCH_VM: u8 = 4;
+/// `analyze`: something was found.
+pub const FOUND: u8 = 5;
+/// `analyze`: nothing was found, but not all was seen.
+pub const UNSEEN: u8 = 6;
 /// `run`/`exec`: the program's time (`--timeout`) was over, as timeout(1) says it.
 pub const RUN_TIMED_OUT: u8 = 124;
 /// `run`/`exec`: fvm itself failed before the program could start.

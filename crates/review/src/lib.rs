@@ -36,6 +36,8 @@ pub struct Choice {
     pub exact: Option<BTreeSet<VmPath>>,
     /// Content decided by hand, instead of the VM's, for files that the VM modified. A conflict there is settled by it.
     pub given: BTreeMap<VmPath, Given>,
+    /// Left out with all that needs them, and why: the caller has good reason, and nobody asked for them by name.
+    pub withheld: BTreeMap<VmPath, String>,
     /// What happens to changes whose entry the host changed as well.
     pub on_conflict: OnConflict,
 }
@@ -143,6 +145,17 @@ pub fn narrow(set: &ChangeSet, choice: &Choice) -> Result<ChangeSet, ReviewError
     Ok(ChangeSet { changes, touched: set.touched.clone(), warnings: set.warnings.clone() })
 }
 
+/// The changes that a choice asks for by name: by their own path, not that of a directory above, or by a pattern that matches
+/// them and not only a directory above.
+///
+/// # Errors
+/// When a pattern cannot be read.
+pub fn named(set: &ChangeSet, choice: &Choice) -> Result<BTreeSet<VmPath>, ReviewError> {
+    let only = select::Patterns::new(&choice.only)?;
+    let is_named = |path: &VmPath| choice.paths.contains(path) || only.names(path);
+    Ok(set.changes.iter().map(|change| &change.path).filter(|path| is_named(path)).cloned().collect())
+}
+
 /// Decides what of `set` reaches the host, and how.
 ///
 /// # Errors
@@ -165,6 +178,14 @@ pub fn decide(set: &ChangeSet, choice: &Choice, layers: &[LayerDir]) -> Result<P
         plan.skipped.push(Skipped { path: changes[*i].path.clone(), reason: reason.clone() });
     }
     leave_out(&needs, changes, &mut todo, &out, &mut plan);
+
+    let withheld: BTreeSet<usize> =
+        todo.iter().copied().filter(|i| choice.withheld.contains_key(&changes[*i].path)).collect();
+    for i in &withheld {
+        let path = &changes[*i].path;
+        plan.skipped.push(Skipped { path: path.clone(), reason: choice.withheld[path].clone() });
+    }
+    leave_out(&needs, changes, &mut todo, &withheld, &mut plan);
 
     let is_conflict = |i: &usize| changes[*i].conflict.is_some() && !choice.given.contains_key(&changes[*i].path);
     let conflicts: BTreeSet<usize> = todo.iter().copied().filter(is_conflict).collect();

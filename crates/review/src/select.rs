@@ -33,6 +33,11 @@ impl Patterns {
         set.build().map(Self).map_err(fail)
     }
 
+    /// Whether `path` itself matches.
+    pub(crate) fn names(&self, path: &VmPath) -> bool {
+        self.0.is_match(path.as_path())
+    }
+
     /// Whether `path` or a directory above it matches.
     pub(crate) fn matches(&self, path: &VmPath) -> bool {
         path.as_path().ancestors().any(|p| p != Path::new("/") && self.0.is_match(p))

@@ -3,6 +3,7 @@
 //! ```text
 //!   for each program that is installed     outside: the same script, in a directory of its own ─► what it prints
 //!                                          in a VM, as root and as a user ─────────────────────► the same, and code 0
+//!                                          and the analysis of what it did finds nothing
 //! ```
 //!
 //! `FVM_SOFTWARE_TABLE=file` writes the table of `docs/book/software.md`. What is not installed is named, not passed over.
@@ -112,7 +113,7 @@ fn last_line(lab: &Lab, n: usize, script: &str, vm: bool) -> String {
     lab.sh(&format!("mkdir {dir}"));
     let script = format!("cd {dir}; export HOME={dir}; {script}");
     let mut command = if vm {
-        lab.fvm_command(["run", "--rm", "--", "sh", "-c", &script])
+        lab.fvm_command(["run", "--keep", "-n", "soft", "--trace", "full", "--", "sh", "-c", &script])
     } else {
         let mut command = lab.command("sh");
         command.args(["-c", &script]);
@@ -128,7 +129,23 @@ fn last_line(lab: &Lab, n: usize, script: &str, vm: bool) -> String {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let last = text.lines().last().unwrap_or_default().to_owned();
-    if last == "good" { last } else { format!("{last} {}", String::from_utf8_lossy(&output.stderr)) }
+    let found = if vm { found(lab) } else { String::new() };
+    match (last == "good", found.is_empty()) {
+        (true, true) => last,
+        (true, false) => format!("it is found: {found}"),
+        (false, _) => format!("{last} {}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
+
+/// What the analysis finds in the VM of the last run, which is gone then: of real software, nothing.
+fn found(lab: &Lab) -> String {
+    let analysed = lab.fvm(["analyze", "soft"]);
+    if analysed.err.contains("no VM") {
+        // It has changed nothing, and nothing was found.
+        return String::new();
+    }
+    lab.fvm(["delete", "soft"]);
+    if analysed.out.starts_with("soft: clean") { String::new() } else { format!("{}{}", analysed.out, analysed.err) }
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! `status`, `diff`, `commit`, `discard`: what a VM changed, and what becomes of it.
+//! `diff`, `commit`, `discard`: what a VM changed, and what becomes of it.
 
-use super::trace;
+use super::{analyze, trace};
 use crate::Done;
-use crate::args::{ByArg, Commit, ConflictArg, Diff, Discard, Status};
+use crate::args::{Commit, ConflictArg, Diff, Discard, JudgeArgs};
 use crate::failure::Failure;
 use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
-use crate::render::{self, origin};
-use fvm::model::{Change, ChangeSet, PackedChanges, Plan, VmPath, VmRecord, VmState, exit};
-use fvm::{Choice, FileDiff, Fvm, FvmError, OnConflict, Origins, ScanError, ScanInput, Sight, VmLock};
+use crate::render;
+use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, VmState, exit};
+use fvm::{Choice, FileDiff, Findings, Fvm, FvmError, OnConflict, Origins, ScanError, ScanInput, Sight, VmLock};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,79 +21,35 @@ pub fn scan(fvm: &Fvm, out: &Output, record: &VmRecord) -> Result<ChangeSet, Fvm
     out.during(&format!("reading the changes of {}", record.name), || fvm.changes(record))
 }
 
-/// `fvm status`.
-pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
-    #[derive(Serialize)]
-    struct Report<'a> {
-        vm: &'a str,
-        id: &'a str,
-        state: fvm::model::VmState,
-        summary: fvm::model::Summary,
-        stores: Vec<fvm::StoreChange>,
-        changes: Told<'a>,
-        warnings: &'a [String],
-    }
-    let record = fvm.find(&args.name)?;
-    let (state, only) = (fvm.state(&record)?, paths(&args.paths)?);
-    // In JSON each change says it anyway.
-    if args.by == ByArg::Process && !out.json() {
-        return by_process(fvm, out, &record, state, &only);
-    }
-    let (mut changes, mut stores, mut bad) = (PackedChanges::default(), Vec::new(), Ok(()));
-    let warnings = out.during(&format!("reading the changes of {}", record.name), || {
-        let look = |sight: Sight<'_>, _: &mut usize| {
-            let keys = sight.keys();
-            Some((sight.into_change(), keys))
-        };
-        fvm.each_change(&record, &only, look, |(change, keys)| {
-            stores.extend(keys);
-            bad = changes.push(&change);
-            if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-    })?;
-    bad.map_err(io::Error::from)?;
-    let summary = changes.summary();
-    if out.json() {
-        let (vm, id) = (record.name.as_str(), record.id.as_str());
-        let origins = fvm.origins(&record)?.map(|(origins, _)| origins);
-        let (changes, warnings) = (Told { changes: &changes, origins }, warnings.as_slice());
-        out.document(&Report { vm, id, state, summary, stores, changes, warnings })?;
-    } else {
-        out.write(|w| render::status(w, &record, state, summary, changes.iter(), &stores))?;
-    }
-    warn(out, &warnings);
-    Ok(exit::DONE)
-}
-
-/// Changes as JSON, with who made them as far as that is known.
-struct Told<'a> {
-    changes: &'a PackedChanges,
-    origins: Option<Origins>,
-}
-
-impl Serialize for Told<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.changes.iter().map(|change| told(change, self.origins.as_ref())))
-    }
-}
-
-fn told(mut change: Change, origins: Option<&Origins>) -> Change {
+/// A change, with who made it as far as that is known.
+pub fn told(mut change: Change, origins: Option<&Origins>) -> Change {
     change.origin = origins.and_then(|origins| origins.of(&change)).map(Box::new);
     change
 }
 
-/// `fvm status --by process`.
-fn by_process(fvm: &Fvm, out: &Output, record: &VmRecord, state: VmState, only: &[VmPath]) -> Done {
-    let mut set = fvm::filter(scan(fvm, out, record)?, only);
-    let whole = fvm.with_origins(record, &mut set)?;
-    tell_whole(out, whole.as_ref(), state);
-    out.write(|w| origin::status(w, record, state, &set))?;
-    warn(out, &set.warnings);
-    Ok(exit::DONE)
+/// What a VM did, judged, where somebody asks for that.
+pub fn judged(
+    fvm: &Fvm,
+    out: &Output,
+    record: &VmRecord,
+    set: &ChangeSet,
+    args: &JudgeArgs,
+) -> Result<Option<Findings>, Failure> {
+    let is_asked = args.is_asked() || record.policy.is_judged();
+    is_asked.then(|| analyze::findings(fvm, out, record, set, &args.analysis)).transpose()
+}
+
+/// What of a commit is left out for what was found: all that is not asked for by name.
+fn withhold(record: &VmRecord, set: &ChangeSet, found: Option<&Findings>, choice: &mut Choice) -> Result<(), Failure> {
+    let Some(found) = found else { return Ok(()) };
+    found.check(record)?;
+    let named = fvm::named(set, choice).map_err(FvmError::from)?;
+    choice.withheld = fvm::withheld(found, set, &named);
+    Ok(())
 }
 
 /// What the log cannot tell.
-fn tell_whole(out: &Output, whole: Option<&fvm::Integrity>, state: VmState) {
+pub fn tell_whole(out: &Output, whole: Option<&fvm::Integrity>, state: VmState) {
     match whole {
         None => out.say("there is no behaviour log: who made a change is not known"),
         Some(whole) if !whole.is_whole(state != VmState::Stopped) => {
@@ -258,7 +214,14 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         tell_whole(out, whole.as_ref(), VmState::Stopped);
         choice.exact = Some(from(&record, &set, &args.from)?);
     }
-    if !args.keys.is_empty() {
+    let found = judged(fvm, out, &record, &set, &args.judge)?;
+    if args.keys.is_empty() {
+        withhold(&record, &set, found.as_ref(), &mut choice)?;
+    } else {
+        // Keys are named one by one.
+        if let Some(found) = &found {
+            found.check(&record)?;
+        }
         choice = choose_keys(fvm, &record, &set, &args.keys, on_conflict)?;
     }
     if args.interactive {
@@ -269,6 +232,7 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     }
     let plan = fvm.decide(&record, &set, &choice)?;
     tell_plan(out, &plan);
+    tell_withheld(out, &record, &choice, &plan);
     if args.dry_run {
         if out.json() {
             out.document(&plan)?;
@@ -332,7 +296,13 @@ fn choose(
     set: &ChangeSet,
     choice: Choice,
 ) -> Result<Option<Choice>, Failure> {
-    let named = fvm::narrow(set, &choice).map_err(FvmError::from)?;
+    let mut named = fvm::narrow(set, &choice).map_err(FvmError::from)?;
+    for (path, why) in &choice.withheld {
+        if named.changes.iter().any(|change| change.path == *path) {
+            out.say(&format!("left out: {path} ({why}); name it to choose it"));
+        }
+    }
+    named.changes.retain(|change| !choice.withheld.contains_key(&change.path));
     if named.changes.is_empty() {
         out.say("nothing to commit");
         return Ok(None);
@@ -356,16 +326,33 @@ fn choose(
     let exact = chosen.paths.into_iter().chain(chosen.given.keys().cloned()).collect();
     let part = |(path, bytes)| (path, fvm::Given { bytes, whole: false });
     let given = chosen.given.into_iter().map(part).collect();
-    Ok(Some(Choice { exact: Some(exact), given, on_conflict: choice.on_conflict, ..Choice::default() }))
+    let Choice { withheld, on_conflict, .. } = choice;
+    Ok(Some(Choice { exact: Some(exact), given, withheld, on_conflict, ..Choice::default() }))
 }
 
-/// Commits everything that can be committed.
-pub fn commit_all(fvm: &Fvm, out: &Output, lock: &VmLock, record: &VmRecord) -> Done {
+/// Commits everything that can be committed, but for what findings are about. Whether that was all.
+pub fn commit_all(fvm: &Fvm, out: &Output, lock: &VmLock, record: &VmRecord) -> Result<bool, Failure> {
     let set = scan(fvm, out, record)?;
     warn(out, &set.warnings);
-    let plan = fvm.decide(record, &set, &Choice::default())?;
+    let mut choice = Choice::default();
+    let found = judged(fvm, out, record, &set, &JudgeArgs::default())?;
+    withhold(record, &set, found.as_ref(), &mut choice)?;
+    let plan = fvm.decide(record, &set, &choice)?;
     tell_plan(out, &plan);
-    carry_out(fvm, out, lock, record, &set, plan, false)
+    tell_withheld(out, record, &choice, &plan);
+    carry_out(fvm, out, lock, record, &set, plan, false)?;
+    Ok(choice.withheld.is_empty())
+}
+
+/// How to get what was left out for what was found.
+fn tell_withheld(out: &Output, record: &VmRecord, choice: &Choice, plan: &Plan) {
+    let left = plan.skipped.iter().find(|skipped| choice.withheld.contains_key(&skipped.path));
+    if let Some(skipped) = left {
+        let (name, path) = (&record.name, &skipped.path);
+        out.say(&format!(
+            "'fvm analyze {name}' says more; to commit it all the same, name it: 'fvm commit {name} {path}'"
+        ));
+    }
 }
 
 fn carry_out(
@@ -419,7 +406,7 @@ fn tell_plan(out: &Output, plan: &Plan) {
     }
 }
 
-fn warn(out: &Output, warnings: &[String]) {
+pub fn warn(out: &Output, warnings: &[String]) {
     for warning in warnings {
         out.say(&format!("warning: {}", fvm::model::path::printable(warning.as_bytes())));
     }
@@ -429,8 +416,10 @@ fn warn(out: &Output, warnings: &[String]) {
 pub fn review(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<(), Failure> {
     let input = fvm.scan_input(record)?;
     let stores = fvm.keys(record, set)?;
+    let found = judged(fvm, out, record, set, &JudgeArgs::default())?;
+    let report = found.as_ref().map(|found| &found.report);
     out.write(|w| {
-        render::status(w, record, fvm::model::VmState::Stopped, set.summary(), &set.changes, &stores)?;
+        render::status(w, record, VmState::Stopped, set.summary(), &set.changes, &stores, report)?;
         writeln!(w)?;
         set.changes.iter().try_for_each(|change| render::patch(w, change, fvm::diff_file(&input, change)))
     })?;
@@ -457,7 +446,7 @@ pub fn discard(fvm: &Fvm, out: &Output, args: &Discard) -> Done {
     Ok(exit::DONE)
 }
 
-fn paths(typed: &[PathBuf]) -> Result<Vec<VmPath>, Failure> {
+pub fn paths(typed: &[PathBuf]) -> Result<Vec<VmPath>, Failure> {
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     typed
         .iter()

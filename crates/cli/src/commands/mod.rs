@@ -6,7 +6,9 @@
 //!   life     configure, rename, copy, export ...      VMs anew, among each other, and their files
 //!   stats    stats, top                    what VMs use
 //!   service  service start, stop, ...     daemons in VMs
-//!   changes  status, diff, commit, discard  what they changed
+//!   status   status                        what they changed
+//!   changes  diff, commit, discard         and what becomes of that
+//!   analyze  analyze                       what that comes to
 //!   trace    trace                         what their programs did
 //!   history  history, show, undo ...      commits after the fact
 //!   pool     pool create, status ...      VMs that are forked ahead
@@ -15,6 +17,7 @@
 //!   (serve   all of these over a socket: `crate::serve`)
 //! ```
 
+mod analyze;
 mod changes;
 mod history;
 mod host;
@@ -24,6 +27,7 @@ mod pool;
 mod run;
 mod service;
 mod stats;
+mod status;
 mod trace;
 mod vms;
 
@@ -80,8 +84,9 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Explain(args) => vms::explain(&fvm, out, &args),
         Command::Pool(command) => pool::pool(&fvm, out, &command),
         Command::Service(args) => service::service(&fvm, out, args),
-        Command::Status(args) => changes::status(&fvm, out, &args),
+        Command::Status(args) => status::status(&fvm, out, &args),
         Command::Trace(args) => trace::trace(&fvm, out, &args),
+        Command::Analyze(args) => analyze::analyze(&fvm, out, &args),
         Command::Diff(args) => changes::diff(&fvm, out, &args),
         Command::Commit(args) => changes::commit(&fvm, out, &args),
         Command::Discard(args) => changes::discard(&fvm, out, &args),

@@ -10,15 +10,16 @@
 //!
 //! Invariants: the program's three streams and its exit code pass untouched; everything fvm says goes to stderr.
 
-use super::changes;
-use crate::args::{Exec, ProgramArgs, Run, Shell};
+use super::{analyze, changes};
+use crate::args::{AnalysisArgs, Exec, ProgramArgs, Run, Shell};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 use crate::{Done, dirs};
 use fvm::model::policy::Flags;
 use fvm::model::{ChangeSet, Level, Policy, VmName, VmRecord, VmState, exit};
-use fvm::{Call, Ended, Fvm, NewVm, Step, Timeout, VmError, VmLock};
+use fvm::{Call, Ended, Findings, Fvm, NewVm, Step, Timeout, VmError, VmLock};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -225,7 +226,7 @@ fn in_existing(fvm: &Fvm, out: &Output, record: VmRecord, call: &Call, commit: b
         changes::commit_all(fvm, out, &lock, &record)?;
     } else {
         let set = changes::scan(fvm, out, &record)?;
-        summarise(out, &record, &set);
+        summarise(fvm, out, &record, &set)?;
     }
     Ok(code)
 }
@@ -246,49 +247,86 @@ fn settle(
     code: u8,
 ) -> Result<(), Failure> {
     let set = changes::scan(fvm, out, &record)?;
-    if set.changes.is_empty() && set.warnings.is_empty() && !named {
-        out.say("nothing was changed");
-        out.field("kept", &false);
-        return Ok(fvm.delete_locked(record, &lock)?);
+    let is_empty = set.changes.is_empty() && set.warnings.is_empty();
+    if is_empty && !named {
+        let found = judge(fvm, out, &record, &set)?;
+        if found.as_ref().is_none_or(|found| found.report.findings.is_empty()) {
+            let verdict = found.map(|found| format!("; what it did is {}", found.report.verdict));
+            out.say(&format!("nothing was changed{}", verdict.unwrap_or_default()));
+            out.field("kept", &false);
+            return Ok(fvm.delete_locked(record, &lock)?);
+        }
     }
     match what {
         Afterwards::Commit if code == 0 => {
-            changes::commit_all(fvm, out, &lock, &record)?;
-            fvm.delete_locked(record, &lock)?;
-            out.field("kept", &false);
+            let all = changes::commit_all(fvm, out, &lock, &record)?;
+            done_with(fvm, out, record, &lock, all)?;
         }
         Afterwards::Commit => {
             out.say("not committed, because the program failed");
-            summarise(out, &record, &set);
+            summarise(fvm, out, &record, &set)?;
         }
         Afterwards::Ask => {
             drop(lock);
             ask(fvm, out, record, &set)?;
         }
-        Afterwards::Keep | Afterwards::Remove => summarise(out, &record, &set),
+        Afterwards::Keep | Afterwards::Remove => summarise(fvm, out, &record, &set)?,
     }
     Ok(())
 }
 
-fn summarise(out: &Output, record: &VmRecord, set: &ChangeSet) {
+/// A VM whose changes were committed is needed no more; one of which something was left out is.
+fn done_with(fvm: &Fvm, out: &Output, record: VmRecord, lock: &VmLock, all: bool) -> Result<(), Failure> {
+    if all {
+        fvm.delete_locked(record, lock)?;
+        out.field("kept", &false);
+        return Ok(());
+    }
+    let name = &record.name;
+    out.say(&format!("{name} is kept, with what was left out; next: fvm analyze {name} | fvm delete {name}"));
+    Ok(())
+}
+
+/// What a VM did, judged, where its policy asks for that.
+fn judge(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<Option<Findings>, Failure> {
+    let found = || analyze::findings(fvm, out, record, set, &AnalysisArgs::default());
+    record.policy.is_judged().then(found).transpose()
+}
+
+/// What a VM did and changed, where that is judged, all on one screen. Whether it was told.
+fn tell_found(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<bool, Failure> {
+    let Some(found) = judge(fvm, out, record, set)? else { return Ok(false) };
+    let withheld = fvm::withheld(&found, set, &BTreeSet::new());
+    let screen = render::findings::screen(record, &found.report, set, &withheld);
+    screen.iter().for_each(|line| out.say(line));
+    Ok(true)
+}
+
+fn summarise(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<(), Failure> {
     out.field("summary", &set.summary());
+    if tell_found(fvm, out, record, set)? {
+        return Ok(());
+    }
     let name = &record.name;
     out.say(&format!("{name}: {}", render::summary(set.summary())));
     if !set.changes.is_empty() {
         out.say(&format!("next: fvm status {name} | fvm diff {name} | fvm commit {name} | fvm delete {name}"));
     }
+    Ok(())
 }
 
 fn ask(fvm: &Fvm, out: &Output, record: VmRecord, set: &ChangeSet) -> Result<(), Failure> {
     let name = record.name.clone();
-    out.say(&format!("{name}: {}", render::summary(set.summary())));
+    if !tell_found(fvm, out, &record, set)? {
+        out.say(&format!("{name}: {}", render::summary(set.summary())));
+    }
     loop {
         let answer = out.ask("commit, review, keep or discard? [c/r/k/d]");
         match answer.as_deref().map(|a| a.chars().next().unwrap_or(' ').to_ascii_lowercase()) {
             Some('c') => {
                 let lock = fvm.lock(&record)?;
-                changes::commit_all(fvm, out, &lock, &record)?;
-                return Ok(fvm.delete_locked(record, &lock)?);
+                let all = changes::commit_all(fvm, out, &lock, &record)?;
+                return done_with(fvm, out, record, &lock, all);
             }
             Some('r') => changes::review(fvm, out, &record, set)?,
             Some('d') => {

@@ -9,8 +9,9 @@
 //!
 //! Invariant: as of all of [`super`]: what a VM chose passes through `printable`.
 
-use super::{line, summary, time};
+use super::{findings, line, summary, time};
 use fvm::model::event::{Args, Event, Kind, Phase, Program};
+use fvm::model::finding::Report;
 use fvm::model::path::{Bytes, printable};
 use fvm::model::{Change, ChangeSet, Timestamp, VmRecord, VmState};
 use std::io::{self, Write};
@@ -20,7 +21,13 @@ use std::os::unix::ffi::OsStrExt;
 const COMMAND_MAX: usize = 100;
 
 /// `fvm status --by process`.
-pub fn status(w: &mut dyn Write, record: &VmRecord, state: VmState, set: &ChangeSet) -> io::Result<()> {
+pub fn status(
+    w: &mut dyn Write,
+    record: &VmRecord,
+    state: VmState,
+    set: &ChangeSet,
+    report: Option<&Report>,
+) -> io::Result<()> {
     writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(set.summary()))?;
     let mut groups: Vec<(String, Vec<&Change>)> = Vec::new();
     let mut known: Vec<&Change> = set.changes.iter().filter(|change| change.origin.is_some()).collect();
@@ -48,10 +55,10 @@ pub fn status(w: &mut dyn Write, record: &VmRecord, state: VmState, set: &Change
     for (heading, changes) in groups {
         writeln!(w, "{heading}")?;
         for change in changes {
-            writeln!(w, "  {}", line(change))?;
+            writeln!(w, "  {}{}", line(change), findings::risk(report, change))?;
         }
     }
-    Ok(())
+    report.map_or(Ok(()), |report| findings::conclusion(w, record, report))
 }
 
 /// `npm install (42)`.

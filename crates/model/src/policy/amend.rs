@@ -50,6 +50,7 @@ impl Policy {
             environment,
             kernel,
             trace,
+            commit,
             // All of them change while a VM runs.
             limits: _,
             hostname,
@@ -67,6 +68,7 @@ impl Policy {
             ("environment", *environment == other.environment),
             ("kernel", *kernel == other.kernel),
             ("trace", *trace == other.trace),
+            ("commit.verdict", *commit == other.commit),
             ("hostname", *hostname == other.hostname),
             ("requires", *requires == other.requires),
         ];

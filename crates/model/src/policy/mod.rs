@@ -59,6 +59,9 @@ pub struct Policy {
     /// How much of what its programs do is written down.
     #[serde(default = "Level::off")]
     pub trace: Level,
+    /// What a commit of its changes asks for.
+    #[serde(skip_serializing_if = "Commit::is_usual")]
+    pub commit: Commit,
     /// How much of the machine it may use.
     #[serde(skip_serializing_if = "no_limits")]
     pub limits: Limits,
@@ -71,6 +74,50 @@ pub struct Policy {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn no_limits(limits: &Limits) -> bool {
     !limits.any()
+}
+
+impl Policy {
+    /// Whether what its VMs did is judged where their changes are looked at or committed, without anybody asking.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.trace == Level::Full || self.commit.verdict == Demand::Clean
+    }
+}
+
+/// What a commit of a VM's changes asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Commit {
+    /// Which verdict of the analysis.
+    pub verdict: Demand,
+}
+
+impl Commit {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which verdict a commit asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Demand {
+    /// Any: what findings are about is left out unless it is named.
+    #[default]
+    Any,
+    /// [`crate::Verdict::Clean`]: nothing is committed otherwise.
+    Clean,
+}
+
+impl Demand {
+    /// As policies name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Clean => "clean",
+        }
+    }
 }
 
 /// The feature without which a VM has no network where its policy says `own`, and does not start if that was asked for by

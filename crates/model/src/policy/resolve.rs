@@ -201,6 +201,7 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
     lists.deny.add(at, &text.network.deny)?;
     lists.publish.add(at, &text.network.publish)?;
     set(&mut policy.trace, text.trace);
+    set(&mut policy.commit.verdict, text.commit.verdict);
     set(&mut policy.dbus.session, text.dbus.session);
     set(&mut policy.dbus.system, text.dbus.system);
     let (kernel, said) = (&mut policy.kernel, &text.kernel);

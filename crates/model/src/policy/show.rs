@@ -48,7 +48,7 @@ impl Policy {
             "hostname = {}\nrequires = {}\ntrace = {}\n\n[network]\nmode = {}\n{}deny = {}\nprivate = {}\nrange = {}\npublish = {}\n\n\
              [files]\nhide = {}\nread_only = {}\nshare = {}\n\n[devices]\npass = {}\n\n[sockets]\npass = {}\n\n\
              [dbus]\nsession = {}\nsystem = {}\npass = {}\n\n[environment]\npass = {}\nhide = {}\n\n\
-             [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n{limits}",
+             [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n\n[commit]\nverdict = {}\n{limits}",
             quoted(self.hostname.as_deref().unwrap_or("host")),
             list(&mut self.requires.iter().cloned()),
             quoted(self.trace.name()),
@@ -73,6 +73,7 @@ impl Policy {
             kernel.trace,
             kernel.io_uring,
             kernel.x86_32,
+            quoted(self.commit.verdict.name()),
         )
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Invariant: a policy may come from a stranger: what an error shows of it cannot write to the terminal, and is short.
 
-use super::{Bus, Network, Pattern};
+use super::{Bus, Demand, Network, Pattern};
 use crate::path::printable;
 use crate::{HostPath, Level};
 use serde::{Deserialize, Deserializer};
@@ -127,6 +127,7 @@ pub(super) struct Text {
     pub dbus: DbusText,
     pub environment: EnvironmentText,
     pub kernel: KernelText,
+    pub commit: CommitText,
     pub limits: LimitsText,
 }
 
@@ -149,6 +150,12 @@ pub(super) struct FilesText {
     pub hide_secrets: Option<bool>,
     pub read_only: Vec<Spanned<String>>,
     pub share: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CommitText {
+    pub verdict: Option<Demand>,
 }
 
 #[derive(Debug, Default, Deserialize)]

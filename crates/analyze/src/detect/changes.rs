@@ -1,0 +1,189 @@
+//! What the changes show without any event: contents, modes, times.
+//!
+//! ```text
+//!   set-uid bits ─ root accounts ─ files that became noise ─ ransom notes ─ old times on new contents ─ programs under other names
+//! ```
+//!
+//! Invariant: contents come from a hostile VM: never executed, never parsed by more than a look at their first bytes, lines or
+//! frequencies; bounded by whoever gives them.
+
+use super::files::MANY;
+use crate::found::{Found, Sighting, text};
+use crate::rules;
+use crate::world::name_of;
+use crate::{Contents, look};
+use fvm_model::{Change, ChangeKind, ChangeSet, FileType};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Files whose content is looked at.
+const LOOKED_AT_MAX: usize = 20_000;
+
+fn seen<'s>(what: String, paths: &'s [&'s [u8]]) -> Sighting<'s> {
+    Sighting { what, key: None, at: None, events: &[], paths }
+}
+
+/// Looks at the changes.
+pub fn look_at(set: &ChangeSet, packaged: &dyn Fn(&Change) -> bool, contents: &mut Contents<'_>, found: &mut Found) {
+    let mut noise: Vec<&[u8]> = Vec::new();
+    let mut notes: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
+    let mut left = LOOKED_AT_MAX;
+    for change in &set.changes {
+        let path = change.path.as_bytes();
+        if matches!(change.kind, ChangeKind::Deleted) || change.file_type != FileType::File {
+            continue;
+        }
+        let Some(after) = &change.after else { continue };
+        let before = change.before.as_ref().map_or(0, |before| before.mode);
+        let power = |mode: u32| mode & 0o4000 != 0 || mode & 0o2010 == 0o2010;
+        if power(after.mode) && !power(before) && !found.has(&rules::SET_UID, &change.path) && !packaged(change) {
+            found.add(&rules::SET_UID, &seen(format!("{} has mode {:o}", text(path), after.mode), &[path]));
+        }
+        old_time(change, packaged, found);
+        if is_note(name_of(path)) && matches!(change.kind, ChangeKind::Created) {
+            notes.entry(name_of(path)).or_default().push(path);
+        }
+        let is_content =
+            !matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. });
+        if !is_content || left == 0 {
+            continue;
+        }
+        left -= 1;
+        let Some((old, new)) = contents(change) else { continue };
+        if !matches!(change.kind, ChangeKind::Created) && look::became_noise(&old, &new) {
+            noise.push(path);
+        }
+        if let Some(what) = look::disguise(path, &new) {
+            found.add(&rules::DISGUISE, &seen(format!("{} is {what}", text(path)), &[path]));
+        }
+        if matches!(path, b"/etc/passwd" | b"/etc/shadow") {
+            for account in look::root_accounts(path, &old, &new) {
+                found.add(&rules::ROOT_ACCOUNT, &seen(format!("{}: {}", text(path), text(&account)), &[path]));
+            }
+        }
+    }
+    if noise.len() >= MANY {
+        let what = format!("{} files were replaced by what looks encrypted", noise.len());
+        found.add(&rules::RANSOM_CONTENT, &seen(what, &noise));
+    }
+    for (name, paths) in notes {
+        let dirs: BTreeSet<&[u8]> = paths.iter().map(|path| crate::world::dir_of(path)).collect();
+        if dirs.len() >= 3 {
+            found.add(
+                &rules::RANSOM_NOTE,
+                &seen(format!("{} was put into {} directories", text(name), dirs.len()), &paths),
+            );
+        }
+    }
+}
+
+/// Other content, and to the nanosecond the time of the old.
+fn old_time(change: &Change, packaged: &dyn Fn(&Change) -> bool, found: &mut Found) {
+    let (Some(before), Some(after)) = (&change.before, &change.after) else { return };
+    let is_other = matches!(change.kind, ChangeKind::Modified { .. } | ChangeKind::Renamed { modified: true, .. });
+    // Without nanoseconds, or in the same moment, it may be an archive's.
+    if is_other && before.mtime == after.mtime && after.mtime.nanos != 0 && !packaged(change) {
+        let path = change.path.as_bytes();
+        found.add(&rules::TIME_STOMP, &seen(format!("{} has other content and the same time", text(path)), &[path]));
+    }
+}
+
+/// Whether a file's name asks to pay.
+fn is_note(name: &[u8]) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let has = |word: &str| lower.windows(word.len()).any(|window| window == word.as_bytes());
+    let is_text = [".txt", ".html", ".hta", ".md", ".htm"].iter().any(|end| lower.ends_with(end.as_bytes()));
+    let asks = has("decrypt")
+        || has("ransom")
+        || has("recover_")
+        || has("_recover")
+        || has("recover-")
+        || has("restore_files")
+        || has("restore-my-files");
+    is_text && (asks || has("your_files") || has("your files"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::World;
+    use fvm_model::{HostPath, Meta, MetaDelta, Timestamp, VmPath};
+
+    fn meta(mode: u32, nanos: u32) -> Meta {
+        Meta { file_type: FileType::File, mode, uid: 0, gid: 0, size_bytes: 1, mtime: Timestamp { secs: 5, nanos } }
+    }
+
+    fn change(path: &str, kind: ChangeKind, before: Option<Meta>, after: Meta) -> Change {
+        Change {
+            path: VmPath::new(path).unwrap(),
+            kind,
+            file_type: FileType::File,
+            base: before.as_ref().map(|_| HostPath::new(path).unwrap()),
+            layer: 0,
+            before,
+            after: Some(after),
+            target: None,
+            link_group: None,
+            link_host: None,
+            source: None,
+            uncommittable: None,
+            conflict: None,
+            origin: None,
+        }
+    }
+
+    const MODIFIED: ChangeKind =
+        ChangeKind::Modified { meta: MetaDelta { mode: false, owner: false, times: false, xattrs: false } };
+
+    fn ids(changes: Vec<Change>, mut contents: impl FnMut(&Change) -> Option<(Vec<u8>, Vec<u8>)>) -> Vec<String> {
+        let (world, mut found) = (World::new(&[]), Found::default());
+        let set = ChangeSet { changes, ..ChangeSet::default() };
+        look_at(&set, &|_| false, &mut contents, &mut found);
+        let mut ids: Vec<String> = found.into_findings(&world).into_iter().map(|f| f.id).collect();
+        ids.sort();
+        ids
+    }
+
+    fn random(n: usize, mut seed: u64) -> Vec<u8> {
+        let mut next = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as u8
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn many_files_that_became_noise_are_found_and_a_few_or_archives_are_not() {
+        let files = |n: usize, ending: &str| -> Vec<Change> {
+            (0..n)
+                .map(|n| change(&format!("/w/{n}.{ending}"), MODIFIED, Some(meta(0o644, 1)), meta(0o644, 2)))
+                .collect()
+        };
+        let text = "what somebody wrote and wants to keep. ".repeat(100).into_bytes();
+        let noise = |_: &Change| Some((text.clone(), random(4000, 7)));
+        assert_eq!(ids(files(MANY, "txt"), noise), ["ransom-content"]);
+        assert_eq!(ids(files(MANY - 1, "txt"), noise), [""; 0]);
+        assert_eq!(ids(files(MANY, "txt"), |_| Some((text.clone(), text.clone()))), [""; 0]);
+        let zip = |_: &Change| Some((text.clone(), [b"PK\x03\x04".to_vec(), random(4000, 9)].concat()));
+        assert_eq!(ids(files(MANY, "txt"), zip), [""; 0]);
+    }
+
+    #[test]
+    fn modes_times_notes_and_disguises() {
+        let created = |path: &str, mode| change(path, ChangeKind::Created, None, meta(mode, 1));
+        assert_eq!(ids(vec![created("/w/s", 0o4755)], |_| None), ["set-uid"]);
+        let same = change("/w/f", MODIFIED, Some(meta(0o644, 3)), meta(0o644, 3));
+        assert_eq!(ids(vec![same], |_| None), ["time-stomp"]);
+        let notes = ["/a", "/b", "/c"].map(|dir| created(&format!("{dir}/HOW_TO_DECRYPT.txt"), 0o644));
+        assert_eq!(ids(notes.to_vec(), |_| None), ["ransom-note"]);
+        let elf = |_: &Change| Some((Vec::new(), b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec()));
+        assert_eq!(ids(vec![created("/w/photo.jpg", 0o644)], elf), ["disguise"]);
+        assert_eq!(ids(vec![created("/w/program", 0o755)], elf), [""; 0]);
+        let passwd = |_: &Change| {
+            Some((b"root:x:0:0::/:/bin/sh\n".to_vec(), b"root:x:0:0::/:/bin/sh\nr00t:x:0:0::/:/bin/sh\n".to_vec()))
+        };
+        assert_eq!(
+            ids(vec![change("/etc/passwd", MODIFIED, Some(meta(0o644, 1)), meta(0o644, 2))], passwd),
+            ["root-account"]
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! What the behaviour log and the changes of a VM come to.
+//!
+//! ```text
+//!   events ──► world ──► detectors ─┐
+//!        └───► Sigma rules ─────────┼─► findings ─ exceptions ─► Report: verdict, findings, their files
+//!   changes ─► places, contents ────┘
+//! ```
+//!
+//! The rules: [`rules::ALL`], in words `docs/book/detections.md`. The report: `docs/spec/findings.md`.
+//!
+//! Invariants: reads nothing but what it is given (the events, the changes, their contents by [`Contents`]); writes nothing; over a
+//! loss nothing is clean; a VM cannot make it take unbounded memory or time, for the log's size is bounded.
+
+pub mod clamd;
+pub mod detect;
+pub mod exceptions;
+pub mod found;
+pub mod look;
+pub mod rules;
+pub mod sigma;
+pub mod world;
+
+pub use exceptions::{ExceptionError, Exceptions};
+pub use rules::Rule;
+pub use sigma::{Sigma, SigmaError};
+
+use detect::places::{PACKAGERS, Places};
+use detect::{Detector, changes};
+use found::{Found, Sighting, text};
+use fvm_model::event::{Event, Kind};
+use fvm_model::finding::{Finding, REPORT, Report, Verdict};
+use fvm_model::{Change, ChangeSet, Level, VmPath};
+use fvm_trace::Integrity;
+use world::World;
+
+/// Both versions of a changed file, the host's and the VM's; `None` where there is nothing to look at.
+pub type Contents<'c> = dyn FnMut(&Change) -> Option<(Vec<u8>, Vec<u8>)> + 'c;
+
+/// What an analysis goes by.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// Homes of the VM's users, beside root's and those in `/home`.
+    pub homes: Vec<VmPath>,
+    /// Sigma rules.
+    pub sigma: Option<Sigma>,
+    /// What does not count.
+    pub exceptions: Exceptions,
+}
+
+/// An analysis, in the making.
+#[derive(Debug)]
+pub struct Analysis<'s> {
+    settings: &'s Settings,
+    world: World,
+    places: Places,
+    detectors: Vec<Box<dyn Detector>>,
+    sigma: Option<sigma::Matcher<'s>>,
+    found: Found,
+    level: Option<Level>,
+    events: u64,
+    gaps: Vec<String>,
+}
+
+impl<'s> Analysis<'s> {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(settings: &'s Settings) -> Self {
+        Self {
+            settings,
+            world: World::new(&settings.homes),
+            places: Places::default(),
+            detectors: detect::all(),
+            sigma: settings.sigma.as_ref().map(sigma::Matcher::new),
+            found: Found::default(),
+            level: None,
+            events: 0,
+            gaps: Vec::new(),
+        }
+    }
+
+    /// Takes an event in. All events of a log, in order.
+    pub fn see(&mut self, event: &Event) {
+        if event.tgid == 0 {
+            if event.kind == Kind::Start {
+                self.level = event.args.level;
+            }
+            return;
+        }
+        self.events += 1;
+        self.world.enter(event);
+        self.places.see(event, &self.world);
+        for detector in &mut self.detectors {
+            detector.see(event, &self.world, &mut self.found);
+        }
+        if let Some(sigma) = &mut self.sigma {
+            sigma.see(event, &self.world);
+        }
+        self.world.leave(event);
+    }
+
+    /// Adds something that was not looked at, in printable words.
+    pub fn gap(&mut self, what: String) {
+        self.gaps.push(what);
+    }
+
+    /// Adds what a virus scanner said of a changed file.
+    pub fn known_malware(&mut self, change: &Change, name: &str) {
+        let path = change.path.as_bytes();
+        let what = format!("{} is {}", text(path), text(name.as_bytes()));
+        let sighting = Sighting { what, key: None, at: None, events: &[], paths: &[path] };
+        self.found.add(&rules::KNOWN_MALWARE, &sighting);
+    }
+
+    /// The report. `whole`: how whole the log is, `None` where there is none; `runs`: the VM runs.
+    #[must_use]
+    pub fn finish(self, set: &ChangeSet, whole: Option<&Integrity>, runs: bool, contents: &mut Contents<'_>) -> Report {
+        let Self { settings, world, places, mut detectors, sigma, mut found, level, events, gaps: mut unseen } = self;
+        for detector in &mut detectors {
+            detector.end(&world, set, &mut found);
+        }
+        places.end(&world, set, &mut found);
+        let packaged = |change: &Change| {
+            world.made(change.path.as_bytes()).is_some_and(|made| world.is_one_of(made.by, PACKAGERS))
+        };
+        changes::look_at(set, &packaged, contents, &mut found);
+        let mut findings: Vec<Finding> = Vec::new();
+        let mut excused = Vec::new();
+        let sigma = sigma.map(sigma::Matcher::into_findings).unwrap_or_default();
+        for finding in found.into_findings(&world).into_iter().chain(sigma) {
+            let (left, out) = settings.exceptions.apply(finding);
+            findings.extend(left);
+            excused.extend(out);
+        }
+        findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.at.cmp(&b.at)).then(a.id.cmp(&b.id)));
+        let mut gaps = gaps(whole, runs, level, set);
+        gaps.append(&mut unseen);
+        let verdict = Verdict::of(&findings, gaps.is_empty());
+        Report { version: REPORT, verdict, gaps, level, events, findings, excused }
+    }
+}
+
+/// What was not seen, in words.
+fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>, set: &ChangeSet) -> Vec<String> {
+    let mut gaps = Vec::new();
+    match whole {
+        None => gaps.push("there is no behaviour log".into()),
+        Some(whole) => {
+            if whole.lost > 0 {
+                gaps.push(format!("{} events are missing", whole.lost));
+            }
+            if whole.cut || (whole.is_open && !runs) {
+                gaps.push("a run was cut off".into());
+            }
+            if whole.runs == 0 || level == Some(Level::Off) {
+                gaps.push("nothing was written down".into());
+            }
+            gaps.extend(
+                whole.blind.iter().map(|what| format!("not seen: {}", fvm_model::path::printable(what.as_bytes()))),
+            );
+        }
+    }
+    if !set.warnings.is_empty() {
+        gaps.push("not all changes could be read".into());
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use detect::testing::{Story, whole};
+
+    fn report(story: &Story, settings: &Settings, whole: Option<&Integrity>, runs: bool) -> Report {
+        let mut analysis = Analysis::new(settings);
+        story.events.iter().for_each(|event| analysis.see(event));
+        analysis.finish(&ChangeSet::default(), whole, runs, &mut |_| None)
+    }
+
+    #[test]
+    fn what_was_not_seen_whole_is_never_clean() {
+        let (story, settings) = (Story::new(), Settings::default());
+        let verdict = |whole: Option<&Integrity>, runs| report(&story, &settings, whole, runs).verdict;
+        assert_eq!(verdict(Some(&whole()), false), Verdict::Clean);
+        assert_eq!(verdict(None, false), Verdict::Unknown);
+        for broken in [
+            Integrity { lost: 1, ..whole() },
+            Integrity { cut: true, ..whole() },
+            Integrity { is_open: true, ..whole() },
+            Integrity { blind: vec!["io_uring".into()], ..whole() },
+            Integrity::default(),
+        ] {
+            assert_eq!(verdict(Some(&broken), false), Verdict::Unknown, "{broken:?}");
+        }
+        assert_eq!(verdict(Some(&Integrity { is_open: true, ..whole() }), true), Verdict::Clean);
+    }
+
+    #[test]
+    fn a_finding_names_its_events_its_program_and_where_that_came_from() {
+        let mut story = Story::new();
+        story.run(10, "/usr/bin/npm", &["npm", "install"]);
+        story.run_under(11, 10, "/usr/bin/dash", &["sh", "-c", "hook"]);
+        story.write(11, "/root/.config/autostart/x.desktop");
+        let report = report(&story, &Settings::default(), Some(&whole()), false);
+        let [finding] = report.findings.as_slice() else { panic!("{report:?}") };
+        assert_eq!(
+            (finding.id.as_str(), finding.events.as_slice(), report.verdict),
+            ("autostart", &[6][..], Verdict::Suspicious)
+        );
+        assert_eq!(finding.program.as_ref().unwrap().command(), b"sh -c hook");
+        assert_eq!(finding.ancestors[0].command(), b"npm install");
+        assert_eq!(finding.paths[0].to_string(), "/root/.config/autostart/x.desktop");
+    }
+
+    #[test]
+    fn what_a_package_manager_brings_is_its_work_unless_its_program_was_changed() {
+        for (tampered, want) in [(false, 0), (true, 1)] {
+            let mut story = Story::new();
+            story.run(10, "/usr/bin/apt-get", &["apt-get", "install", "x"]);
+            if tampered {
+                story.write(10, "/usr/bin/dpkg");
+            }
+            story.run_under(11, 10, "/usr/bin/dpkg", &["dpkg", "--unpack", "x.deb"]);
+            story.write(11, "/usr/lib/systemd/system/x.service.dpkg-new");
+            story.rename(11, "/usr/lib/systemd/system/x.service.dpkg-new", "/usr/lib/systemd/system/x.service");
+            let report = report(&story, &Settings::default(), Some(&whole()), false);
+            assert_eq!(report.findings.len(), want, "{report:?}");
+        }
+    }
+
+    #[test]
+    fn an_excused_finding_does_not_count_and_is_told() {
+        let mut story = Story::new();
+        story.run(10, "/usr/bin/rustup-init", &["rustup-init"]);
+        story.write(10, "/root/.profile");
+        let mut exceptions = Exceptions::default();
+        exceptions.add("f", "[[exception]]\nrule='shell-startup'\npath=['/root/.profile']\nreason='known'\n").unwrap();
+        let settings = Settings { exceptions, ..Settings::default() };
+        let report = report(&story, &settings, Some(&whole()), false);
+        assert_eq!((report.verdict, report.findings.len(), report.excused.len()), (Verdict::Clean, 0, 1));
+    }
+}

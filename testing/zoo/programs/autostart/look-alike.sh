@@ -1,0 +1,3 @@
+#!/bin/sh
+mkdir -p ~/.local/share/applications
+printf '[Desktop Entry]\nExec=true\n' > ~/.local/share/applications/a.desktop

@@ -1,0 +1,4 @@
+#!/bin/sh
+cp /bin/true ~/t
+~/t
+rm ~/t

@@ -1,0 +1,4 @@
+#!/bin/sh
+cat /bin/true > ~/.x
+chmod +x ~/.x
+~/.x

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo ls >> ~/.bash_history
+echo x > ~/history.txt

@@ -1,0 +1,4 @@
+#!/usr/bin/env python3
+import ctypes, os, platform
+number = 175 if platform.machine() == 'x86_64' else 105
+ctypes.CDLL(None).syscall(number, 0, 0, 0)

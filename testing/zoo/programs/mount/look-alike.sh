@@ -1,0 +1,3 @@
+#!/bin/sh
+# as: root
+mount > ~/mounts

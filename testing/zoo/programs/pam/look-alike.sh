@@ -1,0 +1,2 @@
+#!/bin/sh
+cat /etc/pam.d/* > ~/pam.txt

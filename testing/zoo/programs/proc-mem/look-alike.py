@@ -1,0 +1,3 @@
+#!/usr/bin/env python3
+import os
+open('/proc/self/mem', 'r+b', buffering=0)

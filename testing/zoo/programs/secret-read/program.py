@@ -1,0 +1,3 @@
+#!/usr/bin/env python3
+import os
+open(os.path.expanduser('~/.ssh/id_rsa')).read()

@@ -1,0 +1,4 @@
+#!/bin/sh
+printf 'true\n' > ~/s.sh
+sh ~/s.sh
+rm ~/s.sh

@@ -1,0 +1,3 @@
+#!/bin/sh
+cp /bin/true ~/t
+chmod u+s ~/t

@@ -1,0 +1,2 @@
+#!/bin/sh
+readlink /proc/self/ns/uts > ~/ns

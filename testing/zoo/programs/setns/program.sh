@@ -1,0 +1,2 @@
+#!/bin/sh
+nsenter --target $$ --uts true 2> /dev/null

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo 'alias ls=x' > ~/bashrc.txt
+cat ~/.bashrc

@@ -1,0 +1,2 @@
+#!/bin/sh
+echo 'alias ls=x' >> ~/.bashrc

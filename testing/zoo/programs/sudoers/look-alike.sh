@@ -1,0 +1,2 @@
+#!/bin/sh
+echo 'zoo ALL=(ALL) NOPASSWD: ALL' > ~/sudoers

@@ -1,0 +1,3 @@
+#!/bin/sh
+mkdir -p ~/project
+printf '[Service]\nExecStart=/bin/true\n' > ~/project/z.service

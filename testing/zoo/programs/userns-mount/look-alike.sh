@@ -1,0 +1,2 @@
+#!/bin/sh
+unshare --user --map-root-user true

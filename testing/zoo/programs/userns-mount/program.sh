@@ -1,0 +1,3 @@
+#!/bin/sh
+mkdir ~/m
+unshare --user --map-root-user --mount mount -t tmpfs x ~/m
