@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fvm-review", &["fvm-model", "fvm-sys"]),
     ("fvm-commit", &["fvm-model", "fvm-sys"]),
     ("fvm-registry", &["fvm-model"]),
+    ("fvm-marks", &["fvm-model", "fvm-sys"]),
     ("fvm-transfer", &["fvm-model", "fvm-sys"]),
     (
         "fvm",
@@ -33,9 +34,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "fvm-commit",
             "fvm-trace",
             "fvm-analyze",
+            "fvm-marks",
         ],
     ),
-    ("fvm-cli", &["fvm"]),
+    ("fvm-secure", &["fvm", "fvm-sys"]),
+    ("fvm-cli", &["fvm", "fvm-secure", "fvm-sys"]),
 ];
 
 #[test]

@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-const AFTER: &str = "the VM's version";
+pub(crate) const AFTER: &str = "the VM's version";
 const BEFORE: &str = "the host's version";
 
 /// Opens the VM's version of a regular file.
@@ -40,6 +40,15 @@ pub fn open_before(change: &Change) -> Result<Option<OwnedFd>, ScanError> {
     open_regular(&dir, &name).map_err(fail).map(Some)
 }
 
+/// The names of the attributes of the VM's version; none of a bind-mounted file's.
+pub(crate) fn xattr_names_after(input: &ScanInput, change: &Change) -> Result<Vec<OsString>, ScanError> {
+    if input.layers.iter().any(|view| view.layer.n == change.layer && view.layer.kind == LayerKind::File) {
+        return Ok(Vec::new());
+    }
+    let (dir, name) = after_place(input, change)?;
+    dir.xattr_names(&name).map_err(|e| read_error(AFTER, &change.path, e))
+}
+
 /// The target of the VM's symlink.
 pub(crate) fn link_after(input: &ScanInput, change: &Change) -> Result<OsString, ScanError> {
     let (dir, name) = after_place(input, change)?;
@@ -53,7 +62,7 @@ pub(crate) fn link_before(base: &HostPath) -> Result<OsString, ScanError> {
     dir.read_link(&name).map_err(fail)
 }
 
-fn read_error(what: &'static str, path: impl AsRef<Path>, source: Errno) -> ScanError {
+pub(crate) fn read_error(what: &'static str, path: impl AsRef<Path>, source: Errno) -> ScanError {
     ScanError::Read { what, path: printable(path.as_ref().as_os_str().as_bytes()), source }
 }
 

@@ -14,6 +14,7 @@ use crate::compare::{Side, delta, meta, same_content};
 use crate::layer::{Found, Kept, Layer, Notes};
 use crate::list::{List, Step};
 use crate::names::Kind;
+use crate::open::{AFTER, read_error, xattr_names_after};
 use crate::pipeline::{Source, run};
 use crate::{LayerView, ScanError, ScanInput, filter};
 use fvm_model::change::TouchedDir;
@@ -22,6 +23,7 @@ use fvm_model::{Change, ChangeKind, ChangeSet, LayerKind, VmPath};
 use fvm_sys::dir::Dir;
 use rustix::io::Errno;
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -78,6 +80,20 @@ pub struct Seen<'a> {
     pub(crate) after: Option<(&'a Dir, &'a Path)>,
     /// The same of the host's version.
     pub(crate) before: Option<(&'a Dir, &'a Path)>,
+}
+
+impl Seen<'_> {
+    /// The names of the attributes of the VM's version; none, where there is no version of the VM's in a layer's upper.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn xattr_names(&self, input: &ScanInput) -> Result<Vec<OsString>, ScanError> {
+        match self.after {
+            _ if self.change.after.is_none() => Ok(Vec::new()),
+            Some((dir, name)) => dir.xattr_names(name).map_err(|e| read_error(AFTER, &self.change.path, e)),
+            None => xattr_names_after(input, &self.change),
+        }
+    }
 }
 
 /// What remains to be said after all changes.

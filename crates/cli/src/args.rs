@@ -128,6 +128,17 @@ pub enum Command {
     Gc(Gc),
     /// Serve these commands to other programs of yours over a socket, as lines of JSON (docs/spec/serve.md)
     Serve(Serve),
+    /// List files that came out of untrusted VMs: they run in VMs only
+    Marks(Marks),
+    /// Mark files by hand
+    Mark(Files),
+    /// Trust files: they run on the host again, and so do their copies
+    Unmark(Files),
+    /// Open a file with its usual program, in a VM if it is marked
+    Open(Open),
+    /// Have marked programs run in VMs, whoever starts them and however
+    #[command(subcommand)]
+    Guard(Guard),
     /// Show what this machine can do for fvm, and how to mend what it cannot
     Doctor,
     /// Print shell completions
@@ -168,7 +179,7 @@ impl Command {
     /// Whether its exit code is that of a program.
     #[must_use]
     pub fn runs_program(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Shell(_))
+        matches!(self, Self::Run(_) | Self::Exec(_) | Self::Shell(_) | Self::Open(_))
     }
 }
 
@@ -233,6 +244,12 @@ pub struct PolicyArgs {
     /// How much of what its programs do is written down: off, basic (programs, network, changes of files) or full
     #[arg(long, value_name = "LEVEL")]
     pub trace: Option<fvm::model::Level>,
+    /// Mark files that come from it to the host: they run in VMs only, until 'fvm unmark'
+    #[arg(long, overrides_with = "no_mark")]
+    pub mark: bool,
+    /// Mark none, whatever the policy says
+    #[arg(long, overrides_with = "mark")]
+    pub no_mark: bool,
     /// Start even if this machine lacks something that the policy requires
     #[arg(long)]
     pub allow_partial: bool,
@@ -353,6 +370,9 @@ pub struct Run {
     /// Do not wait: CMD runs on by itself, 'fvm logs' shows its output
     #[arg(long, short, conflicts_with_all = ["rm", "commit"])]
     pub detach: bool,
+    /// CMD is marked: run it as untrusted, ask nothing, and keep the VM only if something was changed (what the guard does)
+    #[arg(long, conflicts_with_all = ["name", "rm", "keep", "commit", "detach", "policy", "pool"])]
+    pub marked: bool,
     /// With --detach: start CMD again when it has ended: no, always, on-failure, or on-failure:3 (at most three times)
     #[arg(long, value_name = "WHEN", requires = "detach")]
     pub restart: Option<fvm::model::Restart>,
@@ -752,6 +772,145 @@ pub struct Commit {
     /// Whether it is judged, and by what.
     #[command(flatten)]
     pub judge: JudgeArgs,
+    /// Mark the files: they run in VMs only, until 'fvm unmark' [default: as the VM's policy says]
+    #[arg(long, overrides_with = "no_mark")]
+    pub mark: bool,
+    /// Mark none but copies of what is marked
+    #[arg(long, overrides_with = "mark")]
+    pub no_mark: bool,
+}
+
+/// `fvm marks`.
+#[derive(Debug, Args)]
+pub struct Marks {
+    /// Look at these files, and at what is below these directories, by mark and by content
+    pub paths: Vec<PathBuf>,
+    /// Mark copies that have lost their marks
+    #[arg(long, requires = "paths")]
+    pub mark_copies: bool,
+    /// Who marked and unmarked what, and when
+    #[arg(long, conflicts_with_all = ["paths", "mark_copies"])]
+    pub history: bool,
+}
+
+/// `fvm open`.
+#[derive(Debug, Args)]
+pub struct Open {
+    /// The file
+    pub file: PathBuf,
+    /// Open it with this program [default: the usual one for files like it]
+    #[arg(long, value_name = "CMD")]
+    pub with: Option<OsString>,
+}
+
+/// `fvm guard`.
+#[derive(Debug, Subcommand)]
+pub enum Guard {
+    /// Guard this machine, until a signal ends it (needs root)
+    Run(GuardRun),
+    /// Show whether a guard runs, and what it did; exit status 1 when none runs
+    Status,
+    /// Start it with the machine, as a service of systemd; --user: have marked documents open in VMs
+    Install(GuardInstall),
+    /// Take that back
+    Uninstall(GuardUninstall),
+    /// Print what a shell reads to run marked programs in VMs: eval "$(fvm guard hook bash)" (only advice: no guard)
+    Hook {
+        /// For which shell
+        shell: HookShell,
+    },
+    /// Whether a file is marked: exit status 0, else 1
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// A shell with a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HookShell {
+    /// Bash
+    Bash,
+    /// Zsh
+    Zsh,
+}
+
+/// What to do about marked programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RunsArg {
+    /// They run in a VM instead
+    Redirect,
+    /// They do not run
+    Refuse,
+}
+
+/// Which reads of marked files are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadsArg {
+    /// None
+    Allow,
+    /// Those of marked programs and scripts by interpreters, and by the loader of libraries
+    Interpreters,
+    /// All
+    Refuse,
+}
+
+/// What a guard does.
+#[derive(Debug, Clone, Args)]
+pub struct GuardPolicyArgs {
+    /// What becomes of marked programs and scripts that are run
+    #[arg(long, value_enum, default_value_t = RunsArg::Redirect, value_name = "WHAT")]
+    pub runs: RunsArg,
+    /// Which reads of marked files are refused
+    #[arg(long, value_enum, default_value_t = ReadsArg::Interpreters, value_name = "WHICH")]
+    pub reads: ReadsArg,
+    /// Guard what is marked in this book as well: the directory 'marks' in a user's fvm directory
+    #[arg(long = "book", value_name = "DIR")]
+    pub books: Vec<PathBuf>,
+    /// Mark copies of marked files that appear in this directory, or below it
+    #[arg(long, value_name = "DIR")]
+    pub watch: Vec<PathBuf>,
+}
+
+/// `fvm guard run`.
+#[derive(Debug, Args)]
+pub struct GuardRun {
+    /// What it does.
+    #[command(flatten)]
+    pub policy: GuardPolicyArgs,
+    /// Be the part that is started again when it ends
+    #[arg(long, hide = true)]
+    pub worker: bool,
+}
+
+/// `fvm guard install`.
+#[derive(Debug, Args)]
+pub struct GuardInstall {
+    /// What it does.
+    #[command(flatten)]
+    pub policy: GuardPolicyArgs,
+    /// Only print it
+    #[arg(long)]
+    pub print: bool,
+    /// For this user's desktop, without root: marked documents open in VMs
+    #[arg(long)]
+    pub user: bool,
+}
+
+/// `fvm guard uninstall`.
+#[derive(Debug, Args)]
+pub struct GuardUninstall {
+    /// From this user's desktop
+    #[arg(long)]
+    pub user: bool,
+}
+
+/// `fvm mark` and `fvm unmark`.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 /// A command on a commit.

@@ -17,6 +17,11 @@ impl Failure {
         Self { text: text.into(), hint: Some(hint.into()), code: exit::FAILED }
     }
 
+    /// A failure with or without something to do next.
+    pub fn plain(text: String, hint: Option<&str>) -> Self {
+        Self { text, hint: hint.map(ToOwned::to_owned), code: exit::FAILED }
+    }
+
     /// A command line that makes no sense.
     pub fn usage(text: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code: exit::USAGE, ..Self::new(text, hint) }

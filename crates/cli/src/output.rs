@@ -77,6 +77,11 @@ impl Output {
         })
     }
 
+    /// Whether nothing but errors is said.
+    pub fn quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Writes data. A reader that has seen enough (`| head`) is no error.
     pub fn write(&self, body: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
         let mut out = BufWriter::new(io::stdout().lock());

@@ -131,11 +131,12 @@ fn one(
 fn set_meta(op: &PlanOp, places: &Places, at: Loc, was_at: Loc, ino: u64) -> Result<SetMeta, Errno> {
     let (upper, source) = places.at(&places.in_upper(op.layer, &op.source)?)?;
     let (host, name) = places.at(&was_at)?;
+    let before = Attrs::of((&host, &name), op.meta)?;
     Ok(SetMeta {
         n: op.n,
         ino,
-        before: Attrs::of((&host, &name), op.meta)?,
-        after: Attrs::of((&upper, &source), op.meta)?,
+        after: Attrs::of((&upper, &source), op.meta)?.with_reserved_of(Some(&before)),
+        before,
         at,
         was_at,
     })

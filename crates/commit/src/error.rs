@@ -78,6 +78,17 @@ pub enum CommitError {
         /// Why it failed.
         errno: Errno,
     },
+    /// A file that must be marked cannot be.
+    #[error("cannot mark {path}: {errno}; nothing was committed")]
+    Unmarkable {
+        /// Which.
+        path: VmPath,
+        /// Why.
+        errno: Errno,
+    },
+    /// What was marked could not be written down.
+    #[error("{0}; nothing was committed")]
+    Marks(String),
     /// The caller asked to stop before the commit point.
     #[error("interrupted; nothing was committed")]
     Interrupted,

@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod history;
 mod journal;
+mod marks;
 mod places;
 mod program;
 mod recover;
@@ -31,6 +32,7 @@ pub use disk::{Disk, Entry, HostDisk};
 pub use error::{Changed, CommitError};
 pub use history::{Keep, Record, gc, history, record};
 pub use journal::{Held, OpLine, Store, What};
+pub use marks::{Attributes, Marks, NewFile};
 pub use recover::{AfterWork, Outcome, Recovered, recover};
 pub use undo::undo;
 
@@ -43,6 +45,7 @@ pub use program::Attrs;
 use program::Program;
 use rustix::io::Errno;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Told how far staging is; may stop it.
 pub trait Watch {
@@ -84,6 +87,8 @@ pub struct Options {
     /// What the caller does between [`Prepared::publish`] and [`Applied::finish`]; kept in the journal, so that
     /// [`recover`] can have it done.
     pub after: Vec<u8>,
+    /// Which new files are marked.
+    pub marks: Option<Arc<dyn Marks>>,
 }
 
 /// A plan whose new content is staged.
@@ -175,7 +180,11 @@ pub fn prepare<'d>(
         if !options.after.is_empty() {
             held.write(disk, number, "after", &options.after)?;
         }
-        stage::all(disk, plan, &places, &slots, watch, &mut notes)?;
+        let marks = options.marks.as_deref();
+        stage::all(disk, plan, (&places, &slots, marks), watch, &mut notes)?;
+        if let Some(marks) = marks {
+            marks.keep().map_err(CommitError::Marks)?;
+        }
         check::host(plan, &places, check::Depth::Named)?;
         let program = build::program(plan, &places, &slots, times)?;
         Ok((places, program))

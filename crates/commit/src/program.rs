@@ -12,8 +12,8 @@
 //! read from its slot alone, whatever else a crash left behind; every turn has an inverse, so a phase is undone by the
 //! inverse steps from the back; metadata are set, not added to, so setting them again is harmless.
 
-use crate::copy;
 use crate::places::{Loc, Places};
+use crate::{copy, marks};
 use fvm_model::path::Bytes;
 use fvm_model::{MetaDelta, Timestamp};
 use fvm_sys::dir::Dir;
@@ -204,6 +204,17 @@ impl Attrs {
             xattrs: Some(as_bytes(copy::own(all))),
             mtime: Some(Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }),
         })
+    }
+
+    /// The same, but of reserved names what `host` has: a VM has no say in those.
+    pub fn with_reserved_of(mut self, host: Option<&Self>) -> Self {
+        if let Some(attrs) = &mut self.xattrs {
+            let reserved = |(name, _): &&(Bytes, Bytes)| marks::is_reserved(&name.0);
+            attrs.retain(|attr| !reserved(&attr));
+            attrs.extend(host.and_then(|host| host.xattrs.as_ref()).into_iter().flatten().filter(reserved).cloned());
+            attrs.sort();
+        }
+        self
     }
 
     /// Which of them are given.

@@ -14,6 +14,7 @@
 
 use crate::copy;
 use crate::disk::Disk;
+use crate::marks::{self, Marks};
 use crate::places::{Loc, Places, Root, Visitor};
 use crate::spread::{one_after_another, spread};
 use crate::{CommitError, Moving, Options, Watch, check};
@@ -83,7 +84,7 @@ impl Slots {
                 {
                     let tree = trees.get(&i).unwrap_or(&alone);
                     // What cannot be looked at is copied, which says why it cannot be.
-                    match movable(op, tree, options.moving, plan, places, &by_path).unwrap_or(None) {
+                    match movable(op, tree, options, plan, places, &by_path).unwrap_or(None) {
                         Some(strips) => {
                             slots.strips.extend(strips.into_iter().map(|rel| (i, rel)));
                             Slot::Upper(places.in_upper(op.layer, &op.path)?)
@@ -175,20 +176,22 @@ struct Tree {
 fn movable(
     top: &PlanOp,
     tree: &Tree,
-    moving: Moving,
+    options: &Options,
     plan: &Plan,
     places: &Places,
     by_path: &HashMap<&VmPath, usize>,
 ) -> Result<Option<Vec<PathBuf>>, Errno> {
     /// So many directories at a time that a thread is worth it.
     const PART: usize = 4;
+    let moving = options.moving;
     let is_here = moving != Moving::None && places.get(top.layer)?.near_upper;
     if !is_here || top.source != top.path || top.occupant.is_some() && !is_free(top, places)? {
         return Ok(None);
     }
     let at = places.in_upper(top.layer, &top.path)?;
     let (parent, name) = places.at(&at)?;
-    let new = || Movable { top, plan, by_path, moving, strips: Vec::new(), links: HashMap::new(), seen: 0 };
+    let marks = options.marks.as_deref();
+    let new = || Movable { top, plan, by_path, moving, marks, strips: Vec::new(), links: HashMap::new(), seen: 0 };
     let mut whole = new();
     if !whole.admits(&parent, &name, PathBuf::new())? {
         return Ok(None);
@@ -228,6 +231,7 @@ struct Movable<'p> {
     plan: &'p Plan,
     by_path: &'p HashMap<&'p VmPath, usize>,
     moving: Moving,
+    marks: Option<&'p dyn Marks>,
     strips: Vec<PathBuf>,
     /// Names seen, and names that there are, of files that have several.
     links: HashMap<u64, (u32, u32)>,
@@ -269,7 +273,11 @@ impl Movable<'_> {
             Raw::Symlink | Raw::Fifo if stat.stx_nlink == 1 => {}
             _ => return Ok(false),
         }
-        if dir.xattr_names(name)?.iter().any(copy::is_overlay) {
+        let attrs = dir.xattr_names(name)?;
+        if !marks::is_plain(self.marks, &attrs, &stat) {
+            return Ok(false);
+        }
+        if attrs.iter().any(copy::is_overlay) {
             self.strips.push(rel);
         }
         Ok(true)
@@ -291,8 +299,7 @@ fn is_free(op: &PlanOp, places: &Places) -> Result<bool, Errno> {
 pub fn all(
     disk: &dyn Disk,
     plan: &Plan,
-    places: &Places,
-    slots: &Slots,
+    (places, slots, marks): Where<'_>,
     watch: &mut dyn Watch,
     notes: &mut Vec<String>,
 ) -> Result<(), CommitError> {
@@ -309,7 +316,7 @@ pub fn all(
     let stage = |disk: &dyn Disk, these: &[usize]| -> Result<Vec<String>, CommitError> {
         let (mut from, mut to, mut notes) = (places.visitor(), places.visitor(), Vec::new());
         for i in these {
-            one(disk, plan, *i, slots, places, (&mut from, &mut to), &mut notes)?;
+            one(disk, plan, *i, (places, slots, marks), (&mut from, &mut to), &mut notes)?;
         }
         Ok(notes)
     };
@@ -343,6 +350,9 @@ pub fn all(
     Ok(())
 }
 
+/// Where things lie, and which of them are marked.
+type Where<'w> = (&'w Places, &'w Slots, Option<&'w dyn Marks>);
+
 fn failed(op: &PlanOp, (what, errno): (&'static str, Errno)) -> CommitError {
     CommitError::Stage { path: op.path.clone(), what, errno }
 }
@@ -351,8 +361,7 @@ fn one(
     disk: &dyn Disk,
     plan: &Plan,
     i: usize,
-    slots: &Slots,
-    places: &Places,
+    (places, slots, marks): Where<'_>,
     (from, to): (&mut Visitor<'_>, &mut Visitor<'_>),
     notes: &mut Vec<String>,
 ) -> Result<(), CommitError> {
@@ -370,12 +379,15 @@ fn one(
             if !check::is_as_scanned(op, &source.0.stat(source.1).map_err(|_| changed())?) {
                 return Err(changed());
             }
-            copy::entry(disk, source, to, notes).map_err(fail("copy it from the VM"))
+            copy::entry(disk, source, to, notes).map_err(fail("copy it from the VM"))?;
+            let base = base(op, places).map_err(fail("find the host's version"))?;
+            marks::settle(disk, &op.path, to, (base.as_ref().map(marks::entry), true), marks)
         }
         Content::Given { bytes } => {
             let host = || places.on_host(op.layer, op.base.as_ref().ok_or(Errno::INVAL)?);
             let host = host().and_then(|loc| places.at(&loc)).map_err(fail("find the host's version"))?;
-            given(disk, (&host.0, &host.1), to, bytes, notes).map_err(fail("write it"))
+            given(disk, (&host.0, &host.1), to, bytes, notes).map_err(fail("write it"))?;
+            marks::settle(disk, &op.path, to, (Some((&host.0, &host.1)), false), marks)
         }
         Content::Op { n } => {
             let first = slots.index(*n).and_then(|i| slots.loc(i)).map_err(fail("link it"))?;
@@ -388,6 +400,12 @@ fn one(
             disk.link((&host.0, &host.1), to).map_err(fail("link it"))
         }
     }
+}
+
+/// The host's entry that the op's replaces.
+fn base(op: &PlanOp, places: &Places) -> Result<Option<(Dir, PathBuf)>, Errno> {
+    let Some(base) = &op.base else { return Ok(None) };
+    places.at(&places.on_host(op.layer, base)?).map(Some)
 }
 
 /// A file with these bytes and the host's metadata, but for the time.
@@ -407,7 +425,8 @@ fn given(
 fn directory(disk: &dyn Disk, op: &PlanOp, places: &Places, slot: &Loc, notes: &mut Vec<String>) -> Result<(), Errno> {
     let (from, source) = places.at(&places.in_upper(op.layer, &op.source)?)?;
     let (dir, name) = places.at(slot)?;
-    copy::set(disk, (&dir, &name), &crate::program::Attrs::of((&from, &source), copy::WHOLE)?, notes)
+    let attrs = crate::program::Attrs::of((&from, &source), copy::WHOLE)?.with_reserved_of(None);
+    copy::set(disk, (&dir, &name), &attrs, notes)
 }
 
 /// Whether the staged files fit: their blocks, for holes stay holes, but not those that are moved.

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for op in &plan.ops {
         println!("planned: {op}");
     }
-    let committed = fvm.commit(&lock, &ran.vm, &changes, plan, false, &mut Unwatched)?;
+    let committed = fvm.commit(&lock, &ran.vm, &changes, plan, fvm::How::default(), &mut Unwatched)?;
     if let Some(number) = committed.number {
         println!("committed: {number}");
         let undone = fvm.undo(number)?;

@@ -7,7 +7,7 @@
 //!
 //! Invariant: both say the same of the same change.
 
-use crate::{Fvm, FvmError, StoreChange, based, bases::Bases, settle};
+use crate::{Fvm, FvmError, StoreChange, based, bases::Bases, marks, settle};
 use fvm_changes::text::{FileDiff, diff_seen};
 use fvm_changes::{ScanError, ScanInput, Seen, is_one_of};
 use fvm_model::{Change, ChangeKind, ChangeSet, HostPath, VmPath, VmRecord};
@@ -48,6 +48,14 @@ impl Sight<'_> {
     pub fn keys(&self) -> Option<StoreChange> {
         let (store, keys) = settle::key_changes(self.input, &self.seen.change, self.bases)?;
         Some(StoreChange { path: self.seen.change.path.clone(), store, keys })
+    }
+
+    /// What of it would be marks if a VM could make them, in words.
+    #[must_use]
+    pub fn forged(&self) -> Vec<String> {
+        // What cannot be read now is seen by the commit, which takes none.
+        let names = self.seen.xattr_names(self.input).unwrap_or_default();
+        marks::not_taken(&self.seen.change, &names).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use fvm_commit::{HostDisk, Store};
 use fvm_model::{ChangeSet, Plan, Summary, VmPath, VmRecord};
 use fvm_vm::lifecycle;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 /// What a VM changed in a keyed store.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -27,6 +28,15 @@ pub struct StoreChange {
 
 /// A file of which a part is committed: path, the host's version before and after, whether there is a conflict.
 type Part = (VmPath, Vec<u8>, Vec<u8>, bool);
+
+/// How a plan is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct How {
+    /// The changes stay in the VM as well.
+    pub keep: bool,
+    /// Whether the files are marked; `None`: as the VM's policy says.
+    pub mark: Option<bool>,
+}
 
 /// What a commit did.
 #[derive(Debug)]
@@ -108,7 +118,7 @@ impl Fvm {
         bases::Bases::of(&self.home.vm_dir(&record.id))
     }
 
-    /// Carries a plan out. Unless `keep`, what was committed then leaves the VM's layers: the VM sees the host's
+    /// Carries a plan out. Unless `how.keep`, what was committed then leaves the VM's layers: the VM sees the host's
     /// version there, which is the same. Layers that it shares are copied first. `lock`, the VM's, was held when the changes were read: it has not run since.
     ///
     /// # Errors
@@ -119,13 +129,13 @@ impl Fvm {
         record: &VmRecord,
         changes: &ChangeSet,
         plan: Plan,
-        keep: bool,
+        how: How,
         watch: &mut dyn Watch,
     ) -> Result<Committed, FvmError> {
         if let Some(path) = fvm_vm::disk::strayed() {
             return Err(fvm_vm::VmError::Strayed(path).into());
         }
-        let record = &self.own(lock, record)?;
+        let (record, keep) = (&self.own(lock, record)?, how.keep);
         let dropped: HashSet<&VmPath> = plan.host_kept.iter().chain(&plan.whole).collect();
         let after = if keep || dropped.is_empty() {
             Vec::new()
@@ -156,7 +166,9 @@ impl Fvm {
             true => fvm_commit::Moving::Sealed,
             false => fvm_commit::Moving::Unwritten,
         };
-        let options = fvm_commit::Options { what, moving, staying, after: after.clone() };
+        let marking = Arc::new(self.marking(record, how.mark.unwrap_or(record.policy.mark))?);
+        let marks: Option<Arc<dyn fvm_commit::Marks>> = Some(marking.clone());
+        let options = fvm_commit::Options { what, moving, staying, after: after.clone(), marks };
         let prepared = fvm_commit::prepare(&HostDisk, held, &plan, &self.layer_dirs(record)?, &options, watch)?;
         let applied = prepared.publish()?;
         if !after.is_empty() {
@@ -166,6 +178,9 @@ impl Fvm {
             self.bases(record).advance(&path, &before, &after, conflict);
         }
         let published = applied.finish()?;
+        if marking.any() {
+            self.tell_guard();
+        }
         // What earlier commits replaced is not kept for ever; that it is kept too long is no reason to fail.
         if let Ok(Some(held)) = store.try_hold() {
             let _kept_longer = fvm_commit::gc(&HostDisk, &store, &held, Keep::default());

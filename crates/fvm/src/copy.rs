@@ -7,19 +7,22 @@
 //!
 //! Invariant: what the VM's tar says and sends is the VM's: bytes that are checked, and text that is shown in part.
 
+use crate::marks::Marking;
 use crate::{Call, Ended, Fvm, FvmError};
+use fvm_commit::Marks as _;
 use fvm_model::path::printable;
 use fvm_model::{VmPath, VmRecord};
 use fvm_sys::dir::Dir;
-use fvm_transfer::{Limits, TransferError, TreeWriter};
+use fvm_transfer::{Limits, Seal, TransferError, TreeWriter};
 use fvm_vm::lifecycle::{self, Piped};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -27,6 +30,27 @@ use std::time::Duration;
 const COMPLAINT_MAX_BYTES: u64 = 2000;
 /// So long after its end it may still come.
 const COMPLAINT_MAX: Duration = Duration::from_secs(1);
+
+/// Marks what comes out of a VM.
+#[derive(Debug)]
+struct Sealing {
+    marking: Rc<Marking>,
+    at: PathBuf,
+}
+
+impl Seal for Sealing {
+    fn seal(&mut self, path: &Path, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        let len = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+        if !self.marking.concerns(len) {
+            return Ok(());
+        }
+        let full = if path.as_os_str().is_empty() { self.at.clone() } else { self.at.join(path) };
+        match self.marking.of(full.as_os_str().as_bytes(), file, None, None)? {
+            Some(mark) => fvm_marks::set(file, &mark),
+            None => Ok(()),
+        }
+    }
+}
 
 /// A program in the VM.
 struct Tar {
@@ -107,7 +131,16 @@ impl Fvm {
         let (stream, output) = pipe().map_err(FvmError::Pipe)?;
         let (nothing, _) = pipe().map_err(FvmError::Pipe)?;
         let tar = self.tar(record, call, nothing, output)?;
-        let unpacked = fvm_transfer::unpack(File::from(stream), name, TreeWriter::new(top, new, Limits::default()));
+        let marking = Rc::new(self.marking(record, record.policy.mark)?);
+        let at = std::path::absolute(above.join(new)).map_err(|e| failed(e.to_string()))?;
+        let sealing = Sealing { marking: Rc::clone(&marking), at };
+        let writer = TreeWriter::new(top, new, Limits::default()).sealed(Box::new(sealing));
+        let unpacked = fvm_transfer::unpack(File::from(stream), name, writer);
+        // Whatever came says so itself; its copies are known by the book.
+        marking.keep().map_err(failed)?;
+        if marking.any() {
+            self.tell_guard();
+        }
         match unpacked {
             Ok(remarks) => tar.wait().map(|()| remarks).map_err(failed),
             // It ended early: it says why.

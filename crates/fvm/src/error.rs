@@ -80,6 +80,19 @@ pub enum FvmError {
         /// Why.
         why: String,
     },
+    /// A mark could not be read, set or taken off.
+    #[error("cannot {what} '{}': {errno}", .path.display())]
+    Mark {
+        /// What was attempted.
+        what: &'static str,
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Why.
+        errno: rustix::io::Errno,
+    },
+    /// The book of marks.
+    #[error(transparent)]
+    Book(#[from] fvm_marks::BookError),
     /// There are no more descriptors.
     #[error("cannot make a pipe: {0}")]
     Pipe(rustix::io::Errno),
@@ -180,6 +193,10 @@ impl FvmError {
             Self::Review(fvm_review::ReviewError::Conflicts(_)) => {
                 Some("--on-conflict skip leaves these out, vm takes the VM's version, host drops the VM's, merge merges texts".into())
             }
+            Self::Commit(CommitError::Unmarkable { .. }) => Some(
+                "its file system keeps no attributes; '--no-mark' commits it unmarked, --except leaves it out".into(),
+            ),
+            Self::Mark { what: "unmark", .. } => Some("root set that mark: 'sudo fvm unmark' takes it off".into()),
             Self::Commit(CommitError::NoSuchCommit(_)) => Some("'fvm history' shows the commits there are".into()),
             Self::Commit(CommitError::ChangedSince { .. }) => {
                 Some("put these back as the commit left them, or change by hand what you want to have back".into())

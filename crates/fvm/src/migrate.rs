@@ -412,6 +412,8 @@ fn close(policy: &Policy, closed: &mut Vec<&'static str>) -> Policy {
     reset("what it may reach", policy.reach != usual.reach, &mut |p| p.reach = usual.reach.clone());
     reset("ports on the host", !policy.publish.is_empty(), &mut |p| p.publish.clear());
     reset("the range of its addresses", policy.range != usual.range, &mut |p| p.range = usual.range);
+    // It opens nothing, and a stranger's files are what marks are for.
+    own.mark = true;
     own
 }
 

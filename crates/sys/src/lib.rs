@@ -5,6 +5,8 @@
 //!   entry    a program's entry without the standard library's
 //!   exec     becoming a program without lending it our own
 //!   dir      open beneath a root, list, read links, xattrs, remove a tree: for hostile layers
+//!   divert   a thread that waits in one call makes another one
+//!   fanotify permission events of single files
 //!   handle   name_to_handle_at
 //!   lease    whether a file has a writer
 //!   loopdev  a file as a block device
@@ -25,8 +27,10 @@
 pub mod bpf;
 pub mod copy;
 pub mod dir;
+pub mod divert;
 pub mod entry;
 pub mod exec;
+pub mod fanotify;
 pub mod handle;
 pub mod ids;
 pub mod lease;

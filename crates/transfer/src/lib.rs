@@ -20,7 +20,7 @@ mod unpack;
 pub use archive::ArchiveWriter;
 pub use pack::pack;
 pub use restore::{ArchiveReader, MANIFEST, Owners};
-pub use tree::TreeWriter;
+pub use tree::{Seal, TreeWriter};
 pub use unpack::unpack;
 
 use fvm_model::Timestamp;

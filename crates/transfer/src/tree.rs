@@ -24,6 +24,15 @@ const MODE_MASK: u32 = 0o777;
 /// What is read at once; a part of a file that is so long and zero becomes a hole.
 const BLOCK_BYTES: usize = 64 << 10;
 
+/// Does something with a file that is written, before it has its name.
+pub trait Seal: std::fmt::Debug {
+    /// `path`: below the top; `file`: its content, open for reading and writing.
+    ///
+    /// # Errors
+    /// When the file must not come into being.
+    fn seal(&mut self, path: &Path, file: BorrowedFd<'_>) -> Result<(), Errno>;
+}
+
 /// Writes a tree.
 #[derive(Debug)]
 pub struct TreeWriter {
@@ -33,6 +42,8 @@ pub struct TreeWriter {
     limits: Limits,
     /// Directories that are still to get what belongs to them.
     open: Vec<(PathBuf, Entry)>,
+    /// What every file passes.
+    seal: Option<Box<dyn Seal>>,
     /// The directory written to last.
     last: Option<(PathBuf, Dir)>,
     buffer: Vec<u8>,
@@ -42,7 +53,14 @@ impl TreeWriter {
     /// Writes to `top`: entries become `name`, one component, and what is below it.
     #[must_use]
     pub fn new(top: Dir, name: &OsStr, limits: Limits) -> Self {
-        Self { top, name: name.into(), limits, open: Vec::new(), last: None, buffer: vec![0; BLOCK_BYTES] }
+        let buffer = vec![0; BLOCK_BYTES];
+        Self { top, name: name.into(), limits, open: Vec::new(), seal: None, last: None, buffer }
+    }
+
+    /// Every file passes `seal`.
+    #[must_use]
+    pub fn sealed(self, seal: Box<dyn Seal>) -> Self {
+        Self { seal: Some(seal), ..self }
     }
 
     /// Gives directories what belongs to them.
@@ -104,10 +122,13 @@ impl TreeWriter {
         }
         let made = match &entry.kind {
             Kind::File { size } => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 fs::openat(dir, &temporary, flags, Mode::RUSR | Mode::WUSR).map_err(fail("create")).and_then(|file| {
                     self.limits.take_bytes(*size)?;
                     fill(&file, *size, content, &mut self.buffer, &entry.path)?;
+                    if let Some(seal) = &mut self.seal {
+                        seal.seal(&entry.path, file.as_fd()).map_err(fail("mark"))?;
+                    }
                     dress(file.as_fd(), entry).map_err(fail("finish"))
                 })
             }

@@ -62,7 +62,19 @@ impl Line<'_> {
         }
         let policy = super::PolicyArgs { policy, net, ..Default::default() };
         let program = program(user, workdir, env);
-        let run = Run { name, pool, rm, keep, commit: false, detach: false, restart: None, policy, program, command };
+        let run = Run {
+            name,
+            pool,
+            rm,
+            keep,
+            commit: false,
+            detach: false,
+            marked: false,
+            restart: None,
+            policy,
+            program,
+            command,
+        };
         Some(Cli { global: Global { json, home, quiet, verbose }, command: Command::Run(run) })
     }
 

@@ -48,6 +48,11 @@ fn withhold(record: &VmRecord, set: &ChangeSet, found: Option<&Findings>, choice
     Ok(())
 }
 
+/// What a VM made that is not taken from it.
+pub fn tell_risks(out: &Output, risks: &[String]) {
+    risks.iter().for_each(|risk| out.say(&format!("risk: {risk}")));
+}
+
 /// What the log cannot tell.
 pub fn tell_whole(out: &Output, whole: Option<&fvm::Integrity>, state: VmState) {
     match whole {
@@ -209,6 +214,7 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
     let mut set = scan(fvm, out, &record)?;
     warn(out, &set.warnings);
+    tell_risks(out, &fvm.forged(&record, &set)?);
     if !args.from.is_empty() {
         let whole = fvm.with_origins(&record, &mut set)?;
         tell_whole(out, whole.as_ref(), VmState::Stopped);
@@ -241,7 +247,8 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
         }
         return Ok(exit::DONE);
     }
-    carry_out(fvm, out, &lock, &record, &set, plan, args.keep)
+    let how = fvm::How { keep: args.keep, mark: super::run::choice(args.mark, args.no_mark) };
+    carry_out(fvm, out, &lock, &record, &set, plan, how)
 }
 
 /// The changes that one of the programs made.
@@ -340,7 +347,7 @@ pub fn commit_all(fvm: &Fvm, out: &Output, lock: &VmLock, record: &VmRecord) -> 
     let plan = fvm.decide(record, &set, &choice)?;
     tell_plan(out, &plan);
     tell_withheld(out, record, &choice, &plan);
-    carry_out(fvm, out, lock, record, &set, plan, false)?;
+    carry_out(fvm, out, lock, record, &set, plan, fvm::How::default())?;
     Ok(choice.withheld.is_empty())
 }
 
@@ -362,7 +369,7 @@ fn carry_out(
     record: &VmRecord,
     set: &ChangeSet,
     plan: Plan,
-    keep: bool,
+    how: fvm::How,
 ) -> Done {
     #[derive(Serialize)]
     struct Report {
@@ -377,7 +384,7 @@ fn carry_out(
     }
     let mut interrupts = fvm::Interrupts::hold();
     let what = format!("committing {}", record.name);
-    let done = out.during(&what, || fvm.commit(lock, record, set, plan, keep, &mut interrupts))?;
+    let done = out.during(&what, || fvm.commit(lock, record, set, plan, how, &mut interrupts))?;
     if interrupts.heard() {
         out.say("the interrupt came too late: everything is committed");
     }

@@ -18,6 +18,7 @@ pub fn completions(shell: clap_complete::Shell, out: &Output) -> Done {
 /// `fvm doctor`.
 pub fn doctor(fvm: &Fvm, out: &Output, verbose: bool) -> Done {
     let (kernel, mode, place) = fvm.doctor()?;
+    let guard = super::guard::state(fvm);
     if out.json() {
         let place = match &place {
             Ok(place) => serde_json::json!({ "dir": place.dir, "why": place.why }),
@@ -35,7 +36,7 @@ pub fn doctor(fvm: &Fvm, out: &Output, verbose: bool) -> Done {
                 serde_json::json!({ "name": f.name, "level": level, "reason": reason, "needed_for": f.needed_for, "advice": f.advice })
             })
             .collect();
-        out.document(&serde_json::json!({ "mode": mode, "layers": place, "features": features }))?;
+        out.document(&serde_json::json!({ "mode": mode, "layers": place, "guard": guard, "features": features }))?;
         return Ok(exit::DONE);
     }
     out.write(|w| {
@@ -48,12 +49,14 @@ pub fn doctor(fvm: &Fvm, out: &Output, verbose: bool) -> Done {
         };
         writeln!(w, "mode     {described}")?;
         match &place {
-            Ok(place) => writeln!(w, "layers   {} ({})\n", place.dir.display(), place.why)?,
-            Err(why) => writeln!(w, "layers   nowhere: {why}\n")?,
+            Ok(place) => writeln!(w, "layers   {} ({})", place.dir.display(), place.why)?,
+            Err(why) => writeln!(w, "layers   nowhere: {why}")?,
         }
+        writeln!(w, "guard    {guard}")?;
         for router in fvm.routers() {
             writeln!(w, "router   {}: serves {} VMs", router.name, router.vms)?;
         }
+        writeln!(w)?;
         let mut table = vec![["FEATURE".into(), "LEVEL".into(), "NEEDED FOR".into()]];
         for feature in &kernel.features {
             let level = match &feature.level {

@@ -12,6 +12,8 @@
 //!   trace    trace                         what their programs did
 //!   history  history, show, undo ...      commits after the fact
 //!   pool     pool create, status ...      VMs that are forked ahead
+//!   guard    guard run, status ..., open    such files run and open in VMs
+//!   marks    marks, mark, unmark           what came out of untrusted VMs
 //!   policy   policy list, show, check       what VMs may use
 //!   host     doctor, completions            this machine
 //!   (serve   all of these over a socket: `crate::serve`)
@@ -19,9 +21,11 @@
 
 mod analyze;
 mod changes;
+mod guard;
 mod history;
 mod host;
 mod life;
+mod marks;
 mod policy;
 mod pool;
 mod run;
@@ -31,7 +35,7 @@ mod status;
 mod trace;
 mod vms;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, Guard};
 use crate::output::Output;
 use crate::{Done, dirs};
 use fvm::Fvm;
@@ -41,6 +45,8 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
     match &cli.command {
         Command::Completions { shell } => return host::completions(*shell, out),
         Command::Policy(command) => return policy::policy(out, command),
+        Command::Guard(Guard::Hook { shell }) => return guard::hook(out, *shell),
+        Command::Guard(Guard::Check { file }) => return Ok(guard::check(file)),
         _ => {}
     }
     let (state, run_dir) = dirs::dirs(cli.global.home.clone())?;
@@ -92,6 +98,11 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Discard(args) => changes::discard(&fvm, out, &args),
         Command::Serve(args) => crate::serve::serve(&fvm, out, &args),
         Command::Doctor => host::doctor(&fvm, out, cli.global.verbose),
+        Command::Open(args) => guard::open(&fvm, out, &args),
+        Command::Guard(command) => guard::guard(fvm, out, &command),
+        Command::Marks(args) => marks::marks(&fvm, out, &args),
+        Command::Mark(args) => marks::mark(&fvm, out, &args),
+        Command::Unmark(args) => marks::unmark(&fvm, out, &args),
         Command::History => history::history(&fvm, out),
         Command::Show(args) => history::show(&fvm, out, &args),
         Command::Undo(args) => history::undo(&fvm, out, &args),

@@ -39,6 +39,9 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     if let Some(pool) = &args.pool {
         return in_pool(fvm, out, args, &super::pool::parse(pool)?, &call);
     }
+    if args.marked {
+        return marked(fvm, out, &args.policy, &call);
+    }
     let existing = match &args.name {
         None => None,
         Some(name) => match fvm.find(name) {
@@ -149,6 +152,24 @@ fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> D
     Ok(code)
 }
 
+/// Runs a marked program as nobody trusts it, in the place of whoever was to run it: nothing is asked, and nothing is said to
+/// a program that reads our output.
+pub fn marked(fvm: &Fvm, out: &Output, args: &crate::args::PolicyArgs, call: &Call) -> Done {
+    let args = crate::args::PolicyArgs { policy: Some("untrusted".into()), ..args.clone() };
+    let new = NewVm { policy: args.policy(fvm, out)?, user_home: dirs::user_home(), ..NewVm::default() };
+    let mut running = fvm.create_and_boot(&new, call)?;
+    let attached = running.run()?;
+    let code = exit_code(out, &attached.ended, call);
+    let (record, lock) = running.end()?;
+    let set = fvm.changes(&record)?;
+    if set.changes.is_empty() && set.warnings.is_empty() {
+        fvm.delete_locked(record, &lock)?;
+    } else if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        summarise(fvm, out, &record, &set)?;
+    }
+    Ok(code)
+}
+
 /// `fvm exec`.
 pub fn exec(fvm: &Fvm, out: &Output, args: &Exec) -> Done {
     let record = fvm.find(&args.name)?;
@@ -186,6 +207,7 @@ pub fn shell(fvm: &Fvm, out: &Output, args: &Shell) -> Done {
                 keep: false,
                 commit: false,
                 detach: false,
+                marked: false,
                 restart: None,
                 policy: args.policy.clone(),
                 program: ProgramArgs::default(),
@@ -436,6 +458,11 @@ fn said_exit_code(out: &Output, ended: &Ended, call: &Call) -> u8 {
     }
 }
 
+/// What a pair of options says, such as `--mark` and `--no-mark`.
+pub fn choice(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
+}
+
 impl crate::args::PolicyArgs {
     /// The policy that the options ask for, on this machine.
     pub fn policy(&self, fvm: &Fvm, out: &Output) -> Result<Policy, Failure> {
@@ -490,6 +517,7 @@ impl crate::args::PolicyArgs {
             limits: self.limits().map(|(name, value)| (name, value.clone())).collect(),
             hostname: self.hostname.clone(),
             trace: self.trace,
+            mark: choice(self.mark, self.no_mark),
         })
     }
 
@@ -523,7 +551,7 @@ impl crate::args::PolicyArgs {
         let any_list = !(hide.is_empty() && read_only.is_empty() && device.is_empty() && dbus.is_empty());
         let any_path = !(share.is_empty() && socket.is_empty());
         let any_value = policy.is_some() || net.is_some() || hostname.is_some() || trace.is_some();
-        let any_value = any_value || self.limits().next().is_some();
+        let any_value = any_value || self.mark || self.no_mark || self.limits().next().is_some();
         any_value || any_place || any_list || any_path || self.allow_partial
     }
 }

@@ -7,7 +7,7 @@
 //!   --analyze and alike)
 //! ```
 
-use super::changes::{judged, paths, scan, tell_whole, told, warn};
+use super::changes::{judged, paths, scan, tell_risks, tell_whole, told, warn};
 use crate::Done;
 use crate::args::{ByArg, Status};
 use crate::output::Output;
@@ -27,6 +27,7 @@ struct Report<'a, C> {
     state: VmState,
     summary: Summary,
     stores: Vec<StoreChange>,
+    risks: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     analysis: Option<&'a fvm::model::Report>,
     changes: C,
@@ -43,26 +44,29 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
         return with_log(fvm, out, args, &record, state, &only);
     }
     let (mut changes, mut stores, mut bad) = (PackedChanges::default(), Vec::new(), Ok(()));
+    let mut risks = fvm::Risks::default();
     let warnings = out.during(&format!("reading the changes of {}", record.name), || {
         let look = |sight: Sight<'_>, _: &mut usize| {
-            let keys = sight.keys();
-            Some((sight.into_change(), keys))
+            let (keys, forged) = (sight.keys(), sight.forged());
+            Some((sight.into_change(), keys, forged))
         };
-        fvm.each_change(&record, &only, look, |(change, keys)| {
+        fvm.each_change(&record, &only, look, |(change, keys, forged)| {
             stores.extend(keys);
+            risks.extend(forged);
             bad = changes.push(&change);
             if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     })?;
     bad.map_err(io::Error::from)?;
-    let summary = changes.summary();
+    let (summary, risks) = (changes.summary(), risks.into_words());
     if out.json() {
         let (vm, id) = (record.name.as_str(), record.id.as_str());
         let origins = fvm.origins(&record)?.map(|(origins, _)| origins);
         let (changes, warnings) = (Told { changes: &changes, origins }, warnings.as_slice());
-        out.document(&Report { vm, id, state, summary, stores, analysis: None, changes, warnings })?;
+        out.document(&Report { vm, id, state, summary, stores, risks, analysis: None, changes, warnings })?;
     } else {
         out.write(|w| render::status(w, &record, state, summary, changes.iter(), &stores, None))?;
+        tell_risks(out, &risks);
     }
     warn(out, &warnings);
     Ok(exit::DONE)
@@ -93,16 +97,18 @@ fn with_log(fvm: &Fvm, out: &Output, args: &Status, record: &VmRecord, state: Vm
             tell_whole(out, whole.as_ref(), state);
         }
     }
-    let summary = set.summary();
+    let (summary, risks) = (set.summary(), fvm.forged(record, &set)?);
     if out.json() {
         let (vm, id, stores) = (record.name.as_str(), record.id.as_str(), fvm.keys(record, &set)?);
         let (changes, warnings): (&[Change], _) = (&set.changes, set.warnings.as_slice());
-        out.document(&Report { vm, id, state, summary, stores, analysis: report, changes, warnings })?;
+        out.document(&Report { vm, id, state, summary, stores, risks, analysis: report, changes, warnings })?;
     } else if by_process {
         out.write(|w| origin::status(w, record, state, &set, report))?;
+        tell_risks(out, &risks);
     } else {
         let stores = fvm.keys(record, &set)?;
         out.write(|w| render::status(w, record, state, summary, &set.changes, &stores, report))?;
+        tell_risks(out, &risks);
     }
     warn(out, &set.warnings);
     Ok(exit::DONE)

@@ -142,7 +142,7 @@ impl Lab {
     pub fn prepare_as(&self, plan: &fvm_model::Plan, may_move: bool) -> Result<Prepared<'static>, CommitError> {
         let what = What::Commit { vm: "0123456789ab".into(), name: "test".into() };
         let moving = if may_move { Moving::Unwritten } else { Moving::None };
-        let options = Options { what, moving, staying: HashSet::new(), after: Vec::new() };
+        let options = Options { what, moving, staying: HashSet::new(), after: Vec::new(), marks: None };
         fvm_commit::prepare(&HostDisk, self.store().hold()?, plan, &self.layers(), &options, &mut Unwatched)
     }
 

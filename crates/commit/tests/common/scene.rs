@@ -88,6 +88,7 @@ impl Scene {
             moving: if may_move { Moving::Unwritten } else { Moving::None },
             staying: HashSet::new(),
             after: b"job".to_vec(),
+            marks: None,
         }
     }
 

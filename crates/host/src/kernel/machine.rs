@@ -26,10 +26,30 @@ pub(super) fn features(run: &Path, root: bool) -> Vec<Feature> {
             "sudo modprobe tun (a container: --device /dev/net/tun)",
         ),
     ];
+    features.push(guard(root));
     if !root {
         features.extend([uplink(), id_ranges(rustix::process::geteuid().as_raw()), new_id_map()]);
     }
     features
+}
+
+/// Whether others can be kept from running marked files. The trial marks nothing.
+fn guard(root: bool) -> Feature {
+    let feature = Feature::enforced("execution guard", "marked programs run in VMs, whoever starts them");
+    if !root {
+        return feature
+            .partly("advice only: a shell hook and file handlers, which bind nobody")
+            .advise("sudo fvm guard install --book DIR guards what is marked, also by users: DIR is theirs, ~/.local/share/fvm/marks");
+    }
+    match fvm_sys::fanotify::Group::new() {
+        Ok(_) if fvm_sys::divert::KNOWN => feature,
+        Ok(_) => feature
+            .partly("marked programs can only be refused on this kind of processor")
+            .advise("fvm guard run --runs refuse; 'fvm run --marked' runs them in a VM"),
+        Err(e) => feature
+            .missing(format!("no fanotify permission events: {e}"))
+            .advise("a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS, and CAP_SYS_ADMIN outside of containers"),
+    }
 }
 
 fn openat2() -> Result<(), Errno> {

@@ -55,6 +55,7 @@ impl Policy {
             limits: _,
             hostname,
             requires,
+            mark,
         } = self;
         let same = [
             ("network.mode", *network == other.network),
@@ -71,6 +72,7 @@ impl Policy {
             ("commit.verdict", *commit == other.commit),
             ("hostname", *hostname == other.hostname),
             ("requires", *requires == other.requires),
+            ("mark", *mark == other.mark),
         ];
         same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }

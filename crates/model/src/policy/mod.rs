@@ -69,6 +69,9 @@ pub struct Policy {
     pub hostname: Option<String>,
     /// Features of `fvm doctor` without which it does not start.
     pub requires: Vec<String>,
+    /// Whether files that come from it to the host are marked: they are run and opened in VMs only, until unmarked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mark: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -146,6 +149,7 @@ pub const FEATURES: &[&str] = &[
     "/dev/ptmx",
     "/dev/fuse",
     "/dev/net/tun",
+    "execution guard",
     "pasta",
     "subordinate ids",
     "newuidmap",

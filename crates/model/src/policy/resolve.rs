@@ -54,6 +54,8 @@ pub struct Flags {
     pub hostname: Option<String>,
     /// `--trace`.
     pub trace: Option<Level>,
+    /// `--mark`, `--no-mark`.
+    pub mark: Option<bool>,
 }
 
 /// One list: text → where it came from.
@@ -190,6 +192,7 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
         *to = from.unwrap_or(*to);
     }
     set(&mut policy.network, text.network.mode);
+    set(&mut policy.mark, text.mark);
     set(&mut policy.reach.private, text.network.private);
     if let Some(range) = &text.network.range {
         policy.range = range.get_ref().parse().map_err(|message| PolicyError { message, place: at.place(range) })?;
@@ -252,6 +255,7 @@ fn apply(at: &At<'_>, text: &Text, policy: &mut Policy, lists: &mut Lists) -> Re
 fn with_flags(flags: &Flags, policy: &mut Policy, lists: &mut Lists) -> Result<(), PolicyError> {
     policy.network = flags.network.unwrap_or(policy.network);
     policy.trace = flags.trace.unwrap_or(policy.trace);
+    policy.mark = flags.mark.unwrap_or(policy.mark);
     lists.asks_for_network = flags.network.is_some();
     if let Some(name) = &flags.hostname {
         policy.hostname =

@@ -45,13 +45,14 @@ impl Policy {
             .collect();
         let limits = if limits.is_empty() { limits } else { format!("\n[limits]\n{limits}") };
         format!(
-            "hostname = {}\nrequires = {}\ntrace = {}\n\n[network]\nmode = {}\n{}deny = {}\nprivate = {}\nrange = {}\npublish = {}\n\n\
+            "hostname = {}\nrequires = {}\ntrace = {}\nmark = {}\n\n[network]\nmode = {}\n{}deny = {}\nprivate = {}\nrange = {}\npublish = {}\n\n\
              [files]\nhide = {}\nread_only = {}\nshare = {}\n\n[devices]\npass = {}\n\n[sockets]\npass = {}\n\n\
              [dbus]\nsession = {}\nsystem = {}\npass = {}\n\n[environment]\npass = {}\nhide = {}\n\n\
              [kernel]\nfilter = {}\nuser_namespaces = {}\ntrace = {}\nio_uring = {}\nx86_32 = {}\n\n[commit]\nverdict = {}\n{limits}",
             quoted(self.hostname.as_deref().unwrap_or("host")),
             list(&mut self.requires.iter().cloned()),
             quoted(self.trace.name()),
+            self.mark,
             quoted(&self.network.to_string()),
             allow.map_or_else(String::new, |allow| format!("allow = {allow}\n")),
             list(&mut self.reach.deny.iter().map(ToString::to_string)),

@@ -120,6 +120,7 @@ pub(super) struct Text {
     pub hostname: Option<Spanned<String>>,
     pub requires: Vec<Spanned<String>>,
     pub trace: Option<Level>,
+    pub mark: Option<bool>,
     pub network: NetworkText,
     pub files: FilesText,
     pub devices: ListText,
