@@ -95,6 +95,15 @@ impl Output {
         }
     }
 
+    /// As [`Self::write`], of what is one document where this prints JSON.
+    pub fn pieces(&self, body: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+        let Some(gathered) = &self.gathered else { return self.write(body) };
+        let mut text = Vec::new();
+        body(&mut text)?;
+        gathered.borrow_mut().result = Some(serde_json::from_slice(&text)?);
+        Ok(())
+    }
+
     /// Says something to the person, unless told to be quiet.
     pub fn say(&self, text: &str) {
         if let Some(gathered) = &self.gathered {

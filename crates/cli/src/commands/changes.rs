@@ -73,7 +73,7 @@ pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
     let origins = if out.json() { fvm.origins(&record)?.map(|(origins, _)| origins) } else { None };
     let view = View { fvm, input: fvm.scan_input(&record)?, record: &record, only: paths(&args.paths)?, origins };
     let mut warnings = Ok(Vec::new());
-    let said = out.write(|w| {
+    let said = out.pieces(|w| {
         let (said, read) = if out.json() {
             view.json(w)
         } else if args.name_only {
