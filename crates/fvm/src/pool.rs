@@ -59,11 +59,6 @@ impl Fvm {
     /// # Errors
     /// When there is one of that name, or its VMs could not be what is asked for.
     pub fn pool_create(&self, name: &VmName, new: &NewPool) -> Result<(), FvmError> {
-        match self.home.load_pool(name) {
-            Ok(_) => return Err(refused(name, "there is one of that name already")),
-            Err(VmError::NoSuchPool(_)) => {}
-            Err(e) => return Err(e.into()),
-        }
         let record = PoolRecord {
             format: FORMAT,
             name: name.clone(),
@@ -77,7 +72,9 @@ impl Fvm {
             reach: new.reach.clone(),
         };
         self.check_pool(&record)?;
-        self.home.save_pool(&record)?;
+        if !self.home.create_pool(&record)? {
+            return Err(refused(name, "there is one of that name already"));
+        }
         self.pool_start(&record)
     }
 

@@ -598,6 +598,15 @@ fn newer(version: u32) -> String {
 /// # Errors
 /// What is wrong, in words.
 pub fn parse_record(bytes: &[u8], id: &VmId) -> Result<VmRecord, String> {
+    let record: VmRecord = parse(bytes)?;
+    if record.id != *id {
+        return Err(format!("it says it is of VM {}", record.id));
+    }
+    Ok(record)
+}
+
+/// A record, once its format is known to be one that this program knows.
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     #[derive(serde::Deserialize)]
     struct Head {
         format: u32,
@@ -606,11 +615,7 @@ pub fn parse_record(bytes: &[u8], id: &VmId) -> Result<VmRecord, String> {
     if head.format > FORMAT {
         return Err(newer(head.format));
     }
-    let record: VmRecord = serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))?;
-    if record.id != *id {
-        return Err(format!("it says it is of VM {}", record.id));
-    }
-    Ok(record)
+    serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))
 }
 
 /// Replaces `dir/name` by `bytes`, so that a reader, or a power cut, finds the old content or the new.

@@ -408,3 +408,25 @@ fn root_and_user_many_programs_at_once_get_a_vm_each() {
         assert!(lab.fvm(["pool", "status"]).expect(0).out.is_empty());
     });
 }
+
+#[test]
+fn root_and_user_where_memory_is_to_be_left_to_others_a_program_is_refused_not_kept_waiting() {
+    as_both("root_and_user_where_memory_is_to_be_left_to_others_a_program_is_refused_not_kept_waiting", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1", "--reserve", "1000000G"]).expect(0);
+        let ran = lab.fvm(["run", "--pool", "p", "--rm", "--", "true"]).expect(125);
+        assert!(ran.err.contains("less memory"), "{}", ran.err);
+        assert!(lab.fvm(["pool", "status", "p"]).expect(0).out.contains("less memory"));
+    });
+}
+
+#[test]
+fn root_and_user_of_several_that_make_a_pool_at_once_one_does() {
+    as_both("root_and_user_of_several_that_make_a_pool_at_once_one_does", |lab| {
+        let made: Vec<_> = (1..=6).map(|n| lab.spawn(["pool", "create", "p", "--size", &n.to_string()])).collect();
+        let winners: Vec<_> = (1..=6)
+            .zip(made)
+            .filter_map(|(n, mut child)| child.wait().unwrap().success().then_some(n.to_string()))
+            .collect();
+        assert_eq!(winners, [field(lab, "p", "size")], "it is what who made it asked for");
+    });
+}

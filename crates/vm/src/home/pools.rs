@@ -1,9 +1,8 @@
 //! Pools in the state directory: `<home>/pools/<name>/`: `pool.json`, `lock`, `socket`, `waiting/<id>`.
 
-use super::{Home, VmLock, is_locked, lock_file, make_dir, newer, replace_file};
+use super::{Home, VmLock, is_locked, lock_file, make_dir, parse, replace_file};
 use crate::error::VmError;
 use fvm_model::pool::PoolRecord;
-use fvm_model::vm::FORMAT;
 use fvm_model::{VmId, VmName};
 use fvm_sys::dir::Dir;
 use rustix::io::Errno;
@@ -51,6 +50,19 @@ impl Home {
             read => read.map_err(|e| VmError::io("read", &path, &e))?,
         };
         parse_pool(&bytes, name).map_err(|why| VmError::BadRecord { path, why })
+    }
+
+    /// Writes `pool.json` of a pool that is not there yet; whether it was not. Of several that make it at once, one does.
+    ///
+    /// # Errors
+    /// When it cannot be looked at or written.
+    pub fn create_pool(&self, record: &PoolRecord) -> Result<bool, VmError> {
+        make_dir(&self.pool_dir(&record.name))?;
+        let _names = self.lock_names()?;
+        match self.load_pool(&record.name) {
+            Err(VmError::NoSuchPool(_)) => self.save_pool(record).map(|()| true),
+            found => found.map(|_| false),
+        }
     }
 
     /// Writes `pool.json`.
@@ -129,15 +141,7 @@ impl Home {
 /// # Errors
 /// What is wrong, in words.
 pub fn parse_pool(bytes: &[u8], name: &VmName) -> Result<PoolRecord, String> {
-    #[derive(serde::Deserialize)]
-    struct Head {
-        format: u32,
-    }
-    let head: Head = serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))?;
-    if head.format > FORMAT {
-        return Err(newer(head.format));
-    }
-    let record: PoolRecord = serde_json::from_slice(bytes).map_err(|e| format!("it is damaged: {e}"))?;
+    let record: PoolRecord = parse(bytes)?;
     if record.name != *name {
         return Err(format!("it says it is of pool {}", record.name));
     }

@@ -266,7 +266,7 @@ impl<'a> Keeper<'a> {
             }
             let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
             if refill::available_bytes(&meminfo).is_some_and(|bytes| bytes < self.pool.reserve_bytes) {
-                self.trouble = Some("less memory is available than is to be left to others".into());
+                self.in_trouble("less memory is available than is to be left to others (--reserve)".into());
                 self.pace.lacks_memory(now);
                 continue;
             }
@@ -296,13 +296,17 @@ impl<'a> Keeper<'a> {
 
     fn failed(&mut self, error: &VmError) {
         self.pace.failed(Instant::now());
-        self.trouble = Some(error.to_string());
-        // Whoever waits would wait in vain.
+        self.in_trouble(error.to_string());
+    }
+
+    /// None can be made now: whoever waits for one would wait in vain.
+    fn in_trouble(&mut self, why: String) {
         if self.ready.is_empty() {
             for (client, ..) in self.asked.drain(..) {
-                let _left = proto::write_message(&client, &Answer::Refused(error.to_string()), &[]);
+                let _left = proto::write_message(&client, &Answer::Refused(why.clone()), &[]);
             }
         }
+        self.trouble = Some(why);
     }
 
     fn progress(&mut self, n: u64) {
