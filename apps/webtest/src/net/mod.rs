@@ -1,0 +1,45 @@
+//! The network of visits: a VM has a loopback and nothing else, and every byte that it sends ends here.
+//!
+//! ```text
+//!  VM (--net none)                                  the worker
+//!   browser ─► 127.0.0.1:PROXY ─┐                    ┌─► live: out, directly or through an exit
+//!   all else ─► any address ────┴─ listeners made ──►┼─► record: the same, and into WARC
+//!               (local 0.0.0.0/0 dev lo)  inside     ├─► replay: out of WARC
+//!                                                    └─► not the browser's: refused, and told (`Foreign`)
+//! ```
+
+use crate::model::Foreign;
+
+/// The way out of all VMs of a worker.
+pub trait Gate: Send + Sync {
+    /// Connects the network namespace of process `pid`, which has only a loopback.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or has something on these ports already.
+    fn plug(&self, pid: u32) -> Result<Box<dyn Plug>, GateError>;
+}
+
+/// A VM's connection; it ends when this is dropped.
+pub trait Plug: Send {
+    /// Where the browser's proxy is, as the VM sees it: `127.0.0.1:port`.
+    fn proxy(&self) -> String;
+
+    /// Keys that the browser is to take for good whoever signed them: SHA-256 of their public part, base64.
+    fn keys(&self) -> Vec<String>;
+
+    /// Connections up to now that did not come to the proxy.
+    fn foreign(&self) -> Vec<Foreign>;
+
+    /// The exit that it uses, if there are several.
+    fn exit(&self) -> Option<String>;
+}
+
+/// Why a VM could not be connected.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {why}")]
+pub struct GateError {
+    /// What was attempted, on what.
+    pub what: String,
+    /// Why it failed, and what to do.
+    pub why: String,
+}
