@@ -9,6 +9,7 @@
 //!
 //!   table fvm   seats4, seats6   (interface . source address) ─► number of the rules, as the packet's mark
 //!               ways             number ─► chain            chain p<n>: the rules of a reach, r<n>: of one VM with names
+//!     groups    from fvm-*, to a group: drop
 //!     input     icmp6 │ from fvm-*: seat or drop │ known │ its name server, ping │ reject
 //!     forward   from fvm-*: seat or drop │ known and own │ host to fvm-* │ else from fvm-* only, and never into one │ ways
 //!   set own     (interface . mark of a connection): each connection is marked with the interface of its VM
@@ -43,6 +44,17 @@ const NEAR_HOST: &str = "fvm.host";
 const FIXED: u32 = 60;
 /// The first number of an interface towards a VM.
 pub const FIRST_NUMBER: u32 = FIXED + 1;
+
+/// How addresses on links begin: local ones (bit 2 of the first byte), of the router's ends and of VMs'.
+const ROUTER_END: u8 = 0x02;
+const VM_END: u8 = 0x06;
+
+/// The address on its link of one end of the link to a VM. Each end is told the other's. To ask, it would need an address of
+/// IPv6 on each interface of the router, and with each of a thousand the kernel looks at the routes of all others.
+fn hardware(end: u8, interface: u32) -> link::Hardware {
+    let [_, a, b, c] = interface.to_be_bytes();
+    [end, b'f', b'v', a, b, c]
+}
 
 const SEATS4: &str = "seats4";
 const SEATS6: &str = "seats6";
@@ -83,7 +95,7 @@ pub fn build(seat: &Seat, host: BorrowedFd<'_>, interface: &str, forwards: bool)
     ])?;
     let mut link = Netlink::route().map_err(at("open the network"))?;
     let near = FIXED;
-    let ends = [NEAR_HOST, interface].map(|name| Side { name, index: near, up: true });
+    let ends = [NEAR_HOST, interface].map(|name| Side { name, index: near, up: true, hardware: None });
     let there = Side { index: 0, up: false, ..ends[1] };
     let [own4, own6] = both(ROUTER_V4, ROUTER_V6, ALONE);
     let needed = [
@@ -129,9 +141,13 @@ fn install(socket: &mut Netlink) -> Result<(), Errno> {
     batch.inner_chain(PASS);
     batch.rule(PASS, Rule::default().mark_connection(By::Came).then(End::Accept));
 
+    // Neighbours know each other, and nobody routes for groups: each such packet would be looked up among all interfaces.
+    batch.open_chain("groups", Hook::Raw);
+    batch.rule("groups", from_vm().for_group().then(End::Drop));
+
     batch.chain("input", Hook::Input);
     batch.rule("input", Rule::default().from(true, "lo").then(End::Accept));
-    // Neighbours are found by it, from addresses that are nobody's seat.
+    // The uplink's neighbours are found by it, from addresses that are nobody's seat.
     batch.rule("input", Rule::default().over(Transport::Icmp6).then(End::Accept));
     batch.rule("input", from_vm().then(End::Jump(SEAT)));
     batch.rule("input", Rule::default().known().then(End::Accept));
@@ -315,17 +331,17 @@ impl<'a> Plug<'a> {
         let at = |step| move |errno| Refused { step, errno };
         let Self { seat, interface, .. } = self;
         let name = format!("{PREFIX}{interface}");
-        let ours = Side { name: &name, index: interface, up: true };
+        let [near, far] = [ROUTER_END, VM_END].map(|end| hardware(end, interface));
+        let ours = Side { name: &name, index: interface, up: true, hardware: Some(near) };
         // The kernel makes the other end first, and an interface without another end cannot be up.
-        let theirs = Side { name: PEER, index: FIXED, up: false };
-        let [_, own6] = both(ROUTER_V4, ROUTER_V6, ALONE);
+        let theirs = Side { name: PEER, index: FIXED, up: false, hardware: Some(far) };
         ask(
             &mut self.router,
             "make a pair of interfaces (veth)",
             &[
                 (link::pair(ours, theirs, vm, MTU_BYTES), true),
                 (link::route(Some(seat.v4.into()), None, interface), true),
-                (link::address(interface, own6), false),
+                (link::neighbour(interface, seat.v6.into(), far), false),
                 (link::route(Some(seat.v6.into()), None, interface), false),
             ],
         )?;
@@ -339,6 +355,7 @@ impl<'a> Plug<'a> {
                 (link::address(FIXED, address4), true),
                 (link::route(None, Some(ROUTER_V4.into()), FIXED), true),
                 (link::address(FIXED, address6), false),
+                (link::neighbour(FIXED, ROUTER_V6.into(), near), false),
                 (link::route(None, Some(ROUTER_V6.into()), FIXED), false),
             ],
         )
@@ -365,4 +382,37 @@ fn ask(link: &mut Netlink, step: &'static str, messages: &[(Message, bool)]) -> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fvm_sys::process::{Namespaces, unshare};
+
+    /// Each message acknowledged, this was more than the socket holds: an answer that was lost was waited for without end.
+    #[test]
+    fn root_a_thousand_vms_leave_at_once_and_another_comes() {
+        let made = std::thread::spawn(|| {
+            if !rustix::process::geteuid().is_root() {
+                println!("skipped: a network namespace of its own needs root");
+                return;
+            }
+            // Of this thread alone.
+            unshare(Namespaces::NET).expect("a network namespace");
+            let mut filter = Netlink::filter().expect("a packet filter");
+            install(&mut filter).expect("its table");
+            let mut filters = Filters::new(filter);
+            let seat = |n: u16| {
+                let [a, b] = n.to_be_bytes();
+                [IpAddr::from([10, 207, a, b]), IpAddr::from([0xfd66, 0, 0, 0, 0, 0, 0, n])]
+            };
+            let reach = Reach::default();
+            let all: Vec<Admitted> = (1..=1000)
+                .map(|n| filters.admit(FIRST_NUMBER + u32::from(n), seat(n), &reach).expect("it is let in").0)
+                .collect();
+            filters.dismiss(&all);
+            filters.admit(FIRST_NUMBER + 2000, seat(1), &reach).expect("the next is let in");
+        });
+        made.join().expect("the thread ended well");
+    }
 }

@@ -11,6 +11,7 @@ const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 const REMOVE_ROUTE: u16 = 25;
+const NEW_NEIGHBOUR: u16 = 28;
 /// The attribute that names an interface.
 const NAME: u16 = 3;
 /// The attribute of a route that names its next machine.
@@ -54,6 +55,9 @@ fn interface(index: u32, flags: u32, change: u32) -> Vec<u8> {
     out
 }
 
+/// The address of an interface on its link.
+pub(crate) type Hardware = [u8; 6];
+
 /// One end of a pair of interfaces.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End<'a> {
@@ -61,12 +65,14 @@ pub(crate) struct End<'a> {
     /// 0: as the kernel likes.
     pub index: u32,
     pub up: bool,
+    /// `None`: as the kernel likes.
+    pub hardware: Option<Hardware>,
 }
 
 impl<'a> End<'a> {
     /// An end that is set up later.
     pub fn named(name: &'a str) -> Self {
-        Self { name, index: 0, up: false }
+        Self { name, index: 0, up: false, hardware: None }
     }
 
     fn header(self) -> Vec<u8> {
@@ -76,12 +82,17 @@ impl<'a> End<'a> {
     /// One queue in each direction: as many as there are processors cost memory and time, and give an interface nothing that
     /// hands each packet to its other end at once.
     fn attributes(self, mtu: u32) -> Attributes {
+        const HARDWARE: u16 = 1;
         const MTU: u16 = 4;
         const QUEUES_OUT: u16 = 31;
         const QUEUES_IN: u16 = 32;
         let one = 1u32.to_ne_bytes();
         let named = Attributes::default().with_text(NAME, self.name).with(MTU, mtu.to_ne_bytes());
-        named.with(QUEUES_OUT, one).with(QUEUES_IN, one)
+        let queued = named.with(QUEUES_OUT, one).with(QUEUES_IN, one);
+        match self.hardware {
+            Some(address) => queued.with(HARDWARE, address),
+            None => queued,
+        }
     }
 }
 
@@ -107,6 +118,20 @@ pub(crate) fn address(index: u32, address: Address) -> Message {
     header.extend(index.to_ne_bytes());
     let attributes = Attributes::default().with(1, bytes(address.ip)).with(2, bytes(address.ip));
     Message { kind: NEW_ADDRESS, flags: ACK | CREATE | EXCLUSIVE, header, attributes }
+}
+
+/// Says where a neighbour is, for as long as the interface is there: nobody is asked.
+pub(crate) fn neighbour(index: u32, ip: IpAddr, at: Hardware) -> Message {
+    const PERMANENT: u16 = 0x80;
+    const TO: u16 = 1;
+    const HARDWARE: u16 = 2;
+    // `struct ndmsg` of linux/neighbour.h.
+    let mut header = vec![family(ip), 0, 0, 0];
+    header.extend(index.to_ne_bytes());
+    header.extend(PERMANENT.to_ne_bytes());
+    header.extend([0, 0]);
+    let attributes = Attributes::default().with(TO, bytes(ip)).with(HARDWARE, at);
+    Message { kind: NEW_NEIGHBOUR, flags: ACK | CREATE | REPLACE, header, attributes }
 }
 
 /// What has no route of its own goes to `gateway`.

@@ -83,10 +83,18 @@ impl Netlink {
         Ok(Self { socket, number: 0 })
     }
 
-    /// Sends messages as one; all of them succeed, or the first error is returned.
+    /// Sends messages as one; all of them succeed, or the first error is returned. Whatever they ask for, only the last is
+    /// acknowledged, and what failed: hundreds of acknowledgements are more than the socket holds, and lost.
     pub(crate) fn ask(&mut self, messages: &[Message]) -> Result<(), Errno> {
         let first = self.number.wrapping_add(1);
-        let Some(last) = self.say(messages)? else { return Ok(()) };
+        let Some(end) = messages.iter().rposition(|message| message.flags & ACK != 0) else {
+            return self.say(messages.iter().map(|message| (message, message.flags))).map(drop);
+        };
+        let quiet = messages.iter().enumerate().map(|(n, message)| {
+            let flags = if n == end { message.flags } else { message.flags & !ACK };
+            (message, flags)
+        });
+        let Some(last) = self.say(quiet)? else { return Ok(()) };
         self.answers(first, last, |_, error| match error {
             Some(e) => Err(e),
             None => Ok(()),
@@ -97,7 +105,7 @@ impl Netlink {
     pub(crate) fn ask_each(&mut self, messages: &[Message]) -> Result<Vec<Result<(), Errno>>, Errno> {
         let first = self.number.wrapping_add(1);
         let mut results = vec![Ok(()); messages.len()];
-        let Some(last) = self.say(messages)? else { return Ok(results) };
+        let Some(last) = self.say(messages.iter().map(|message| (message, message.flags)))? else { return Ok(results) };
         self.answers(first, last, |n, error| {
             if let (Some(result), Some(e)) = (results.get_mut(n as usize), error) {
                 *result = Err(e);
@@ -107,14 +115,17 @@ impl Netlink {
         Ok(results)
     }
 
-    /// Sends; the number of the last message that asks for an acknowledgement.
-    fn say(&mut self, messages: &[Message]) -> Result<Option<u32>, Errno> {
-        let mut bytes = Vec::with_capacity(messages.len() * 128);
+    /// Sends, with these flags; the number of the last message that asks for an acknowledgement.
+    fn say<'a>(&mut self, messages: impl Iterator<Item = (&'a Message, u16)>) -> Result<Option<u32>, Errno> {
+        // What was not read of earlier answers takes the room of these.
+        let mut old = [0u8; 512];
+        while let Ok(_) | Err(Errno::NOBUFS | Errno::INTR) = recv(&self.socket, &mut old[..], RecvFlags::DONTWAIT) {}
+        let mut bytes = Vec::with_capacity(512);
         let mut last = None;
-        for message in messages {
+        for (message, flags) in messages {
             self.number = self.number.wrapping_add(1);
-            bytes.extend(message.bytes(self.number));
-            if message.flags & ACK != 0 {
+            bytes.extend(message.bytes_with(flags, self.number));
+            if flags & ACK != 0 {
                 last = Some(self.number);
             }
         }
@@ -131,9 +142,11 @@ impl Netlink {
     ) -> Result<(), Errno> {
         let mut buffer = vec![0u8; ANSWER_MAX_BYTES];
         loop {
-            let n = match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
+            // The kernel has answered before `send` returns: what is not there now was lost, and never comes.
+            let n = match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((n, _)) => n,
                 Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return Err(Errno::NOBUFS),
                 Err(e) => return Err(e),
             };
             let mut rest = &buffer[..n];
@@ -224,11 +237,15 @@ pub(crate) struct Message {
 
 impl Message {
     fn bytes(&self, number: u32) -> Vec<u8> {
+        self.bytes_with(self.flags, number)
+    }
+
+    fn bytes_with(&self, flags: u16, number: u32) -> Vec<u8> {
         let length = HEADER_BYTES + self.header.len() + self.attributes.0.len();
         let mut out = Vec::with_capacity(length);
         out.extend(u32::try_from(length).unwrap_or(0).to_ne_bytes());
         out.extend(self.kind.to_ne_bytes());
-        out.extend((self.flags | REQUEST).to_ne_bytes());
+        out.extend((flags | REQUEST).to_ne_bytes());
         out.extend(number.to_ne_bytes());
         out.extend([0; 4]);
         out.extend(&self.header);

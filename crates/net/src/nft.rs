@@ -102,6 +102,8 @@ impl Entry<'_> {
 /// Where a chain hangs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Hook {
+    /// Whatever comes, before anything is known of it.
+    Raw = 0,
     /// Packets to this machine.
     Input = 1,
     /// Packets through it.
@@ -225,6 +227,13 @@ impl Rule {
     /// Its transport.
     pub fn over(self, transport: Transport) -> Self {
         self.meta(16).compare(true, &[transport as u8])
+    }
+
+    /// It is for a group of machines.
+    pub fn for_group(self) -> Self {
+        const PACKET_TYPE: u32 = 19;
+        const PACKET_MULTICAST: u8 = 2;
+        self.meta(PACKET_TYPE).compare(true, &[PACKET_MULTICAST])
     }
 
     /// Its destination port.
@@ -368,6 +377,8 @@ impl Batch {
 
     fn chain_or(&mut self, name: &str, hook: Hook, policy: u32) {
         let (kind, priority, policy) = match hook {
+            // Before connections are remembered (NF_IP_PRI_RAW).
+            Hook::Raw => ("filter", (-300i32).cast_unsigned(), ACCEPTED),
             Hook::Input | Hook::Forward => ("filter", 0u32, policy),
             Hook::Source => ("nat", 100, ACCEPTED),
         };

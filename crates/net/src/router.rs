@@ -16,6 +16,7 @@ use crate::link::{self, Address, End};
 use crate::netlink::Netlink;
 use fvm_model::reach::Reach;
 use rustix::fd::BorrowedFd;
+use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -155,6 +156,15 @@ pub fn join() -> Result<(), Refused> {
 }
 
 /// In the VM's network namespace: the VM's user may listen where a web server does, for the ports are the VM's own.
-pub fn open_ports() {
-    let _old_kernel = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+fn open_ports() {
+    let _old_kernel = std::fs::write(format!("/proc/{FIRST_PORT}"), "0");
 }
+
+/// The same, through the VM's own `/proc`, at `proc`: in the host's, each network namespace whose settings were looked at leaves an
+/// entry that the kernel passes on each later look at any other's.
+pub fn open_ports_in(proc: BorrowedFd<'_>) {
+    let setting = fs::openat(proc, FIRST_PORT, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    let _old_kernel = setting.and_then(|setting| rustix::io::write(&setting, b"0"));
+}
+
+const FIRST_PORT: &str = "sys/net/ipv4/ip_unprivileged_port_start";

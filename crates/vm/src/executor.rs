@@ -64,6 +64,8 @@ pub struct Site {
     pub pids: Option<u32>,
     /// The soft limit of open files, where the keeper has raised its own.
     pub files: Option<u64>,
+    /// Whoever starts the builder has many more descriptors, all with higher numbers.
+    pub held_above: bool,
     /// Where an ordinary user's init is put into the scope that limits it.
     pub gate: Option<Gate>,
     /// Overlays that stand below others: nobody but init, which refreshes them, has them.
@@ -80,6 +82,8 @@ pub struct Site {
     pub layers_to_come: Option<OwnedFd>,
     /// What init did and made while others built: its loopback interface is up, its filter.
     pub has_loopback: bool,
+    /// Its network is not only that.
+    pub has_network: bool,
     filter: Option<Vec<Instruction>>,
     /// What was needed once. To give a mount back that is nowhere takes the kernel a grace period of RCU: not now.
     spent: Vec<OwnedFd>,
@@ -111,6 +115,8 @@ impl Site {
             is_covered: false,
             layers_to_come: None,
             has_loopback: false,
+            has_network: false,
+            held_above: false,
             filter: None,
             spent: Vec::new(),
         }
@@ -632,6 +638,9 @@ impl Site {
     fn proc(&mut self, guarded: bool) -> Result<(), MountError> {
         let attrs = attributes(Restrict { nosuid: true, noexec: true, read_only: false });
         let proc = mount::new_mount("proc", &[], attrs)?;
+        if self.has_network {
+            fvm_net::router::open_ports_in(proc.as_fd());
+        }
         self.place(&proc, &vm("/proc"))?;
         let proc = mount::mount_point(self.tree()?, Path::new("proc"))?;
         // Keys of the same user of the host's, where that is the VM's too. Not elsewhere: under a cover the kernel lets

@@ -53,6 +53,13 @@ impl VmLock {
         Self(file.into())
     }
 
+    /// Gives its descriptor a number of at least `least`.
+    pub(crate) fn lift(&mut self, least: i32) {
+        if let Ok(lifted) = rustix::io::fcntl_dupfd_cloexec(&self.0, least) {
+            self.0 = lifted.into();
+        }
+    }
+
     /// To be given to another process, which then holds it too.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         AsFd::as_fd(&self.0)

@@ -73,6 +73,15 @@ pub struct Launched {
 }
 
 impl Launched {
+    /// Gives what is held of it descriptors of numbers of at least `least`.
+    pub(crate) fn lift(&mut self, least: i32) {
+        process::lift(&mut self.pidfd, least);
+        process::lift(&mut self.orders, least);
+        if let Some(guard) = &mut self.guard {
+            guard.lift(least);
+        }
+    }
+
     /// Those that built it, for the caller to wait for.
     pub(crate) fn take_makers(&mut self) -> Makers {
         std::mem::take(&mut self.makers)
@@ -425,14 +434,16 @@ fn start_shifted(
     ends: Ends,
     network: Option<&Helper>,
 ) -> Result<Option<Pid>, Errno> {
-    match process::fork()? {
+    let kept = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.map_or(-1, Helper::as_raw_fd)];
+    let until = entry.until.map_or(-1, AsRawFd::as_raw_fd);
+    let kept = [&kept[..], &[awaited(&site), until]].concat();
+    let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
+    match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
         Fork::Parent(builder) => Ok(Some(builder)),
         Fork::Child => {
             die_with_parent();
             enter_limits(&mut site, &ends);
-            let kept = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.map_or(-1, Helper::as_raw_fd)];
-            let until = entry.until.map_or(-1, AsRawFd::as_raw_fd);
-            process::close_all_but(&[&kept[..], &[awaited(&site), until]].concat());
+            process::close_all_but(&kept);
             let went = match build_shifted(&mut site, entry, &ends, network) {
                 Ok(went) => went,
                 Err(error) => ends.give_up(error),
@@ -673,6 +684,7 @@ fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Help
     // From the tracer's filter on, init's own captured calls wait until the keeper answers: what else it opens comes before.
     let traced_at = entry.after.iter().position(|op| matches!(op, SetupOp::Trace { .. }));
     let (ops, last) = entry.after.split_at(traced_at.unwrap_or(entry.after.len()));
+    site.has_network = network.is_some();
     for op in ops {
         if let Err(error) = site.execute(op) {
             ends.give_up(error);

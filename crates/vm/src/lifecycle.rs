@@ -422,7 +422,7 @@ fn boot_in(
     let handed = at_once.then(|| Handed::new(record, call)).transpose()?;
     let fds = handed.as_ref().map(Handed::fds).unwrap_or_default();
     let first = handed.as_ref().filter(|_| relay.is_none()).map(|handed| (&handed.order, fds.as_slice()));
-    let caller = Caller { reach: call.reach(), host_bus: call.host_bus(), files: None };
+    let caller = Caller { reach: call.reach(), host_bus: call.host_bus(), files: None, holds_many: false };
     let (mut begun, lock) = begin(&caller, first)?;
     drop(fds);
     // While others build the VM, this process has time.

@@ -181,7 +181,6 @@ pub struct Guard {
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "held for its end")]
 enum Held {
     /// An ordinary user's: a process, this one's child.
     Process(Server),
@@ -196,6 +195,13 @@ struct Server(Option<Pid>);
 impl Guard {
     pub(crate) fn new(pid: Pid, place: Option<Place>) -> Self {
         Self { held: Held::Process(Server(Some(pid))), place }
+    }
+
+    /// Gives what holds it descriptors of numbers of at least `least`.
+    pub(crate) fn lift(&mut self, least: i32) {
+        if let Held::Place(seated) = &mut self.held {
+            process::lift(&mut seated.socket, least);
+        }
     }
 
     fn seated(seated: house::Seated, place: Place) -> Self {

@@ -43,6 +43,8 @@ pub(crate) struct Caller<'a> {
     pub host_bus: Option<&'a str>,
     /// The soft limit of open files that it had before it raised that.
     pub files: Option<u64>,
+    /// It holds many VMs, by descriptors of higher numbers than those that it needs to make one.
+    pub holds_many: bool,
 }
 
 /// A VM whose init is being started.
@@ -172,6 +174,7 @@ impl Drawn {
         };
         site.gate = gate;
         site.files = caller.files;
+        site.held_above = caller.holds_many;
         site.layers_to_come = layers_to_come;
         let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
         site.pids = record.policy.limits.pids.filter(|_| !counts);

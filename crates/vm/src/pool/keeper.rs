@@ -50,6 +50,9 @@ const SETTLED: Duration = Duration::from_millis(5);
 const STILL_THERE: Duration = Duration::from_secs(20);
 /// So long somebody who has connected has to say something.
 const SILENCE: Duration = Duration::from_secs(1);
+/// From this number on are the descriptors of VMs that are there: what is forked to make another needs lower ones only, and
+/// copies no more.
+const HELD_FROM: i32 = 1024;
 /// How many events are taken at once.
 const EVENTS: usize = 64;
 
@@ -279,7 +282,8 @@ impl<'a> Keeper<'a> {
 
     fn begin(&mut self) -> Result<(), VmError> {
         let (record, lock) = (self.make)(&self.pool, &self.facts)?;
-        let caller = Caller { reach: self.pool.reach.clone(), host_bus: None, files: self.files };
+        let (reach, files) = (self.pool.reach.clone(), self.files);
+        let caller = Caller { reach, host_bus: None, files, holds_many: true };
         let begun = match lifecycle::begin(&self.home, &self.facts, record.clone(), &caller, None) {
             Ok(begun) => begun,
             Err(e) => {
@@ -320,6 +324,9 @@ impl<'a> Keeper<'a> {
         let record = begun.record();
         match told.and_then(|_| begun.up()) {
             Ok(Up { mut vm, kept, .. }) => {
+                let mut lock = lock;
+                lock.lift(HELD_FROM);
+                vm.lift(HELD_FROM);
                 self.helpers.extend(vm.take_makers().into_pids());
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
                 self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0 })));

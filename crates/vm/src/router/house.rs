@@ -159,8 +159,7 @@ impl Line {
 #[derive(Debug)]
 pub(super) struct Seated {
     /// Its end is the end of the place.
-    #[expect(dead_code, reason = "held for its end")]
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     seat: Seat,
     on_host: u32,
 }

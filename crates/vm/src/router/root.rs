@@ -44,7 +44,6 @@ impl Helper {
 
     /// In init, as soon as it is in its network namespace.
     pub fn begin(&self) -> Result<(), Errno> {
-        fvm_net::router::open_ports();
         let own = house::open(house::OWN)?;
         socket::send(&self.init, b"!", &[own.as_fd()])
     }

@@ -31,12 +31,13 @@ use fvm_net::publish::{self, Port};
 use fvm_net::uplink::Uplink;
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, socketpair, sockopt};
 use rustix::process::Resource;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,10 @@ const NOBODY: u32 = 65534;
 const LINGER: Duration = Duration::from_secs(10);
 /// How long a keeper may say nothing in the middle of a message.
 const KEEPER_MAX: Duration = Duration::from_secs(2);
+/// In `epoll`, what is no VM's: numbers of interfaces begin above it.
+const LISTENER: u32 = 0;
+/// How many events are taken at once.
+const EVENTS: usize = 64;
 /// A thread for published ports needs little.
 const PORTS_STACK_BYTES: usize = 64 << 10;
 
@@ -139,6 +144,7 @@ fn hold(maker: OwnedFd, listener: &OwnedFd, uplink: Option<&Uplink>) -> ! {
         process::exit_now(1);
     }
     drop(maker);
+    let Ok(epoll) = epoll::create(epoll::CreateFlags::CLOEXEC) else { process::exit_now(1) };
     let clients = Arc::new(Clients::default());
     let server = Server { udp, tcp, files: HostFiles::default(), clients: Arc::clone(&clients) };
     let mut warden = Warden {
@@ -150,7 +156,8 @@ fn hold(maker: OwnedFd, listener: &OwnedFd, uplink: Option<&Uplink>) -> ! {
         filters: Filters::new(Netlink::from(filter)),
         clients,
         files: HostFiles::default(),
-        vms: Vec::new(),
+        vms: HashMap::new(),
+        epoll,
     };
     // Nobody ends it: it ends with this process.
     let Ok((stop, _held)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else { process::exit_now(1) };
@@ -173,13 +180,15 @@ struct Warden<'a> {
     filters: Filters,
     clients: Arc<Clients<Sets>>,
     files: HostFiles,
-    vms: Vec<Vm>,
+    /// By the number of its interface, under which `epoll` has its socket. There may be thousands.
+    vms: HashMap<u32, Vm>,
+    epoll: OwnedFd,
 }
 
 /// A VM that is served.
 struct Vm {
     /// To its keeper, who says no more.
-    socket: OwnedFd,
+    _socket: OwnedFd,
     addresses: [IpAddr; 2],
     admitted: Admitted,
     client: Arc<Client<Sets>>,
@@ -191,33 +200,32 @@ impl Warden<'_> {
     /// Serves until there has been nobody for long.
     fn serve(&mut self) -> Result<(), Errno> {
         rustix::io::ioctl_fionbio(self.listener, true)?;
+        epoll::add(&self.epoll, self.listener, EventData::new_u64(LISTENER.into()), EventFlags::IN)?;
         let mut idle = Instant::now();
+        let mut events = Vec::with_capacity(EVENTS);
         loop {
-            let mut polled = vec![PollFd::new(self.listener, PollFlags::IN)];
-            polled.extend(self.vms.iter().map(|vm| PollFd::new(&vm.socket, PollFlags::IN)));
             let left = LINGER.saturating_sub(idle.elapsed()) + Duration::from_millis(1);
             let left = rustix::time::Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
                 tv_nsec: left.subsec_nanos().into(),
             };
-            match poll(&mut polled, self.vms.is_empty().then_some(&left)) {
+            events.clear();
+            let buffer = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, buffer, self.vms.is_empty().then_some(&left)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e),
             }
-            let said: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
-            drop(polled);
             // What was orphaned in here is collected here.
             while let Ok(Some(_)) = process::wait_nonblocking(-1, false) {}
-            let mut said = said.into_iter();
-            let knocks = said.next() == Some(true);
-            let (gone, stay): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.vms).into_iter().partition(|_| said.next() == Some(true));
-            self.vms = stay;
+            let said: Vec<u32> = events.iter().filter_map(|event| u32::try_from(event.data.u64()).ok()).collect();
+            let gone: Vec<Vm> = said.iter().filter_map(|interface| self.vms.remove(interface)).collect();
             if !(gone.is_empty() && self.vms.is_empty()) {
                 idle = Instant::now();
             }
             self.leave(gone);
-            while knocks && let Ok(keeper) = accept_with(self.listener, SocketFlags::CLOEXEC) {
+            while said.contains(&LISTENER)
+                && let Ok(keeper) = accept_with(self.listener, SocketFlags::CLOEXEC)
+            {
                 if self.answer(keeper) && self.vms.is_empty() {
                     return Ok(());
                 }
@@ -276,7 +284,11 @@ impl Warden<'_> {
         let (admitted, gate) =
             admitted.map_err(|e| format!("its packet filter (nf_tables) refuses the VM's rules: {e}"))?;
         let client = self.clients.add(&addresses, gate, &mut self.files);
-        self.vms.push(Vm { socket, addresses, admitted, client, _ports: ports });
+        if let Err(e) = epoll::add(&self.epoll, &socket, EventData::new_u64(interface.into()), EventFlags::IN) {
+            self.leave(vec![Vm { _socket: socket, addresses, admitted, client, _ports: ports }]);
+            return Err(format!("too many VMs: {e}"));
+        }
+        self.vms.insert(interface, Vm { _socket: socket, addresses, admitted, client, _ports: ports });
         let answer = Answer::Joined { interface, on_host: self.on_host, notice: self.notice.clone() };
         let _left = proto::write_message(keeper, &answer, &[self.netns.as_fd()]);
         Ok(())
