@@ -98,7 +98,11 @@ impl Home {
 
     /// A VM waits in a pool from now on: commands need not look at it. Its record says so already. Without this they take longer.
     pub(crate) fn waits(&self, pool: &VmName, id: &VmId) {
-        let _looked_at = std::fs::File::create_new(self.pool_dir(pool).join(WAITING).join(id.as_str()));
+        // Only the name counts: a link costs the disk no file.
+        let waiting = self.pool_dir(pool).join(WAITING).join(id.as_str());
+        if std::fs::hard_link(self.vm_dir(id).join("vm.json"), &waiting).is_err() {
+            let _looked_at = std::fs::File::create_new(&waiting);
+        }
     }
 
     /// It does not any more; its record will say so.

@@ -159,7 +159,7 @@ impl Drawn {
         };
         let mut site = Site::new(
             record.id.to_string(),
-            home.vm_dir(&record.id).join("root"),
+            home.tree_dir(),
             record.layers_dir.as_path().into(),
             record.mode,
             record.ephemeral,
