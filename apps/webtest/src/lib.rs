@@ -14,6 +14,7 @@
 //! Invariants: nothing of a page is trusted: its names, sizes, texts and redirects are bounded, escaped and never part of a path; a
 //! visit ends in bounded time whatever the page does; a result is recorded exactly once, a visit may happen more often.
 
+pub mod crawl;
 pub mod model;
 pub mod net;
 pub mod store;
