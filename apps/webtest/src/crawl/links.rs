@@ -8,7 +8,7 @@
 //!
 //! Invariants: pure; bounded in number and length; only `http` and `https`.
 
-use html5gum::{Token, Tokenizer};
+use html5gum::{DefaultEmitter, Token, Tokenizer};
 use std::collections::HashSet;
 use url::Url;
 
@@ -66,7 +66,10 @@ pub fn of_html(html: &[u8], at: &Url) -> Vec<Link> {
     let mut has_base = false;
     let mut found = Found::default();
     let mut style: Option<String> = None;
-    for token in Tokenizer::new(html).flatten() {
+    let mut emitter = DefaultEmitter::default();
+    // What stands in scripts and titles is text.
+    emitter.naively_switch_states(true);
+    for token in Tokenizer::new_with_emitter(html, emitter).flatten() {
         match token {
             Token::StartTag(tag) => {
                 let name = String::from_utf8_lossy(&tag.name).into_owned();

@@ -279,6 +279,14 @@ impl Crawl {
         let is_page = todo.link.used == Use::Page;
         let full = self.progress.pages >= self.scope.pages
             || self.pages_of.get(&key).copied().unwrap_or(0) >= self.scope.pages_per_host;
+        if let Some(why) = self.rules.get(&key).and_then(|rules| rules.silent.clone()) {
+            let mut done = unfetched(&todo);
+            done.error = Some(why);
+            self.frontier.done(&todo);
+            self.count(&done);
+            self.unwritten.push(Line::Done(done));
+            return;
+        }
         let left_out = match self.rules.get(&key) {
             _ if self.progress.bytes >= self.scope.bytes => Some(Out::Bytes),
             _ if is_page && full => Some(Out::Pages),
@@ -390,11 +398,15 @@ fn depth_of(link: &Link, from: &Done) -> u32 {
 }
 
 async fn rules(client: &Arc<Client>, origin: &str, agent: &str) -> Rules {
-    let Ok(url) = Url::parse(&format!("{origin}/robots.txt")) else { return Rules::read(agent, None, b"") };
-    let mut at = url;
+    let mut at = match Url::parse(&format!("{origin}/robots.txt")) {
+        Ok(url) => url,
+        Err(e) => return Rules::silent(e.to_string()),
+    };
     for _ in 0..5 {
-        let Ok(response) = get(client, &at, agent).await else { return Rules::read(agent, None, b"") };
-        let (head, body) = response.into_parts();
+        let (head, body) = match get(client, &at, agent).await {
+            Ok(response) => response.into_parts(),
+            Err(refusal) => return Rules::silent(refusal.to_string()),
+        };
         if is_redirect(head.status)
             && let Some(to) = head.headers.get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| at.join(to).ok())
         {
@@ -403,10 +415,10 @@ async fn rules(client: &Arc<Client>, origin: &str, agent: &str) -> Rules {
         }
         let (bytes, _) = collect(body, robots::ROBOTS_MAX_BYTES as u64).await;
         let text = decoded(&head.headers, &at, &bytes, robots::ROBOTS_MAX_BYTES as u64);
-        return Rules::read(agent, Some(head.status.as_u16()), &text);
+        return Rules::read(agent, head.status.as_u16(), &text);
     }
     // Sent on for ever is as if it were not there (RFC 9309, 2.3.1.2).
-    Rules::read(agent, Some(404), b"")
+    Rules::read(agent, 404, b"")
 }
 
 async fn get(client: &Arc<Client>, url: &Url, agent: &str) -> Result<Response<Body>, Refusal> {
@@ -460,10 +472,9 @@ fn decoded(headers: &HeaderMap, url: &Url, bytes: &[u8], max_bytes: u64) -> Vec<
     out
 }
 
-async fn fetch(client: &Arc<Client>, todo: &Todo, scope: &Scope) -> (Done, Vec<Link>) {
-    let url = &todo.link.url;
-    let mut done = Done {
-        done: url.clone(),
+fn unfetched(todo: &Todo) -> Done {
+    Done {
+        done: todo.link.url.clone(),
         depth: todo.depth,
         page: todo.link.used == Use::Page,
         status: None,
@@ -471,7 +482,12 @@ async fn fetch(client: &Arc<Client>, todo: &Todo, scope: &Scope) -> (Done, Vec<L
         error: None,
         links: Vec::new(),
         parts: Vec::new(),
-    };
+    }
+}
+
+async fn fetch(client: &Arc<Client>, todo: &Todo, scope: &Scope) -> (Done, Vec<Link>) {
+    let url = &todo.link.url;
+    let mut done = unfetched(todo);
     let response = match get(client, url, &scope.user_agent).await {
         Ok(response) => response,
         Err(refusal) => {

@@ -16,6 +16,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 pub struct Rules {
     robot: Option<Robot>,
     forbids_all: bool,
+    /// Why nobody answered.
+    pub silent: Option<String>,
     /// How long it wants us to wait between two requests.
     pub pause: Duration,
     /// Sitemaps that it names.
@@ -23,13 +25,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// By what came: a status, and a body. No status: nobody answered.
+    /// By what came: a status, and a body.
     #[must_use]
-    pub fn read(user_agent: &str, status: Option<u16>, body: &[u8]) -> Self {
+    pub fn read(user_agent: &str, status: u16, body: &[u8]) -> Self {
         match status {
-            Some(200..=299) => {}
+            200..=299 => {}
             // Not there: nothing is forbidden.
-            Some(400..=499) => return Self::default(),
+            400..=499 => return Self::default(),
             _ => return Self { forbids_all: true, ..Self::default() },
         }
         // The product's name alone is what is compared.
@@ -38,7 +40,13 @@ impl Rules {
         let Ok(robot) = Robot::new(agent, &body[..body.len().min(ROBOTS_MAX_BYTES)]) else { return Self::default() };
         let pause = robot.delay.and_then(|s| Duration::try_from_secs_f32(s).ok()).unwrap_or_default().min(PAUSE_MAX);
         let sitemaps = robot.sitemaps.iter().take(100).cloned().collect();
-        Self { robot: Some(robot), forbids_all: false, pause, sitemaps }
+        Self { robot: Some(robot), forbids_all: false, silent: None, pause, sitemaps }
+    }
+
+    /// Nobody answered.
+    #[must_use]
+    pub fn silent(why: String) -> Self {
+        Self { forbids_all: true, silent: Some(why), ..Self::default() }
     }
 
     /// Whether an address may be fetched.
@@ -55,15 +63,15 @@ mod tests {
     #[test]
     fn what_a_server_says_counts_and_what_it_does_not() {
         let text = b"User-agent: *\nDisallow: /all\n\nUser-agent: fvm-webtest\nDisallow: /no\nAllow: /no/but\nCrawl-delay: 99\nSitemap: http://a.test/s.xml\n";
-        let rules = Rules::read("fvm-webtest/0.1 (x)", Some(200), text);
+        let rules = Rules::read("fvm-webtest/0.1 (x)", 200, text);
         assert!(rules.allows("http://a.test/all") && rules.allows("http://a.test/no/but"));
         assert!(!rules.allows("http://a.test/no/x"));
         assert_eq!((rules.pause, rules.sitemaps), (PAUSE_MAX, vec!["http://a.test/s.xml".to_owned()]));
-        assert!(!Rules::read("x", Some(200), text).allows("http://a.test/all"));
-        assert!(Rules::read("x", Some(404), b"").allows("http://a.test/"));
-        assert!(!Rules::read("x", Some(503), b"").allows("http://a.test/"));
-        assert!(!Rules::read("x", None, b"").allows("http://a.test/"));
-        assert!(Rules::read("x", Some(200), &[0xFF; 100]).allows("http://a.test/"));
-        assert!(Rules::read("x", Some(200), b"User-agent: *\nCrawl-delay: NaN\n").allows("http://a.test/"));
+        assert!(!Rules::read("x", 200, text).allows("http://a.test/all"));
+        assert!(Rules::read("x", 404, b"").allows("http://a.test/"));
+        assert!(!Rules::read("x", 503, b"").allows("http://a.test/"));
+        assert!(!Rules::silent("no".into()).allows("http://a.test/"));
+        assert!(Rules::read("x", 200, &[0xFF; 100]).allows("http://a.test/"));
+        assert!(Rules::read("x", 200, b"User-agent: *\nCrawl-delay: NaN\n").allows("http://a.test/"));
     }
 }

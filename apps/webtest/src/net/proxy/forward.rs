@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, Uri, Version};
+use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -104,6 +104,9 @@ pub(super) async fn exchange(
             Refusal::NotConnected(e.to_string())
         }
     })?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Refusal::Malformed("the server speaks something else all of a sudden".into()));
+    }
     strip(response.headers_mut());
     Ok(response.map(|body| metered(body, client, deadline)))
 }

@@ -16,6 +16,7 @@ pub mod address;
 pub mod dial;
 pub mod exit;
 mod forward;
+pub mod local;
 pub mod names;
 pub mod record;
 pub mod replay;
@@ -350,6 +351,8 @@ fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_MAX_BYTES)
         .preserve_header_case(true)
+        // What a server did not send is not the proxy's to add.
+        .auto_date_header(false)
         .half_close(false);
     builder
 }

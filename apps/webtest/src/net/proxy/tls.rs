@@ -118,9 +118,7 @@ impl Authority {
     /// The certificate of whoever signs, as PEM: for a person's own browser, which is to trust it for a while.
     #[must_use]
     pub fn certificate(&self) -> String {
-        let text = super::base64(self.good.issuer.der());
-        let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+        pem(self.good.issuer.der())
     }
 
     /// Begins TLS with a browser that means `host`.
@@ -151,6 +149,14 @@ impl Authority {
         configs.insert(key, Arc::clone(&config));
         Ok(config)
     }
+}
+
+/// A certificate as text (RFC 7468).
+#[must_use]
+pub fn pem(der: &[u8]) -> String {
+    let text = super::base64(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// Begins TLS with servers, whoever they are, and says what is wrong with them.
