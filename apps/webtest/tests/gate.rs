@@ -74,7 +74,7 @@ fn root_and_user_reach_what_the_proxy_lets_them_reach() {
         // Without leave, this machine is out of reach, also through a tunnel.
         let before = site.asked();
         let script = format!(
-            "curl -s -o /dev/null -w '%{{http_code}} ' http://{0}/ http://localhost:{1}/; curl -sS -p http://{0}/ 2>&1; true",
+            "curl -s -o /dev/null -o /dev/null -w '%{{http_code}} ' http://{0}/ http://localhost:{1}/; curl -sS -o /dev/null -p http://{0}/ 2>&1; true",
             site.at,
             site.at.port()
         );
