@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `ALLOW`: a network beside the internet, such as `127.0.0.0/8`, or `-`. What the program prints is printed; then, as JSON, which
-//! other connections it tried, and how long it took to connect the VM.
+//! other connections it tried, and how long it took to connect the VM (`FVM_PLUG_TIMES=100`: the median of so many times).
 
 use fvm::model::{Network, Policy};
 use fvm::{Call, Fvm, NewVm, Place, Stream, Streams};
@@ -66,9 +66,20 @@ fn run(args: &[std::ffi::OsString]) -> Result<(), Box<dyn Error>> {
         }
         std::thread::yield_now();
     };
-    let begun = Instant::now();
-    let plug = gate.plug(u32::try_from(pid)?)?;
-    let took = begun.elapsed();
+    let pid = u32::try_from(pid)?;
+    let times = std::env::var("FVM_PLUG_TIMES").map_or(Ok(1), |times| times.parse::<usize>())?.max(1);
+    let mut all = Vec::new();
+    let plug = loop {
+        let begun = Instant::now();
+        let plug = gate.plug(pid)?;
+        all.push(begun.elapsed());
+        if all.len() == times {
+            break plug;
+        }
+        drop(plug);
+    };
+    all.sort();
+    let took = all[all.len() / 2];
     if let Some(mut input) = child.input.take() {
         input.write_all(b"go\n")?;
     }

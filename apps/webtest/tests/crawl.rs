@@ -1,6 +1,7 @@
 //! A crawl of very many sites that the test's server makes up, and the visit of all their pages from the mirror, with no server.
 //!
 //! `FVM_CRAWL_SITES=237` and `FVM_CRAWL_PAGES=20` make it the whole; how quick it was is printed.
+#![expect(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 mod support;
 
@@ -54,11 +55,13 @@ fn sites(sites: usize, pages: usize) -> Sites {
         match path {
             "/" => respond(stream, "200 OK", &html, page(site, 0, sites, pages, port).as_bytes()),
             "/robots.txt" => {
-                let text = format!("User-agent: *\nDisallow: /private/\nSitemap: http://{}:{port}/map.xml\n", asked.host());
+                let text =
+                    format!("User-agent: *\nDisallow: /private/\nSitemap: http://{}:{port}/map.xml\n", asked.host());
                 respond(stream, "200 OK", &[], text.as_bytes());
             }
             "/map.xml" => {
-                let text = format!("<urlset><url><loc>http://{}:{port}/only-in-the-map</loc></url></urlset>", asked.host());
+                let text =
+                    format!("<urlset><url><loc>http://{}:{port}/only-in-the-map</loc></url></urlset>", asked.host());
                 respond(stream, "200 OK", &[("Content-Type", "text/xml")], text.as_bytes());
             }
             "/only-in-the-map" => respond(stream, "302 Found", &[("Location", "/moved")], b""),
@@ -115,7 +118,12 @@ fn every_page_of_every_site_is_crawled_once_and_visited_from_the_mirror() {
     // Each page, and each but the root with a query; the sitemap's two.
     let expected = count * (pages + pages - 1) + 2;
     assert_eq!(done.pages, expected as u64);
-    println!("crawled {} pages and {} parts in {seconds:.1} s: {:.0} pages/s", done.pages, done.parts, done.pages as f64 / seconds);
+    println!(
+        "crawled {} pages and {} parts in {seconds:.1} s: {:.0} pages/s",
+        done.pages,
+        done.parts,
+        done.pages as f64 / seconds
+    );
 
     // Nothing answers any more but the mirror.
     let before = sites.server.asked();
@@ -152,7 +160,8 @@ fn a_crawl_that_was_stopped_goes_on_and_fetches_nothing_again() {
         let record = record(&set, reach(names(dir.path(), &hosts)), None);
         let (before, asked) = (sites.server.asked(), Arc::clone(&sites.server.asked));
         let done = std::thread::scope(|scope| {
-            let crawling = scope.spawn(|| crawl(record, &begin, &self::scope(), limits.clone(), &stop, &mut quiet).unwrap());
+            let crawling =
+                scope.spawn(|| crawl(record, &begin, &self::scope(), limits.clone(), &stop, &mut quiet).unwrap());
             while !crawling.is_finished() && asked.load(Ordering::Relaxed) < before + 90 {
                 std::thread::yield_now();
             }
@@ -175,7 +184,14 @@ fn a_crawl_that_was_stopped_goes_on_and_fetches_nothing_again() {
         }
     }
     let other = Scope { depth: 1, ..scope() };
-    let again = crawl(record(set_path(dir.path()).as_path(), reach(Names::default()), None), &begin, &other, limits, &AtomicBool::new(false), &mut quiet);
+    let again = crawl(
+        record(set_path(dir.path()).as_path(), reach(Names::default()), None),
+        &begin,
+        &other,
+        limits,
+        &AtomicBool::new(false),
+        &mut quiet,
+    );
     assert!(matches!(again, Err(CrawlError::OtherScope(_))));
 }
 

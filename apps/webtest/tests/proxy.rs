@@ -1,4 +1,5 @@
 //! The proxy with real servers on this machine: live, recorded, replayed; and servers that fight.
+#![expect(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 mod support;
 
@@ -6,7 +7,7 @@ use fvm_webtest::net::mirror;
 use fvm_webtest::net::proxy::exit::Exit;
 use fvm_webtest::net::proxy::local::Local;
 use fvm_webtest::net::proxy::names::Names;
-use fvm_webtest::net::proxy::{Live, Limits, Way};
+use fvm_webtest::net::proxy::{Limits, Live, Way};
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -35,12 +36,15 @@ fn echo() -> Server {
     Server::new(|asked, stream| {
         let every: Vec<u8> = (0..=255).cycle().take(100_000).collect();
         match asked.path.as_str() {
-            "/bytes" => respond(stream, "200 OK", &[("Content-Type", "x/y"), ("Set-Cookie", "a=1"), ("X-Its", "own")], &every),
+            "/bytes" => {
+                respond(stream, "200 OK", &[("Content-Type", "x/y"), ("Set-Cookie", "a=1"), ("X-Its", "own")], &every)
+            }
             "/chunks" => {
                 let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nKeep-Alive: 5\r\n\r\n";
                 let _gone = stream.write_all(head.as_bytes());
                 for chunk in every.chunks(7777) {
-                    let _gone = stream.write_all(&[format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+                    let _gone =
+                        stream.write_all(&[format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
                 }
                 let _gone = stream.write_all(b"0\r\n\r\n");
             }
@@ -60,7 +64,8 @@ fn echo() -> Server {
 fn live_requests_reach_the_server_that_the_address_names_without_what_is_the_proxys() {
     let (server, proxy) = (echo(), live());
     let url = format!("http://127.0.0.1:{}/path?q=1", server.at.port());
-    let headers = [("Proxy-Connection", "keep-alive"), ("Proxy-Authorization", "Basic eDp5"), ("X-Own", "1"), ("TE", "trailers")];
+    let headers =
+        [("Proxy-Connection", "keep-alive"), ("Proxy-Authorization", "Basic eDp5"), ("X-Own", "1"), ("TE", "trailers")];
     let got = ask(proxy.at, "POST", &url, &headers, b"hi").unwrap();
     let told = String::from_utf8(got.body).unwrap();
     assert_eq!(told, "POST /path?q=1 127.0.0.1 [\"content-length\", \"host\", \"x-own\"] [104, 105]");
@@ -99,7 +104,17 @@ fn what_only_this_machine_reaches_is_refused() {
     let reach = fvm_webtest::net::proxy::dial::Reach { names, allow: Vec::new() };
     let proxy = proxy(Way::Live(Live::new(reach, Vec::new())), short());
     let port = server.at.port();
-    for host in ["127.0.0.1", "rebound.test", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]", "2130706433", "127.1", "10.0.0.1", "169.254.169.254"] {
+    for host in [
+        "127.0.0.1",
+        "rebound.test",
+        "[::1]",
+        "0.0.0.0",
+        "[::ffff:127.0.0.1]",
+        "2130706433",
+        "127.1",
+        "10.0.0.1",
+        "169.254.169.254",
+    ] {
         let got = ask(proxy.at, "GET", &format!("http://{host}:{port}/"), &[], b"").unwrap();
         let refused = connect(proxy.at, &format!("{host}:{port}")).unwrap_err();
         // Old spellings of addresses are no names either.
@@ -201,7 +216,8 @@ fn what_is_recorded_is_replayed_byte_by_byte_and_without_the_net() {
         ("GET", url("a.test", "/moved"), b""),
         ("HEAD", url("a.test", "/head"), b""),
     ];
-    let ask_all = |at| requests.iter().map(|(method, url, body)| ask(at, method, url, &[], body).unwrap()).collect::<Vec<_>>();
+    let ask_all =
+        |at| requests.iter().map(|(method, url, body)| ask(at, method, url, &[], body).unwrap()).collect::<Vec<_>>();
     let recorded = ask_all(proxy.at);
     recorder(&proxy).flush().unwrap();
     assert_eq!(recorder(&proxy).written(), requests.len() as u64);
@@ -243,38 +259,59 @@ fn for_ever(stream: &mut TcpStream, bytes: &[u8]) {
 fn servers_that_fight_end_and_harm_nobody() {
     let say = |text: &'static str| raw(move |stream| drop(stream.write_all(text.as_bytes())));
     let fighters = [
-        ("endless headers", raw(|s| {
-            let _gone = s.write_all(b"HTTP/1.1 200 OK\r\n");
-            for_ever(s, format!("X-A: {}\r\n", "b".repeat(1000)).as_bytes());
-        })),
-        ("one endless header", raw(|s| {
-            let _gone = s.write_all(b"HTTP/1.1 200 OK\r\nX: ");
-            for_ever(s, &[b'x'; 8192]);
-        })),
-        ("very many headers", raw(|s| {
-            let many: String = (0..5000).map(|n| format!("X-{n}: y\r\n")).collect();
-            let _gone = s.write_all(format!("HTTP/1.1 200 OK\r\n{many}\r\n").as_bytes());
-        })),
+        (
+            "endless headers",
+            raw(|s| {
+                let _gone = s.write_all(b"HTTP/1.1 200 OK\r\n");
+                for_ever(s, format!("X-A: {}\r\n", "b".repeat(1000)).as_bytes());
+            }),
+        ),
+        (
+            "one endless header",
+            raw(|s| {
+                let _gone = s.write_all(b"HTTP/1.1 200 OK\r\nX: ");
+                for_ever(s, &[b'x'; 8192]);
+            }),
+        ),
+        (
+            "very many headers",
+            raw(|s| {
+                let many: String = (0..5000).map(|n| format!("X-{n}: y\r\n")).collect();
+                let _gone = s.write_all(format!("HTTP/1.1 200 OK\r\n{many}\r\n").as_bytes());
+            }),
+        ),
         ("endless interim answers", raw(|s| for_ever(s, b"HTTP/1.1 100 Continue\r\n\r\n"))),
-        ("endless body", raw(|s| {
-            let _gone = s.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
-            for_ever(s, &[b'x'; 65_536]);
-        })),
-        ("endless chunks", raw(|s| {
-            let _gone = s.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-            for_ever(s, b"1\r\nx\r\n");
-        })),
-        ("slow body", raw(|s| {
-            let _gone = s.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
-            while s.write_all(b"x").is_ok() {
-                std::thread::sleep(std::time::Duration::from_millis(200));
-            }
-        })),
-        ("slow head", raw(|s| {
-            while s.write_all(b"H").is_ok() {
-                std::thread::sleep(std::time::Duration::from_millis(200));
-            }
-        })),
+        (
+            "endless body",
+            raw(|s| {
+                let _gone = s.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+                for_ever(s, &[b'x'; 65_536]);
+            }),
+        ),
+        (
+            "endless chunks",
+            raw(|s| {
+                let _gone = s.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                for_ever(s, b"1\r\nx\r\n");
+            }),
+        ),
+        (
+            "slow body",
+            raw(|s| {
+                let _gone = s.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+                while s.write_all(b"x").is_ok() {
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                }
+            }),
+        ),
+        (
+            "slow head",
+            raw(|s| {
+                while s.write_all(b"H").is_ok() {
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                }
+            }),
+        ),
         ("silence", raw(|_| std::thread::sleep(std::time::Duration::from_secs(30)))),
         ("nothing", raw(|_| ())),
         ("noise", say("\0\x01\x02 garbage \r\n\r\n")),
@@ -284,14 +321,19 @@ fn servers_that_fight_end_and_harm_nobody() {
         ("length below zero", say("HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\nabc")),
         ("cut body", say("HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\nabc")),
         ("a line break in a header", say("HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\nContent-Length: 3\r\n\r\nabc")),
-        ("an upgrade nobody asked for", say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc")),
+        (
+            "an upgrade nobody asked for",
+            say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc"),
+        ),
         ("huge redirect", raw(|s| respond(s, "302 Found", &[("Location", &format!("/{}", "x".repeat(100_000)))], b""))),
     ];
     let dir = tempfile::tempdir().unwrap();
     let set = dir.path().join("set");
     let recording = proxy(Way::Record(record(&set, reach(Names::default()), None)), short());
     let living = live();
-    let memory = || std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096;
+    let memory = || {
+        std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
     let before = memory();
     std::thread::scope(|scope| {
         for (name, url) in &fighters {

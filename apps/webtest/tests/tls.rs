@@ -1,12 +1,13 @@
 //! TLS through a proxy that records and one that replays, with a real client (curl), a certificate authority of the test's own, and
 //! servers whose certificates are good, expired, and another host's.
+#![expect(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 mod support;
 
 use fvm_webtest::net::mirror;
+use fvm_webtest::net::proxy::Way;
 use fvm_webtest::net::proxy::local::Local;
 use fvm_webtest::net::proxy::tls::{Authority, pem};
-use fvm_webtest::net::proxy::Way;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +20,12 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 /// A server with a certificate for `name`; it tells what it was asked.
-fn serve(runtime: &tokio::runtime::Runtime, ca: &CertifiedIssuer<'_, KeyPair>, name: &str, expired: bool) -> SocketAddr {
+fn serve(
+    runtime: &tokio::runtime::Runtime,
+    ca: &CertifiedIssuer<'_, KeyPair>,
+    name: &str,
+    expired: bool,
+) -> SocketAddr {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     if expired {
@@ -94,7 +100,9 @@ fn good_sites_are_recorded_and_replayed_and_bad_ones_stay_bad() {
     let url = |n: usize, path: &str| format!("https://{}:{}{path}", hosts[n], at[n].port());
     let names = names(dir.path(), &hosts.map(String::from));
 
-    let proxy = Local::serve(Way::Record(record(&set, reach(names), Some(&roots))), "127.0.0.1:0".parse().unwrap(), short()).unwrap();
+    let proxy =
+        Local::serve(Way::Record(record(&set, reach(names), Some(&roots))), "127.0.0.1:0".parse().unwrap(), short())
+            .unwrap();
     std::fs::write(&trusted, authority(&proxy).certificate()).unwrap();
     assert_eq!(authority(&proxy).keys().len(), 2);
     let two = [url(0, "/one?x=1"), url(0, "/two")];

@@ -15,7 +15,12 @@ enum Line {
     Answer(u32),
     /// Another instruction without a jump.
     Do(u16, u32),
-    If { test: u16, value: u32, yes: Label, no: Label },
+    If {
+        test: u16,
+        value: u32,
+        yes: Label,
+        no: Label,
+    },
 }
 
 /// A program in the making.

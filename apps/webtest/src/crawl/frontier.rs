@@ -175,7 +175,9 @@ mod tests {
     fn breadth_comes_first_and_hosts_take_turns_with_pauses() {
         let pause = Duration::from_secs(1);
         let mut frontier = Frontier::new(pause, 1);
-        for (url, depth) in [("http://a.test/1", 0), ("http://a.test/2", 0), ("http://b.test/1", 0), ("http://a.test/deep", 1)] {
+        for (url, depth) in
+            [("http://a.test/1", 0), ("http://a.test/2", 0), ("http://b.test/1", 0), ("http://a.test/deep", 1)]
+        {
             frontier.add(todo(url, depth));
         }
         let now = Instant::now() + Duration::from_secs(60);

@@ -110,7 +110,8 @@ pub fn of_html(html: &[u8], at: &Url) -> Vec<Link> {
                             found.add(&base, &to, Use::Page);
                         }
                     }
-                    "img" | "source" | "script" | "iframe" | "frame" | "embed" | "audio" | "video" | "track" | "input" => {
+                    "img" | "source" | "script" | "iframe" | "frame" | "embed" | "audio" | "video" | "track"
+                    | "input" => {
                         add(&mut found, &base, text("src"), Use::Part);
                         add(&mut found, &base, text("poster"), Use::Part);
                         for (url, _) in text("srcset").iter().flat_map(|set| candidates(set)) {

@@ -87,7 +87,8 @@ impl Log {
     pub fn open(dir: &Path, tell: &mut dyn FnMut(Line)) -> Result<Self, WarcError> {
         let path = dir.join(LOG);
         let failed = |e: std::io::Error| WarcError::new("open", &path, e);
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| WarcError::new("use", &path, "another crawl is writing it"))?;
         let mut whole = 0;

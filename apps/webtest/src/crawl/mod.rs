@@ -16,10 +16,10 @@ pub mod log;
 pub mod robots;
 pub mod scope;
 
+use crate::net::GateError;
 use crate::net::proxy::record::{Record, is_redirect};
 use crate::net::proxy::{Body, Client, Limits, Refusal, Way};
 use crate::net::warc::WarcError;
-use crate::net::GateError;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use frontier::{Frontier, Next, Todo, origin};
@@ -334,7 +334,8 @@ impl Crawl {
             }
             Came::Rules(key, rules) => {
                 self.frontier.slower(&key, rules.pause);
-                let is_begin = Url::parse(&key).is_ok_and(|url| url.host_str().is_some_and(|host| self.hosts.contains(host)));
+                let is_begin =
+                    Url::parse(&key).is_ok_and(|url| url.host_str().is_some_and(|host| self.hosts.contains(host)));
                 if self.scope.sitemaps && is_begin {
                     let own = format!("{key}/sitemap.xml");
                     for map in rules.sitemaps.iter().chain([&own]).filter_map(|map| Url::parse(map).ok()) {

@@ -146,7 +146,8 @@ mod tests {
             depth: 2,
             ..Scope::default()
         };
-        let takes = |url: &str, depth| scope.takes(&Url::parse(url).unwrap(), Use::Page, depth, &|host| host == "a.test");
+        let takes =
+            |url: &str, depth| scope.takes(&Url::parse(url).unwrap(), Use::Page, depth, &|host| host == "a.test");
         assert_eq!(takes("http://a.test/docs/x", 2), Ok(()));
         assert_eq!(takes("http://a.test/docs/x", 3), Err(Out::Depth));
         assert_eq!(takes("http://a.test/other", 0), Err(Out::Prefix));
@@ -155,7 +156,10 @@ mod tests {
         assert_eq!(takes("http://xb.test/docs/", 0), Err(Out::Host));
         assert_eq!(takes("http://x.c.test/docs/", 0), Err(Out::Host));
         assert_eq!(takes("http://a.test/docs/y/y/y/y", 0), Err(Out::Trap));
-        assert_eq!(takes(&format!("http://a.test/docs/{}", (0..30).map(|n| format!("{n}/")).collect::<String>()), 0), Err(Out::Trap));
+        assert_eq!(
+            takes(&format!("http://a.test/docs/{}", (0..30).map(|n| format!("{n}/")).collect::<String>()), 0),
+            Err(Out::Trap)
+        );
         let part = Url::parse("http://cdn.test/i.png").unwrap();
         assert_eq!(scope.takes(&part, Use::Part, 9, &|_| false), Ok(()));
     }

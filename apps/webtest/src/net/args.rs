@@ -169,9 +169,7 @@ pub fn way_of(params: &crate::model::Params, out: &OutArgs) -> Result<super::pro
     }
     match &params.network {
         crate::model::Network::Live => Ok(Way::Live(out.live())),
-        crate::model::Network::Record { dir } => {
-            out.record(Path::new(dir)).map(Way::Record).map_err(|e| e.to_string())
-        }
+        crate::model::Network::Record { dir } => out.record(Path::new(dir)).map(Way::Record).map_err(|e| e.to_string()),
         crate::model::Network::Replay { dir } => {
             super::mirror::way(Path::new(dir)).map(Way::Replay).map_err(|e| e.to_string())
         }

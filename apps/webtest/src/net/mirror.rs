@@ -9,9 +9,9 @@
 //! that are in the set.
 
 use super::GateError;
+use super::proxy::local::Local;
 use super::proxy::replay::Replay;
 use super::proxy::tls::Authority;
-use super::proxy::local::Local;
 use super::proxy::{Limits, Way};
 use super::warc::WarcError;
 use super::warc::read::Set;
@@ -41,7 +41,7 @@ pub fn way(dir: &Path) -> Result<Replay, MirrorError> {
     if set.index.is_empty() {
         return Err(MirrorError::Empty(dir.display().to_string()));
     }
-    Ok(Replay { set, authority: Authority::new()? })
+    Ok(Replay::new(set, Authority::new()?))
 }
 
 /// A set, served as a proxy at `at`; port 0: any.

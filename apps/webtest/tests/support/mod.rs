@@ -1,6 +1,6 @@
 //! What the tests of the network share: a server whose sites are made up as they are asked for, servers that fight, and a client that
 //! knows no more than it must.
-#![allow(dead_code, reason = "each test binary uses some of it")]
+#![allow(dead_code, missing_docs, reason = "each test binary uses some of it")]
 
 use fvm_net::dns::HostFiles;
 use fvm_webtest::net::proxy::dial::Reach;

@@ -43,7 +43,9 @@ fn answer(fds: Vec<OwnedFd>, port: u16) {
         // A worker that is gone needs no answer.
         let _gone = match result {
             Ok((listener, tap)) => socket::send(&reply, b"+", &[listener.as_fd(), tap.as_fd()]),
-            Err(why) => socket::send(&reply, &format!("-{why}").as_bytes()[..(why.len() + 1).min(ANSWER_MAX_BYTES)], &[]),
+            Err(why) => {
+                socket::send(&reply, &format!("-{why}").as_bytes()[..(why.len() + 1).min(ANSWER_MAX_BYTES)], &[])
+            }
         };
     };
     match fds.next() {

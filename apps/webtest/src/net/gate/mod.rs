@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 /// Where the proxy is in every VM, unless something else is asked for.
@@ -160,9 +160,7 @@ impl Gateway {
         let mut fds = fds.into_iter();
         match (said[..length].split_first(), fds.next(), fds.next()) {
             (Some((b'+', [])), Some(listener), Some(tap)) => Ok((TcpListener::from(listener), tap)),
-            (Some((_, why)), ..) => {
-                Err(GateError { what: what(), why: String::from_utf8_lossy(why).into_owned() })
-            }
+            (Some((_, why)), ..) => Err(GateError { what: what(), why: String::from_utf8_lossy(why).into_owned() }),
             (None, ..) => Err(GateError { what: what(), why: "the gate's helper ended".into() }),
         }
     }
@@ -190,7 +188,13 @@ impl Gate for Gateway {
         let seen = Arc::new(Seen { tap, list: Mutex::default() });
         let task = self.runtime.spawn(serve(listener, Arc::clone(&client)));
         let watch = self.runtime.spawn(watch(Arc::clone(&seen)));
-        Ok(Box::new(Plugged { port: self.options.port, client, seen, tasks: [task, watch] }))
+        Ok(Box::new(Plugged {
+            port: self.options.port,
+            client,
+            seen,
+            runtime: self.runtime.handle().clone(),
+            tasks: [task, watch],
+        }))
     }
 }
 
@@ -227,6 +231,7 @@ struct Plugged {
     port: u16,
     client: Arc<Client>,
     seen: Arc<Seen>,
+    runtime: Handle,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -254,5 +259,17 @@ impl Drop for Plugged {
         for task in &self.tasks {
             task.abort();
         }
+        // The kernel takes tens of milliseconds to close a tap: nobody waits for that, and no connection.
+        let seen = Arc::clone(&self.seen);
+        self.runtime.spawn_blocking(move || {
+            const TRIES: u32 = 1_000;
+            let is_last = |_: &u32| Arc::strong_count(&seen) == 1;
+            let _others_are_gone = (0..TRIES).find(|n| {
+                is_last(n) || {
+                    std::thread::sleep(Duration::from_millis(1));
+                    false
+                }
+            });
+        });
     }
 }

@@ -121,7 +121,10 @@ mod tests {
 
     #[test]
     fn cut_packets_are_no_trouble() {
-        for whole in [v4(6, [203, 0, 113, 9], &[1; 20]), v4(17, [8, 8, 8, 8], b"\x80\0\0\x35\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xff")] {
+        for whole in [
+            v4(6, [203, 0, 113, 9], &[1; 20]),
+            v4(17, [8, 8, 8, 8], b"\x80\0\0\x35\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xff"),
+        ] {
             for length in 0..=whole.len() {
                 drop(read(&whole[..length]));
             }

@@ -36,7 +36,13 @@ impl Reach {
     ///
     /// # Errors
     /// Why not.
-    pub async fn dial(&self, host: &str, port: u16, exit: Option<&Exit>, limits: &Limits) -> Result<TcpStream, Refusal> {
+    pub async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        exit: Option<&Exit>,
+        limits: &Limits,
+    ) -> Result<TcpStream, Refusal> {
         timeout(limits.connect_max, self.connect(host, port, exit)).await.unwrap_or(Err(Refusal::TooLong))
     }
 
@@ -51,13 +57,14 @@ impl Reach {
                 Err(_) if is_local => return Err(Refusal::Forbidden(IpAddr::from([127, 0, 0, 1]))),
                 _ => {}
             }
-            let at = self.names.look_up(&exit.host).await.map_err(|_| {
-                Refusal::NotConnected(format!("exit {exit}: its name has no address"))
-            })?;
-            let at: Vec<SocketAddr> = at.into_iter().map(|ip| SocketAddr::new(ip, exit.port)).collect();
-            let mut stream = TcpStream::connect(&at[..])
+            let at = self
+                .names
+                .look_up(&exit.host)
                 .await
-                .map_err(|e| Refusal::NotConnected(format!("exit {exit}: {e}")))?;
+                .map_err(|_| Refusal::NotConnected(format!("exit {exit}: its name has no address")))?;
+            let at: Vec<SocketAddr> = at.into_iter().map(|ip| SocketAddr::new(ip, exit.port)).collect();
+            let mut stream =
+                TcpStream::connect(&at[..]).await.map_err(|e| Refusal::NotConnected(format!("exit {exit}: {e}")))?;
             exit.ask(&mut stream, host, port).await.map_err(Refusal::NotConnected)?;
             return Ok(stream);
         }

@@ -38,7 +38,8 @@ impl std::str::FromStr for Exit {
     type Err = NoExit;
 
     fn from_str(text: &str) -> Result<Self, NoExit> {
-        let shown = || NoExit(text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, behind)| format!("...@{behind}")));
+        let shown =
+            || NoExit(text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, behind)| format!("...@{behind}")));
         let url = Url::parse(text).map_err(|_| shown())?;
         let kind = match url.scheme() {
             "http" => Kind::Http,
@@ -192,10 +193,15 @@ mod tests {
     #[test]
     fn exits_are_read_and_never_tell_their_password() {
         let shown = |text: &str| text.parse::<Exit>().map(|exit| format!("{exit} {exit:?}"));
-        assert_eq!(shown("http://ann:s%3Acret@proxy.test:8080").unwrap(), "http://proxy.test:8080 http://proxy.test:8080");
+        assert_eq!(
+            shown("http://ann:s%3Acret@proxy.test:8080").unwrap(),
+            "http://proxy.test:8080 http://proxy.test:8080"
+        );
         assert_eq!(shown("socks5://[::1]").unwrap(), "socks5://[::1]:1080 socks5://[::1]:1080");
         assert_eq!("http://a:b%40c@h:1".parse::<Exit>().unwrap().login, Some(("a".into(), "b@c".into())));
-        for bad in ["", "proxy:1", "ftp://h:1", "http://h:1/path", "http://h:99999", "http://a:%zz@h:1", "http://a:secret@h:x"] {
+        for bad in
+            ["", "proxy:1", "ftp://h:1", "http://h:1/path", "http://h:99999", "http://a:%zz@h:1", "http://a:secret@h:x"]
+        {
             let error = bad.parse::<Exit>().unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }

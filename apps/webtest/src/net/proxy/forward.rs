@@ -129,7 +129,10 @@ impl hyper::body::Body for Metered {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let cut = |why: &str| Poll::Ready(Some(Err(BodyError(why.to_owned()))));
         if self.end.as_mut().poll(context).is_ready() {
             return cut("it took too long");

@@ -26,8 +26,6 @@ mod tunnel;
 use bytes::Bytes;
 use dial::Reach;
 use exit::Exit;
-use record::Record;
-use replay::Replay;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -36,6 +34,8 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use record::Record;
+use replay::Replay;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -267,14 +267,25 @@ pub struct Client {
     /// What it may do.
     pub limits: Limits,
     left_bytes: AtomicU64,
+    /// Bodies of its requests that may lie in memory at once.
+    bodies: Arc<Semaphore>,
 }
+
+/// So many bodies of one VM's requests lie in memory at once.
+const BODIES_MAX: usize = 8;
 
 impl Client {
     /// A new one; it is the next exit's.
     #[must_use]
     pub fn new(way: Arc<Way>, limits: Limits) -> Self {
         let exit = way.live().and_then(Live::next_exit);
-        Self { way, exit, left_bytes: AtomicU64::new(limits.vm_max_bytes), limits }
+        Self {
+            way,
+            exit,
+            left_bytes: AtomicU64::new(limits.vm_max_bytes),
+            limits,
+            bodies: Arc::new(Semaphore::new(BODIES_MAX)),
+        }
     }
 
     /// Takes from what is left; whether there was enough.
@@ -358,7 +369,11 @@ fn server(limits: &Limits) -> hyper::server::conn::http1::Builder {
 }
 
 /// A request to the proxy itself.
-async fn first(mut request: Request<Incoming>, client: &Arc<Client>, after: &Mutex<Option<Upgraded>>) -> Response<Body> {
+async fn first(
+    mut request: Request<Incoming>,
+    client: &Arc<Client>,
+    after: &Mutex<Option<Upgraded>>,
+) -> Response<Body> {
     if request.method() == Method::CONNECT {
         let Some(authority) = request.uri().authority().cloned() else {
             return Refusal::Malformed("CONNECT to nowhere".into()).answer();

@@ -4,8 +4,8 @@
 //! Invariants: bounded in time and number; an answer counts only if it answers our question, from whom we asked.
 
 use fvm_net::dns::HostFiles;
-use fvm_net::dns::message::{A, AAAA, Answer, Query, UDP_MAX_BYTES, read_answer};
 use fvm_net::dns::Name;
+use fvm_net::dns::message::{A, AAAA, Answer, Query, UDP_MAX_BYTES, read_answer};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
@@ -105,10 +105,14 @@ pub(super) async fn both<A, B>(a: impl Future<Output = A>, b: impl Future<Output
     let (mut got_a, mut got_b) = (None, None);
     std::future::poll_fn(move |context| {
         use std::task::Poll;
-        if got_a.is_none() && let Poll::Ready(value) = a.as_mut().poll(context) {
+        if got_a.is_none()
+            && let Poll::Ready(value) = a.as_mut().poll(context)
+        {
             got_a = Some(value);
         }
-        if got_b.is_none() && let Poll::Ready(value) = b.as_mut().poll(context) {
+        if got_b.is_none()
+            && let Poll::Ready(value) = b.as_mut().poll(context)
+        {
             got_b = Some(value);
         }
         match (got_a.take(), got_b.take()) {

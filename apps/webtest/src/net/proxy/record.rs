@@ -29,7 +29,7 @@ use url::Url;
 /// Of one answer so much is kept.
 const KEPT_MAX_BYTES: usize = 64 << 20;
 /// A request's body may be so long.
-const REQUEST_MAX_BYTES: usize = 16 << 20;
+const REQUEST_MAX_BYTES: usize = 4 << 20;
 
 /// A recording.
 #[derive(Debug)]
@@ -61,7 +61,11 @@ impl Session {
 
 impl Record {
     /// A request that came as `http://...`.
-    pub(super) async fn plain(&self, request: Request<Incoming>, client: &Arc<Client>) -> Result<Response<Body>, Refusal> {
+    pub(super) async fn plain(
+        &self,
+        request: Request<Incoming>,
+        client: &Arc<Client>,
+    ) -> Result<Response<Body>, Refusal> {
         let url = Url::parse(&request.uri().to_string()).map_err(|e| Refusal::Malformed(e.to_string()))?;
         let request = collected(request, client).await?;
         self.fetch(request, &url, client).await
@@ -71,7 +75,12 @@ impl Record {
     ///
     /// # Errors
     /// Why not.
-    pub async fn fetch(&self, request: Request<Bytes>, url: &Url, client: &Arc<Client>) -> Result<Response<Body>, Refusal> {
+    pub async fn fetch(
+        &self,
+        request: Request<Bytes>,
+        url: &Url,
+        client: &Arc<Client>,
+    ) -> Result<Response<Body>, Refusal> {
         let deadline = Instant::now() + client.limits.exchange_max;
         let host = url.host_str().ok_or_else(|| Refusal::Malformed("no host".into()))?;
         let port = url.port_or_known_default().unwrap_or(80);
@@ -146,7 +155,13 @@ impl Record {
 /// With its body, which is bounded.
 pub(super) async fn collected(request: Request<Incoming>, client: &Arc<Client>) -> Result<Request<Bytes>, Refusal> {
     let deadline = Instant::now() + client.limits.exchange_max;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if !body.is_end_stream() {
+        // So many bodies lie in memory at once; one ends with its request.
+        let permit = timeout_at(deadline, Arc::clone(&client.bodies).acquire_owned()).await;
+        let permit = permit.map_err(|_| Refusal::TooLong)?.map_err(|_| Refusal::TooMuch)?;
+        parts.extensions.insert(Arc::new(permit));
+    }
     let body = Limited::new(metered(body, client, deadline), REQUEST_MAX_BYTES).collect().await;
     Ok(Request::from_parts(parts, body.map_err(|e| Refusal::Malformed(e.to_string()))?.to_bytes()))
 }
@@ -172,9 +187,11 @@ struct Copied {
 impl Copied {
     fn end(&mut self, truncated: Option<&'static str>) {
         if let Some(mut kept) = self.kept.take() {
+            let held = self.bytes.len() as u64;
             kept.response_body = std::mem::take(&mut self.bytes).into();
             kept.truncated = kept.truncated.or(truncated);
             self.recorder.take(kept);
+            self.recorder.let_go(held);
         }
     }
 }
@@ -183,7 +200,10 @@ impl hyper::body::Body for Copied {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
         match &polled {
             Some(Ok(frame)) => {
@@ -192,8 +212,11 @@ impl hyper::body::Body for Copied {
                 {
                     let room = KEPT_MAX_BYTES - self.bytes.len();
                     let part = data.slice(..data.len().min(room));
-                    self.bytes.extend(&part);
-                    if part.len() < data.len()
+                    let is_held = self.recorder.hold(part.len() as u64);
+                    if is_held {
+                        self.bytes.extend(&part);
+                    }
+                    if (!is_held || part.len() < data.len())
                         && let Some(kept) = &mut self.kept
                     {
                         kept.truncated = Some("length");

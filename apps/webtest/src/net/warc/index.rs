@@ -278,7 +278,9 @@ mod tests {
             let bad = Entry { filename: name.into(), ..one.clone() };
             assert_eq!(Entry::read(bad.line().trim_end()), None, "{name}");
         }
-        for bad in ["", "a b", "a 20261128201500 {", "a 2026 {}", "a 20261128201500 {\"filename\":\"a\",\"offset\":\"x\"}"] {
+        for bad in
+            ["", "a b", "a 20261128201500 {", "a 2026 {}", "a 20261128201500 {\"filename\":\"a\",\"offset\":\"x\"}"]
+        {
             assert_eq!(Entry::read(bad), None, "{bad}");
         }
     }
@@ -286,7 +288,9 @@ mod tests {
     #[test]
     fn requests_find_their_answers_and_then_those_like_them() {
         let mut index = Index::default();
-        for (n, url) in ["http://a.test/", "http://a.test/x?a=1&b=2", "http://a.test/x?a=9", "http://a.test/"].iter().enumerate() {
+        for (n, url) in
+            ["http://a.test/", "http://a.test/x?a=1&b=2", "http://a.test/x?a=9", "http://a.test/"].iter().enumerate()
+        {
             assert!(index.add(entry(url, u32::try_from(n).unwrap())));
         }
         let post = Entry { method: Some("POST".into()), ..entry("http://a.test/p", 7) };

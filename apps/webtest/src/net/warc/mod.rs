@@ -23,7 +23,7 @@ pub const INDEX: &str = "index.cdxj";
 /// A record's block may be so long.
 pub const BLOCK_MAX_BYTES: u64 = 1 << 30;
 /// What is read of an answer to be replayed.
-pub const ANSWER_MAX_BYTES: u64 = 512 << 20;
+pub const ANSWER_MAX_BYTES: u64 = 64 << 20;
 /// A set may have so many answers.
 pub const ENTRIES_MAX: usize = 10_000_000;
 

@@ -76,7 +76,9 @@ impl Set {
                     break;
                 }
                 // A line without an end was being written.
-                let Some(text) = std::str::from_utf8(&line).ok().and_then(|text| text.strip_suffix('\n')) else { continue };
+                let Some(text) = std::str::from_utf8(&line).ok().and_then(|text| text.strip_suffix('\n')) else {
+                    continue;
+                };
                 let Some(entry) = Entry::read(text).filter(|entry| names.contains(&entry.filename)) else { continue };
                 let Some((offset, length)) = entry.place() else { continue };
                 let end = ends.entry(entry.filename.clone()).or_default();
@@ -134,7 +136,8 @@ impl Set {
         let block = self.block(entry).map_err(failed)?;
         let head = HttpHead::read(&block).ok_or_else(|| failed(format!("the answer at {} is none", entry.offset)))?;
         let body = &block[head.length..];
-        let is_chunked = head.get("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
+        let is_chunked =
+            head.get("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
         let body = if is_chunked { record::unchunked(body) } else { body.to_vec() };
         Ok(Some(Answer { head, body, fit, truncated: entry.truncated.clone() }))
     }

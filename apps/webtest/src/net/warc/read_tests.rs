@@ -8,7 +8,9 @@ fn exchange(url: &str, body: &[u8]) -> Exchange {
         url: url.into(),
         method: "GET".into(),
         request_head: b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n".to_vec(),
-        response_head: b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\r\n".to_vec(),
+        response_head:
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\r\n"
+                .to_vec(),
         response_body: body.to_vec().into(),
         at: Some(UNIX_EPOCH + Duration::from_secs(1_796_000_000)),
         ..Exchange::default()
@@ -24,12 +26,23 @@ fn recorded(dir: &Path) {
     recorder.take(exchange("http://a.test/", b"first"));
     let every: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     recorder.take(exchange("http://a.test/bytes?x=1", &every));
-    let posted = Exchange { method: "POST".into(), request_body: b"q=1"[..].into(), ..exchange("http://a.test/p", b"one") };
+    let posted =
+        Exchange { method: "POST".into(), request_body: b"q=1"[..].into(), ..exchange("http://a.test/p", b"one") };
     let request_head = b"POST /p HTTP/1.1\r\nhost: a.test\r\n\r\n".to_vec();
     recorder.take(Exchange { request_head: request_head.clone(), ..posted.clone() });
-    recorder.take(Exchange { request_head, request_body: b"q=2"[..].into(), response_body: b"two"[..].into(), ..posted });
+    recorder.take(Exchange {
+        request_head,
+        request_body: b"q=2"[..].into(),
+        response_body: b"two"[..].into(),
+        ..posted
+    });
     recorder.take(Exchange { truncated: Some("length"), ..exchange("http://a.test/", b"fir") });
-    recorder.shown(Shown { host: "bad.test".into(), port: 443, wrong: Some("expired\r\nx".into()), der: vec![1, 2, 3] });
+    recorder.shown(Shown {
+        host: "bad.test".into(),
+        port: 443,
+        wrong: Some("expired\r\nx".into()),
+        der: vec![1, 2, 3],
+    });
     recorder.shown(Shown { host: "good.test".into(), port: 443, wrong: None, der: vec![1] });
     recorder.flush().unwrap();
     assert_eq!(recorder.written(), 5);
@@ -38,7 +51,8 @@ fn recorded(dir: &Path) {
 fn checked(set: &Set) {
     assert_eq!(set.complaints, Vec::<String>::new());
     assert_eq!(set.index.len(), 5);
-    let body = |method: &str, at: &str, sent: &[u8]| set.answer(method, &url(at), sent).unwrap().map(|answer| answer.body);
+    let body =
+        |method: &str, at: &str, sent: &[u8]| set.answer(method, &url(at), sent).unwrap().map(|answer| answer.body);
     assert_eq!(body("GET", "http://a.test/", b"").unwrap(), b"first");
     let every = body("GET", "http://a.test/bytes?x=1", b"").unwrap();
     assert!(every.len() == 300_000 && every.iter().enumerate().all(|(n, b)| usize::from(*b) == n % 256));

@@ -46,9 +46,13 @@ fn dates_and_digests_are_as_others_write_them() {
 
 #[test]
 fn heads_of_http_are_read() {
-    let block = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html; charset=x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nbody";
+    let block =
+        b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html; charset=x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nbody";
     let head = HttpHead::read(block).unwrap();
-    assert_eq!((head.status, head.mime(), head.headers.len(), &block[head.length..]), (404, "text/html", 3, &b"body"[..]));
+    assert_eq!(
+        (head.status, head.mime(), head.headers.len(), &block[head.length..]),
+        (404, "text/html", 3, &b"body"[..])
+    );
     assert_eq!(HttpHead::read(b"HTTP/1.1 200 OK\r\nA: b\r\n"), None);
     assert_eq!(HttpHead::read(b""), None);
     assert_eq!(read_request(b"POST /x HTTP/1.1\r\nHost: a\r\n\r\nq=1"), Some(("POST".into(), 29)));

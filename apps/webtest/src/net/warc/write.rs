@@ -30,6 +30,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const FILE_MAX_BYTES: u64 = 1 << 30;
 /// So many bytes may wait to be written; whoever brings more waits.
 const QUEUE_MAX_BYTES: u64 = 256 << 20;
+/// And so many of answers that are still coming; what comes then is not kept.
+const HELD_MAX_BYTES: u64 = 512 << 20;
 
 /// A request and its answer.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +80,7 @@ enum Job {
 pub struct Recorder {
     queue: Mutex<Option<Sender<Job>>>,
     queued_bytes: Arc<AtomicU64>,
+    held_bytes: AtomicU64,
     failed: Arc<Mutex<Option<String>>>,
     written: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -102,7 +105,7 @@ impl Recorder {
                 .map_err(|e| WarcError::new("start the writer of", dir, e))?
         };
         let (queue, thread) = (Mutex::new(Some(queue)), Mutex::new(Some(thread)));
-        Ok(Self { queue, queued_bytes, failed, written, thread, dir: dir.to_owned() })
+        Ok(Self { queue, queued_bytes, held_bytes: AtomicU64::new(0), failed, written, thread, dir: dir.to_owned() })
     }
 
     /// Where it records.
@@ -132,6 +135,18 @@ impl Recorder {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.failed().map_or(Ok(()), Err)
+    }
+
+    /// Asks for room for bytes of an answer that is still coming; each that was given is given back by [`Recorder::let_go`].
+    #[must_use]
+    pub fn hold(&self, bytes: u64) -> bool {
+        let more = |held: u64| held.checked_add(bytes).filter(|held| *held <= HELD_MAX_BYTES);
+        self.held_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Gives room back.
+    pub fn let_go(&self, bytes: u64) {
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn send(&self, job: Job) -> bool {
@@ -172,7 +187,13 @@ impl Drop for Recorder {
     }
 }
 
-fn run(mut writer: Writer, jobs: &Receiver<Job>, queued: &AtomicU64, failed: &Mutex<Option<String>>, written: &AtomicU64) {
+fn run(
+    mut writer: Writer,
+    jobs: &Receiver<Job>,
+    queued: &AtomicU64,
+    failed: &Mutex<Option<String>>,
+    written: &AtomicU64,
+) {
     let fail = |e: WarcError| {
         let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get_or_insert(e.to_string());
@@ -345,7 +366,8 @@ impl Writer {
         }
         let now = SystemTime::now();
         let url = format!("https://{at}/");
-        let wrong: String = shown.wrong.iter().flat_map(|w| w.chars()).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let wrong: String =
+            shown.wrong.iter().flat_map(|w| w.chars()).map(|c| if c.is_control() { ' ' } else { c }).collect();
         let text = format!(
             "verified: {}\r\nerror: {wrong}\r\ncertificate: {}\r\n",
             if shown.wrong.is_none() { "yes" } else { "no" },
