@@ -4,13 +4,14 @@
 //! cargo run -p fvm-webtest --example plug -- STATE RUN ALLOW PROGRAM [ARGUMENT...]
 //! ```
 //!
-//! `ALLOW`: a network beside the internet, such as `127.0.0.0/8`, or `-`. What the program prints is printed; then, as JSON, which
+//! `ALLOW`: a network beside the internet, such as `127.0.0.0/8`, or `-`; `replay:DIR`: no net, but a WARC set. What the program prints is printed; then, as JSON, which
 //! other connections it tried, and how long it took to connect the VM (`FVM_PLUG_TIMES=100`: the median of so many times).
 
 use fvm::model::{Network, Policy};
 use fvm::{Call, Fvm, NewVm, Place, Stream, Streams};
 use fvm_webtest::net::Gate as _;
 use fvm_webtest::net::gate::{Gateway, Helper, Options, helper};
+use fvm_webtest::net::mirror;
 use fvm_webtest::net::proxy::dial::Reach;
 use fvm_webtest::net::proxy::{Live, Way};
 use std::error::Error;
@@ -40,12 +41,19 @@ fn run(args: &[std::ffi::OsString]) -> Result<(), Box<dyn Error>> {
     let fvm = Fvm::open(Path::new(state), Path::new(run))?;
     // Before there are threads.
     fvm.start_forker()?;
+    let allow = allow.to_str().ok_or("ALLOW?")?;
     let mut reach = Reach::default();
-    if allow != "-" {
-        reach.allow.push(allow.to_str().ok_or("ALLOW?")?.parse()?);
-    }
+    let way = match allow.strip_prefix("replay:") {
+        Some(dir) => Way::Replay(mirror::way(Path::new(dir))?),
+        None => {
+            if allow != "-" {
+                reach.allow.push(allow.parse()?);
+            }
+            Way::Live(Live::new(reach, Vec::new()))
+        }
+    };
     let helper = Helper { program: "/proc/self/exe".into(), args: vec![AS_HELPER.into()] };
-    let gate = Gateway::start(&helper, Way::Live(Live::new(reach, Vec::new())), Options::default())?;
+    let gate = Gateway::start(&helper, way, Options::default())?;
 
     let policy = Policy { network: Network::None, ..Policy::default() };
     let new = NewVm { policy, ephemeral: true, ..NewVm::default() };

@@ -131,6 +131,50 @@ EOF
 }
 
 #[test]
+fn root_and_user_visit_a_frozen_copy_without_any_net() {
+    if !is_root("root_and_user_visit_a_frozen_copy_without_any_net") {
+        return;
+    }
+    use fvm_webtest::net::warc::write::{Exchange, Recorder};
+    for user in [User::Root, User::Ordinary] {
+        let lab = Plugged::new(user);
+        let set = lab.lab.path("set");
+        let recorder = Recorder::open(&set).unwrap();
+        for url in ["http://frozen.test/page", "https://frozen.test/page"] {
+            recorder.take(Exchange {
+                url: url.into(),
+                method: "GET".into(),
+                request_head: b"GET /page HTTP/1.1\r\n\r\n".to_vec(),
+                response_head: b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n".to_vec(),
+                response_body: url.as_bytes().to_vec().into(),
+                ..Exchange::default()
+            });
+        }
+        recorder.flush().unwrap();
+        let script = "curl -sS http://frozen.test/page; curl -sSk https://frozen.test/page; \
+                      curl -s -o /dev/null -w ' %{http_code}' http://other.test/; true";
+        let (said, report) = lab.run(&format!("replay:{}", set.display()), script);
+        assert_eq!(said, "http://frozen.test/pagehttps://frozen.test/page 404", "{user:?}");
+        assert_eq!(foreign(&report), Vec::<String>::new(), "{user:?}");
+    }
+}
+
+#[test]
+fn root_and_user_plug_a_vm_again_and_again() {
+    if !is_root("root_and_user_plug_a_vm_again_and_again") {
+        return;
+    }
+    let site = site();
+    for user in [User::Root, User::Ordinary] {
+        let lab = Plugged::new(user);
+        let mut command = lab.lab.command(&lab.program);
+        command.args([lab.lab.home(), lab.lab.path("run")]).args(["127.0.0.0/8", "curl", "-sS"]);
+        let ran = Ran::of(command.arg(format!("http://{}/", site.at)).env("FVM_PLUG_TIMES", "20").output().unwrap());
+        assert!(ran.expect(0).out.starts_with("you asked for /{"), "{user:?}");
+    }
+}
+
+#[test]
 fn root_is_told_why_a_vm_cannot_be_plugged() {
     if !is_root("root_is_told_why_a_vm_cannot_be_plugged") {
         return;

@@ -292,7 +292,7 @@ fn servers_that_fight_end_and_harm_nobody() {
             "endless chunks",
             raw(|s| {
                 let _gone = s.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-                for_ever(s, b"1\r\nx\r\n");
+                for_ever(s, b"10\r\n0123456789abcdef\r\n");
             }),
         ),
         (

@@ -127,7 +127,7 @@ pub fn short() -> Limits {
         head_max: Duration::from_secs(2),
         exchange_max: Duration::from_secs(3),
         tunnel_max: Duration::from_secs(20),
-        body_max_bytes: 4 << 20,
+        body_max_bytes: 1 << 20,
         ..Limits::default()
     }
 }

@@ -16,9 +16,14 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::time::Duration;
 
 /// Longest answer.
 pub(super) const ANSWER_MAX_BYTES: usize = 512;
+
+/// So often a port that is taken is tried.
+const BUSY_TRIES: u32 = 50;
+const BUSY_WAIT: Duration = Duration::from_millis(2);
 
 /// The helper: serves the worker whose socket is standard input, until that ends. For a process that has one thread: the first thing
 /// that a program does when it is started as [`super::Helper`] says.
@@ -71,7 +76,16 @@ fn open(net: &OwnedFd, port: u16) -> Result<(OwnedFd, OwnedFd), String> {
         Errno::AFNOSUPPORT => "look at the VM's packets: this kernel has no packet sockets (CONFIG_PACKET)".to_owned(),
         e => format!("look at the VM's packets: {e}"),
     })?;
-    let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
-        .map_err(|e| format!("listen at 127.0.0.1:{port} in the VM: {e}"))?;
+    let mut tries = 0;
+    let listener = loop {
+        match TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
+            // A plug that was dropped just now is still being taken apart.
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(BUSY_WAIT);
+            }
+            opened => break opened.map_err(|e| format!("listen at 127.0.0.1:{port} in the VM: {e}"))?,
+        }
+    };
     Ok((listener.into(), tap))
 }
