@@ -38,7 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("fvm-secure", &["fvm", "fvm-sys"]),
-    ("fvm-webtest", &["fvm", "fvm-sys"]),
+    ("fvm-webtest", &["fvm", "fvm-net", "fvm-sys"]),
     ("fvm-cli", &["fvm", "fvm-secure", "fvm-sys"]),
 ];
 

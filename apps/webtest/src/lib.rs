@@ -15,6 +15,7 @@
 //! visit ends in bounded time whatever the page does; a result is recorded exactly once, a visit may happen more often.
 
 pub mod baseline;
+pub mod crawl;
 pub mod devtools;
 pub mod model;
 pub mod net;

@@ -7,6 +7,7 @@
 //!
 //!   router    the namespace between VM and host, one for each VM of an ordinary user's;  house: root's, one for many
 //!   host      the host's side of root's                      uplink    the program that reaches the outside
+//!   inward    a namespace from which nothing leaves, and where every address is its own
 //!   claim     a loopback address for each VM                 publish   connections to it, carried on to the VM
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod dns;
 pub mod filter;
 pub mod host;
 pub mod house;
+pub mod inward;
 mod link;
 pub mod netlink;
 mod nft;

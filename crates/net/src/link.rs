@@ -166,6 +166,19 @@ fn new_route(ip: IpAddr, bits: u8, scope: u8, flags: u32, attributes: Attributes
     Message { kind: NEW_ROUTE, flags: ACK | CREATE | REPLACE, header, attributes }
 }
 
+/// All addresses of a family are this machine's own: what is sent to any of them arrives here.
+pub(crate) fn all_is_here(v4: bool, loopback: u32) -> Message {
+    const INTERFACE: u16 = 4;
+    const LOCAL_TABLE: u8 = 255;
+    const THIS_MACHINE: u8 = 254;
+    const LOCAL: u8 = 2;
+    // Made by an administrator.
+    let mut header = vec![if v4 { INET } else { INET6 }, 0, 0, 0, LOCAL_TABLE, 4, THIS_MACHINE, LOCAL];
+    header.extend([0; 4]);
+    let attributes = Attributes::default().with(INTERFACE, loopback.to_ne_bytes());
+    Message { kind: NEW_ROUTE, flags: ACK | CREATE | REPLACE, header, attributes }
+}
+
 /// Takes the route to `to` over the interface `over` away.
 pub(crate) fn no_route(to: IpAddr, over: u32) -> Message {
     const DESTINATION: u16 = 1;

@@ -13,7 +13,14 @@ pub struct Label(usize);
 enum Line {
     Load(u32),
     Answer(u32),
-    If { test: u16, value: u32, yes: Label, no: Label },
+    /// Another instruction without a jump.
+    Do(u16, u32),
+    If {
+        test: u16,
+        value: u32,
+        yes: Label,
+        no: Label,
+    },
 }
 
 /// A program in the making.
@@ -27,6 +34,11 @@ pub struct Assembler {
 #[allow(clippy::cast_possible_truncation, reason = "the kernel's constants are 16 bits wide")]
 mod code {
     pub const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    pub const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    pub const LOAD_BYTE_BEHIND: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_IND) as u16;
+    pub const LOAD_HEADER_LENGTH: u16 = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH) as u16;
+    pub const SHIFT_RIGHT: u16 = (libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K) as u16;
+    pub const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
     pub const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     pub const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     pub const GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
@@ -49,6 +61,31 @@ impl Assembler {
     /// Loads the word at this offset of `struct seccomp_data`.
     pub fn load(&mut self, offset: u32) {
         self.lines.push(Line::Load(offset));
+    }
+
+    /// Loads the byte at this offset of a packet.
+    pub fn load_byte(&mut self, offset: u32) {
+        self.lines.push(Line::Do(code::LOAD_BYTE, offset));
+    }
+
+    /// Keeps the length of the IPv4 header at this offset for [`Assembler::load_byte_behind`].
+    pub fn load_header_length(&mut self, offset: u32) {
+        self.lines.push(Line::Do(code::LOAD_HEADER_LENGTH, offset));
+    }
+
+    /// Loads the byte so far behind that header.
+    pub fn load_byte_behind(&mut self, offset: u32) {
+        self.lines.push(Line::Do(code::LOAD_BYTE_BEHIND, offset));
+    }
+
+    /// Shifts what is loaded to the right.
+    pub fn shift_right(&mut self, bits: u32) {
+        self.lines.push(Line::Do(code::SHIFT_RIGHT, bits));
+    }
+
+    /// Keeps only these bits of what is loaded.
+    pub fn and(&mut self, bits: u32) {
+        self.lines.push(Line::Do(code::AND, bits));
     }
 
     /// Ends with this answer.
@@ -111,6 +148,7 @@ impl Assembler {
         let instruction = |(at, line): (usize, &Line)| {
             Ok(match *line {
                 Line::Load(offset) => Instruction { code: code::LOAD, jt: 0, jf: 0, k: offset },
+                Line::Do(code, k) => Instruction { code, jt: 0, jf: 0, k },
                 Line::Answer(answer) => Instruction { code: code::ANSWER, jt: 0, jf: 0, k: answer },
                 Line::If { test, value, yes, no } => {
                     Instruction { code: test, jt: jump(at, yes)?, jf: jump(at, no)?, k: value }

@@ -14,6 +14,7 @@
 //!   ids      setfsuid/setfsgid, securebits, id maps
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
 //!   bpf      classic BPF with labels;  seccomp  filters, and user notification
+//!   packet   what a network namespace's programs want to reach
 //!   peek     the memory of another process
 //!   net      the loopback interface
 //!   spawn    a program without a copy of this process, while this one goes on
@@ -37,6 +38,7 @@ pub mod lease;
 pub mod loopdev;
 pub mod mount;
 pub mod net;
+pub mod packet;
 pub mod peek;
 pub mod process;
 pub mod seccomp;

@@ -8,7 +8,20 @@
 //!                                                    └─► not the browser's: refused, and told (`Foreign`)
 //! ```
 
+pub mod args;
+pub mod gate;
+pub mod mirror;
+pub mod proxy;
+pub mod warc;
+
 use crate::model::Foreign;
+
+/// What carries all connections of a worker.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, GateError> {
+    let built =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("fvm-gate").enable_all().build();
+    built.map_err(|e| GateError { what: "start the gate's threads".into(), why: e.to_string() })
+}
 
 /// The way out of all VMs of a worker.
 pub trait Gate: Send + Sync {

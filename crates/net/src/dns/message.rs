@@ -80,6 +80,15 @@ pub enum Rejected {
 }
 
 impl Query {
+    /// A question of our own.
+    #[must_use]
+    pub fn of(name: Name, kind: u16) -> Self {
+        let mut question = name.wire().to_vec();
+        question.extend(kind.to_be_bytes());
+        question.extend(INTERNET.to_be_bytes());
+        Self { id: 0, flags: WANT_RECURSION, name, kind, question, edns: Some((UDP_MAX_BYTES, false)) }
+    }
+
     /// Reads a query.
     ///
     /// # Errors

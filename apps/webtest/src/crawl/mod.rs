@@ -1,0 +1,533 @@
+//! The crawler: pages and their parts, within a scope, into a WARC set.
+//!
+//! ```text
+//!   begin, sitemaps ─► frontier ─► robots? ─► Record::fetch ─► links ─► scope? ─┐
+//!                         ▲                       └─► WARC                      │
+//!                         └─────────────────────────────────────────────────────┘
+//!   crawl.jsonl: what is done, after it is on the disk
+//! ```
+//!
+//! Invariants: every byte goes through [`Record`], as a browser's does; an address is fetched once; what limits a crawl is counted and
+//! told; killed and begun again, it goes on where it was.
+
+pub mod frontier;
+pub mod links;
+pub mod log;
+pub mod robots;
+pub mod scope;
+
+use crate::net::GateError;
+use crate::net::proxy::record::{Record, is_redirect};
+use crate::net::proxy::{Body, Client, Limits, Refusal, Way};
+use crate::net::warc::WarcError;
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+use frontier::{Frontier, Next, Todo, origin};
+use http_body_util::BodyExt;
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, HOST, LOCATION, USER_AGENT};
+use hyper::{HeaderMap, Request, Response};
+use links::{Link, Use};
+use log::{Done, Line, Log};
+use robots::Rules;
+use scope::{Out, Scope};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use url::Url;
+
+/// So many redirections, or styles of styles, are followed.
+const STEPS_MAX: u32 = 10;
+/// What is done is written down so often, at the latest.
+const WRITTEN_EVERY: Duration = Duration::from_secs(1);
+/// And when so many wait for it.
+const WRITTEN_AT: usize = 64;
+/// So many errors are told in words.
+const ERRORS_MAX: usize = 100;
+/// So many sitemaps are read.
+const SITEMAPS_MAX: usize = 100;
+
+/// How far a crawl has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Progress {
+    /// Pages that were fetched.
+    pub pages: u64,
+    /// Parts of pages that were fetched.
+    pub parts: u64,
+    /// Bytes that came, as they were sent.
+    pub bytes: u64,
+    /// Addresses that wait.
+    pub waiting: u64,
+    /// Addresses from which no answer came.
+    pub failed: u64,
+    /// Of those, some, and why.
+    pub errors: Vec<(String, String)>,
+    /// Addresses that were left out, by reason.
+    pub left_out: BTreeMap<Out, u64>,
+    /// Seconds since this run of it began.
+    pub seconds: f64,
+    /// Pages that an earlier run of it had fetched.
+    pub resumed: u64,
+}
+
+/// Why a crawl ended before its end. What it fetched by then is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum CrawlError {
+    /// Its files.
+    #[error(transparent)]
+    Warc(#[from] WarcError),
+    /// The gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// It was begun with another scope.
+    #[error("the crawl in {0} was begun with another scope; take another directory, or the same scope")]
+    OtherScope(String),
+    /// Nowhere to begin.
+    #[error("there is nowhere to begin: no address was given that is http or https")]
+    Nowhere,
+}
+
+/// Crawls into the directory of the recording, or goes on with what was begun there. `tell` is called now and then; `stop` ends it
+/// early, with all that was fetched kept.
+///
+/// # Errors
+/// When its files cannot be read or written.
+pub fn crawl(
+    record: Record,
+    begin: &[Url],
+    scope: &Scope,
+    limits: Limits,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(&Progress),
+) -> Result<Progress, CrawlError> {
+    let dir = record.recorder.dir().to_owned();
+    let client = Arc::new(Client::new(Arc::new(Way::Record(record)), limits));
+    let mut crawl = Crawl::open(&dir, client, begin, scope)?;
+    let runtime = crate::net::runtime()?;
+    let ended = runtime.block_on(crawl.run(stop, tell));
+    // Also after an error: what can be written is.
+    let written = crawl.write();
+    ended?;
+    written?;
+    crawl.progress.seconds = crawl.began.elapsed().as_secs_f64();
+    Ok(crawl.progress)
+}
+
+struct Crawl {
+    client: Arc<Client>,
+    scope: Scope,
+    log: Log,
+    frontier: Frontier,
+    began: Instant,
+    hosts: HashSet<String>,
+    pages_of: HashMap<String, u64>,
+    rules: HashMap<String, Arc<Rules>>,
+    /// Waiting for the rules of their server, which are on their way.
+    held: HashMap<String, Vec<Todo>>,
+    unwritten: Vec<Line>,
+    written_at: Instant,
+    sitemaps: HashSet<Url>,
+    progress: Progress,
+}
+
+/// What came of one request.
+enum Came {
+    Page(Todo, Done, Vec<Link>),
+    Rules(String, Rules),
+    Sitemap(Vec<Url>, Vec<Url>),
+}
+
+impl Crawl {
+    fn open(dir: &Path, client: Arc<Client>, begin: &[Url], scope: &Scope) -> Result<Self, CrawlError> {
+        let (mut old_scope, mut begun, mut done): (Option<Scope>, Vec<Url>, Vec<Done>) = (None, Vec::new(), Vec::new());
+        let mut log = Log::open(dir, &mut |line| match line {
+            Line::Scope { scope } => old_scope = Some(*scope),
+            Line::Begin { begin } => begun.push(begin),
+            Line::Done(one) => done.push(one),
+        })?;
+        match old_scope {
+            Some(old) if old != *scope => return Err(CrawlError::OtherScope(dir.display().to_string())),
+            Some(_) => {}
+            None => log.append(&[Line::Scope { scope: Box::new(scope.clone()) }])?,
+        }
+        let new = begin.iter().filter(|url| matches!(url.scheme(), "http" | "https") && !begun.contains(url));
+        let new: Vec<Url> = new.cloned().collect();
+        log.append(&new.iter().map(|begin| Line::Begin { begin: begin.clone() }).collect::<Vec<_>>())?;
+        begun.extend(new);
+        if begun.is_empty() {
+            return Err(CrawlError::Nowhere);
+        }
+        let mut crawl = Self {
+            client,
+            scope: scope.clone(),
+            log,
+            frontier: Frontier::new(Duration::from_millis(scope.pause_ms), scope.at_once.1),
+            began: Instant::now(),
+            hosts: begun.iter().filter_map(|url| url.host_str().map(Into::into)).collect(),
+            pages_of: HashMap::new(),
+            rules: HashMap::new(),
+            held: HashMap::new(),
+            unwritten: Vec::new(),
+            written_at: Instant::now(),
+            sitemaps: HashSet::new(),
+            progress: Progress::default(),
+        };
+        // First all that is done, so that nothing of it is taken for new.
+        for one in &done {
+            let used = if one.page { Use::Page } else { Use::Part };
+            crawl.frontier.see(&Link { url: one.done.clone(), used });
+            crawl.count(one);
+            crawl.progress.resumed += u64::from(one.page);
+        }
+        for url in begun {
+            crawl.found(Link { url, used: Use::Page }, 0, 0);
+        }
+        for one in done {
+            let steps = u32::from(!one.page);
+            one.leads_to().for_each(|link| {
+                let depth = depth_of(&link, &one);
+                crawl.found(link, depth, steps);
+            });
+        }
+        Ok(crawl)
+    }
+
+    fn record(&self) -> Option<&Record> {
+        match &*self.client.way {
+            Way::Record(record) => Some(record),
+            Way::Live(_) | Way::Replay(_) => None,
+        }
+    }
+
+    fn leave_out(&mut self, why: Out) {
+        *self.progress.left_out.entry(why).or_default() += 1;
+    }
+
+    /// Something that a page at `depth` leads to. `steps`: on the way from a page to here.
+    fn found(&mut self, link: Link, depth: u32, steps: u32) {
+        let hosts = &self.hosts;
+        if let Err(why) = self.scope.takes(&link.url, link.used, depth, &|host| hosts.contains(host)) {
+            self.leave_out(why);
+        } else if self.frontier.see(&link) {
+            self.frontier.add(Todo { link, depth, steps });
+        }
+    }
+
+    fn count(&mut self, done: &Done) {
+        self.progress.bytes += done.bytes;
+        match (&done.error, done.page) {
+            (Some(why), _) if done.status.is_none() => {
+                self.progress.failed += 1;
+                if self.progress.errors.len() < ERRORS_MAX {
+                    self.progress.errors.push((done.done.to_string(), why.clone()));
+                }
+            }
+            (_, true) => self.progress.pages += 1,
+            (_, false) => self.progress.parts += 1,
+        }
+        if done.page {
+            *self.pages_of.entry(origin(&done.done)).or_default() += 1;
+        }
+    }
+
+    async fn run(&mut self, stop: &AtomicBool, tell: &mut dyn FnMut(&Progress)) -> Result<(), CrawlError> {
+        let mut tasks: JoinSet<Came> = JoinSet::new();
+        loop {
+            let now = Instant::now();
+            if self.unwritten.len() >= WRITTEN_AT || now - self.written_at > WRITTEN_EVERY {
+                self.write()?;
+                self.progress.waiting = self.frontier.waiting() as u64;
+                self.progress.seconds = self.began.elapsed().as_secs_f64();
+                tell(&self.progress);
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let mut wake = now + WRITTEN_EVERY;
+            if tasks.len() < self.scope.at_once.0.max(1) {
+                match self.frontier.next(now) {
+                    Next::Now(todo) => {
+                        self.begin(todo, &mut tasks);
+                        continue;
+                    }
+                    Next::At(at) => wake = wake.min(at),
+                    Next::Wait => {}
+                    Next::End if tasks.is_empty() => return Ok(()),
+                    Next::End => {}
+                }
+            }
+            let wait = wake.saturating_duration_since(now);
+            let came = tokio::time::timeout(wait, async {
+                match tasks.join_next().await {
+                    Some(came) => Some(came),
+                    None => std::future::pending().await,
+                }
+            });
+            if let Ok(Some(Ok(came))) = came.await {
+                self.came(came, &mut tasks);
+            }
+        }
+    }
+
+    /// Fetches it, or the rules of its server before.
+    fn begin(&mut self, todo: Todo, tasks: &mut JoinSet<Came>) {
+        let key = origin(&todo.link.url);
+        let is_page = todo.link.used == Use::Page;
+        let full = self.progress.pages >= self.scope.pages
+            || self.pages_of.get(&key).copied().unwrap_or(0) >= self.scope.pages_per_host;
+        if let Some(why) = self.rules.get(&key).and_then(|rules| rules.silent.clone()) {
+            let mut done = unfetched(&todo);
+            done.error = Some(why);
+            self.frontier.done(&todo);
+            self.count(&done);
+            self.unwritten.push(Line::Done(done));
+            return;
+        }
+        let left_out = match self.rules.get(&key) {
+            _ if self.progress.bytes >= self.scope.bytes => Some(Out::Bytes),
+            _ if is_page && full => Some(Out::Pages),
+            Some(rules) if !rules.allows(todo.link.url.as_str()) => Some(Out::Robots),
+            None if self.scope.robots => {
+                let held = self.held.entry(key.clone()).or_default();
+                held.push(todo);
+                if held.len() == 1 {
+                    let (client, agent) = (Arc::clone(&self.client), self.scope.user_agent.clone());
+                    tasks.spawn(async move {
+                        let rules = rules(&client, &key, &agent).await;
+                        Came::Rules(key, rules)
+                    });
+                }
+                return;
+            }
+            _ => None,
+        };
+        if let Some(why) = left_out {
+            self.leave_out(why);
+            self.frontier.done(&todo);
+            return;
+        }
+        let (client, scope) = (Arc::clone(&self.client), self.scope.clone());
+        tasks.spawn(async move {
+            let (done, links) = fetch(&client, &todo, &scope).await;
+            Came::Page(todo, done, links)
+        });
+    }
+
+    fn came(&mut self, came: Came, tasks: &mut JoinSet<Came>) {
+        match came {
+            Came::Page(todo, done, links) => {
+                self.frontier.done(&todo);
+                self.count(&done);
+                let is_step = is_sent_on(&done) || todo.link.used == Use::Part;
+                let steps = if is_step { todo.steps + 1 } else { 0 };
+                for link in links {
+                    let depth = depth_of(&link, &done);
+                    if steps <= STEPS_MAX {
+                        self.found(link, depth, steps);
+                    }
+                }
+                self.unwritten.push(Line::Done(done));
+            }
+            Came::Rules(key, rules) => {
+                self.frontier.slower(&key, rules.pause);
+                let is_begin =
+                    Url::parse(&key).is_ok_and(|url| url.host_str().is_some_and(|host| self.hosts.contains(host)));
+                if self.scope.sitemaps && is_begin {
+                    let own = format!("{key}/sitemap.xml");
+                    for map in rules.sitemaps.iter().chain([&own]).filter_map(|map| Url::parse(map).ok()) {
+                        self.sitemap(map, tasks);
+                    }
+                }
+                self.rules.insert(key.clone(), Arc::new(rules));
+                for todo in self.held.remove(&key).unwrap_or_default() {
+                    self.begin(todo, tasks);
+                }
+            }
+            Came::Sitemap(pages, maps) => {
+                maps.into_iter().for_each(|map| self.sitemap(map, tasks));
+                // As if the first page led to them.
+                pages.into_iter().for_each(|url| self.found(Link { url, used: Use::Page }, 1, 0));
+            }
+        }
+    }
+
+    fn sitemap(&mut self, map: Url, tasks: &mut JoinSet<Came>) {
+        let is_ours = map.host_str().is_some_and(|host| self.hosts.contains(host));
+        if !is_ours || self.sitemaps.len() >= SITEMAPS_MAX || !self.sitemaps.insert(map.clone()) {
+            return;
+        }
+        let (client, scope) = (Arc::clone(&self.client), self.scope.clone());
+        tasks.spawn(async move {
+            let found = match get(&client, &map, &scope.user_agent).await {
+                Ok(response) if response.status().is_success() => {
+                    let (head, body) = response.into_parts();
+                    let (bytes, _) = collect(body, scope.page_max_bytes).await;
+                    links::of_sitemap(&decoded(&head.headers, &map, &bytes, scope.page_max_bytes), &map)
+                }
+                _ => (Vec::new(), false),
+            };
+            if found.1 { Came::Sitemap(Vec::new(), found.0) } else { Came::Sitemap(found.0, Vec::new()) }
+        });
+    }
+
+    /// What was fetched is on the disk, and then what is done.
+    fn write(&mut self) -> Result<(), WarcError> {
+        self.written_at = Instant::now();
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        if let Some(record) = self.record() {
+            record.recorder.flush()?;
+        }
+        self.log.append(&self.unwritten)?;
+        self.unwritten.clear();
+        Ok(())
+    }
+}
+
+fn is_sent_on(done: &Done) -> bool {
+    done.status.is_some_and(|status| (300..400).contains(&status))
+}
+
+/// How far away a link of something is: where it was sent on to is as far as it is itself, and so are its parts.
+fn depth_of(link: &Link, from: &Done) -> u32 {
+    if link.used == Use::Part || is_sent_on(from) { from.depth } else { from.depth + 1 }
+}
+
+async fn rules(client: &Arc<Client>, origin: &str, agent: &str) -> Rules {
+    let mut at = match Url::parse(&format!("{origin}/robots.txt")) {
+        Ok(url) => url,
+        Err(e) => return Rules::silent(e.to_string()),
+    };
+    for _ in 0..5 {
+        let (head, body) = match get(client, &at, agent).await {
+            Ok(response) => response.into_parts(),
+            Err(refusal) => return Rules::silent(refusal.to_string()),
+        };
+        if is_redirect(head.status)
+            && let Some(to) = head.headers.get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| at.join(to).ok())
+        {
+            at = to;
+            continue;
+        }
+        let (bytes, _) = collect(body, robots::ROBOTS_MAX_BYTES as u64).await;
+        let text = decoded(&head.headers, &at, &bytes, robots::ROBOTS_MAX_BYTES as u64);
+        return Rules::read(agent, head.status.as_u16(), &text);
+    }
+    // Sent on for ever is as if it were not there (RFC 9309, 2.3.1.2).
+    Rules::read(agent, 404, b"")
+}
+
+async fn get(client: &Arc<Client>, url: &Url, agent: &str) -> Result<Response<Body>, Refusal> {
+    let Way::Record(record) = &*client.way else { return Err(Refusal::NotSupported("crawling without recording")) };
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Refusal::NotSupported("this scheme"));
+    }
+    let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+    let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
+    let request = Request::builder()
+        .uri(path)
+        .header(HOST, host)
+        .header(USER_AGENT, agent)
+        .header(ACCEPT, "text/html,application/xhtml+xml,*/*;q=0.8")
+        .header(ACCEPT_ENCODING, "gzip")
+        .body(Bytes::new())
+        .map_err(|e| Refusal::Malformed(e.to_string()))?;
+    record.fetch(request, url, client).await
+}
+
+/// Reads a body up to a limit; why it is not whole.
+async fn collect(mut body: Body, max_bytes: u64) -> (Vec<u8>, Option<String>) {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => {
+                if let Some(data) = frame.data_ref() {
+                    if (bytes.len() + data.len()) as u64 > max_bytes {
+                        return (bytes, Some("it has more bytes than are wanted".into()));
+                    }
+                    bytes.extend(data);
+                }
+            }
+            Err(e) => return (bytes, Some(e.to_string())),
+        }
+    }
+    (bytes, None)
+}
+
+/// Without the coding of the content; cut at a limit.
+fn decoded(headers: &HeaderMap, url: &Url, bytes: &[u8], max_bytes: u64) -> Vec<u8> {
+    let coding = headers.get("content-encoding").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // Sitemaps are often files that are compressed.
+    let is_file = url.path().ends_with(".gz") && bytes.starts_with(&[0x1F, 0x8B]);
+    if !is_file && !coding.eq_ignore_ascii_case("gzip") && !coding.eq_ignore_ascii_case("x-gzip") {
+        return bytes.to_vec();
+    }
+    let mut out = Vec::new();
+    // What could be read counts.
+    drop(MultiGzDecoder::new(bytes).take(max_bytes).read_to_end(&mut out));
+    out
+}
+
+fn unfetched(todo: &Todo) -> Done {
+    Done {
+        done: todo.link.url.clone(),
+        depth: todo.depth,
+        page: todo.link.used == Use::Page,
+        status: None,
+        bytes: 0,
+        error: None,
+        links: Vec::new(),
+        parts: Vec::new(),
+    }
+}
+
+async fn fetch(client: &Arc<Client>, todo: &Todo, scope: &Scope) -> (Done, Vec<Link>) {
+    let url = &todo.link.url;
+    let mut done = unfetched(todo);
+    let response = match get(client, url, &scope.user_agent).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            done.error = Some(refusal.to_string());
+            return (done, Vec::new());
+        }
+    };
+    let (head, body) = response.into_parts();
+    done.status = Some(head.status.as_u16());
+    let mime = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mime = mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let mut found = Vec::new();
+    if is_redirect(head.status)
+        && let Some(to) = head.headers.get(LOCATION).and_then(|to| to.to_str().ok())
+        && let Ok(mut to) = url.join(to)
+        && to.as_str().len() <= links::URL_MAX_BYTES
+        && matches!(to.scheme(), "http" | "https")
+    {
+        to.set_fragment(None);
+        found.push(Link { url: to, used: todo.link.used });
+    }
+    if done.page && !scope.wants(&mime) {
+        done.error = Some(format!("its type '{mime}' is not wanted"));
+    } else {
+        let (bytes, error) = collect(body, scope.page_max_bytes).await;
+        (done.bytes, done.error) = (bytes.len() as u64, error);
+        // A part that is a page, in a frame, has parts and leads nowhere.
+        let text = || decoded(&head.headers, url, &bytes, scope.page_max_bytes);
+        match mime.as_str() {
+            "text/html" | "application/xhtml+xml" => {
+                let keep = |link: &Link| done.page || link.used == Use::Part;
+                found.extend(links::of_html(&text(), url).into_iter().filter(keep));
+            }
+            "text/css" => found.extend(links::of_css(&String::from_utf8_lossy(&text()), url)),
+            _ => {}
+        }
+    }
+    for link in &found {
+        if link.used == Use::Page { &mut done.links } else { &mut done.parts }.push(link.url.clone());
+    }
+    (done, found)
+}
