@@ -1,8 +1,9 @@
 //! Files that come from the definition of the command line (`fvm_cli::args`), and what builds before it measures.
 //!
 //! ```text
-//!   Cli::command() ─┬─ man          fvm.1, fvm-run.1, fvm-commit.1, ...
+//!   Cli::command() ─┬─ man          fvm.1, fvm-run.1, fvm-commit.1, ..., fvm-webtest-run.1, ...
 //!                   └─ completions  fvm.bash, _fvm, fvm.fish
+//!   (fvm webtest is another program; its definition is put in its place)
 //!   bench: cargo build --release fvm, fvm-benches ── cargo run ─► fvm-bench WORDS
 //! ```
 
@@ -16,20 +17,30 @@ use std::process::{self, ExitCode};
 /// The `fvm` command with all that clap adds to it.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = fvm_cli::args::Cli::command();
+    let about = |command: &Command| command.get_about().cloned();
+    let webtest = fvm_webtest::args::Cli::command().name("webtest").bin_name("webtest").display_name("fvm-webtest");
+    let command = fvm_cli::args::Cli::command();
+    // fvm itself passes on whatever comes after its name.
+    let mut command = command.mut_subcommand("webtest", |in_fvm| match about(&in_fvm) {
+        Some(about) => webtest.about(about),
+        None => webtest,
+    });
     command.build();
     command
 }
 
-/// The commands that get a page of their own: `fvm`, then each of its commands.
+/// The commands that get a page of their own: `fvm`, then each of its commands, and each of `fvm webtest`.
 pub fn pages() -> impl Iterator<Item = Command> {
     let top = command();
-    let below: Vec<Command> = top
-        .get_subcommands()
-        .filter(|sub| sub.get_name() != "help")
-        .map(|sub| sub.clone().display_name(format!("fvm-{}", sub.get_name())))
-        .collect();
-    std::iter::once(top).chain(below)
+    let below = |of: &Command, name: &str| -> Vec<Command> {
+        of.get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+            .map(|sub| sub.clone().display_name(format!("{name}-{}", sub.get_name())))
+            .collect()
+    };
+    let commands = below(&top, "fvm");
+    let webtest = top.find_subcommand("webtest").map(|webtest| below(webtest, "fvm-webtest")).unwrap_or_default();
+    std::iter::once(top).chain(commands).chain(webtest)
 }
 
 /// Builds what is measured and what measures, both for release, and runs `fvm-bench` with `words`; its exit status.
@@ -105,6 +116,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pages = man(dir.path()).unwrap();
         assert!(dir.path().join("fvm.1").exists() && dir.path().join("fvm-run.1").exists(), "{pages:?}");
+        assert!(dir.path().join("fvm-webtest-import.1").exists(), "{pages:?}");
         let shells = completions(dir.path()).unwrap();
         assert_eq!(shells.len(), 3);
         assert!(shells.iter().all(|path| path.metadata().is_ok_and(|m| m.len() > 500)), "{shells:?}");

@@ -139,6 +139,9 @@ pub enum Command {
     /// Have marked programs run in VMs, whoever starts them and however
     #[command(subcommand)]
     Guard(Guard),
+    /// Visit web sites with a browser in a VM each, and judge them (a program of its own, fvm-webtest)
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Webtest(Webtest),
     /// Show what this machine can do for fvm, and how to mend what it cannot
     Doctor,
     /// Print shell completions
@@ -967,6 +970,14 @@ pub struct Serve {
     /// The socket [default: serve.sock in the run-time directory]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+/// `fvm webtest`.
+#[derive(Debug, Args)]
+pub struct Webtest {
+    /// Its command and options: import, run, status, results, report, worker, ...; see 'fvm webtest --help'
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    pub words: Vec<OsString>,
 }
 
 /// `fvm discard`.

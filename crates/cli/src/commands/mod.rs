@@ -15,6 +15,7 @@
 //!   guard    guard run, status ..., open    such files run and open in VMs
 //!   marks    marks, mark, unmark           what came out of untrusted VMs
 //!   policy   policy list, show, check       what VMs may use
+//!   webtest  webtest                        another program: visits of web sites
 //!   host     doctor, completions            this machine
 //!   (serve   all of these over a socket: `crate::serve`)
 //! ```
@@ -34,6 +35,7 @@ mod stats;
 mod status;
 mod trace;
 mod vms;
+mod webtest;
 
 use crate::args::{Cli, Command, Guard};
 use crate::output::Output;
@@ -47,6 +49,7 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Policy(command) => return policy::policy(out, command),
         Command::Guard(Guard::Hook { shell }) => return guard::hook(out, *shell),
         Command::Guard(Guard::Check { file }) => return Ok(guard::check(file)),
+        Command::Webtest(args) => return webtest::webtest(&cli.global, args),
         _ => {}
     }
     let (state, run_dir) = dirs::dirs(cli.global.home.clone())?;
@@ -107,6 +110,8 @@ pub fn dispatch(cli: Cli, out: &Output) -> Done {
         Command::Show(args) => history::show(&fvm, out, &args),
         Command::Undo(args) => history::undo(&fvm, out, &args),
         Command::Gc(args) => history::gc(&fvm, out, &args),
-        Command::Recover | Command::Policy(_) | Command::Completions { .. } => Ok(fvm::model::exit::DONE),
+        Command::Recover | Command::Policy(_) | Command::Webtest(_) | Command::Completions { .. } => {
+            Ok(fvm::model::exit::DONE)
+        }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use std::ffi::OsString;
 
 /// What is for people at terminals, or no command on VMs.
-const NOT_SERVED: &[&str] = &["shell", "top", "completions", "serve", "open", "guard"];
+const NOT_SERVED: &[&str] = &["shell", "top", "completions", "serve", "open", "guard", "webtest"];
 /// The same, of parameters.
 const NOT_TAKEN: &[(&str, &str)] = &[("commit", "interactive")];
 
