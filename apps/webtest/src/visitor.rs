@@ -66,9 +66,11 @@ impl Parts {
     /// Whether a VM is being removed (docs/spec/state.md: `.trash-<id>`).
     fn is_removing(&self) -> bool {
         let is_trash = |entry: &DirEntry| {
-            entry.file_name().as_encoded_bytes().starts_with(b".trash-") && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            entry.file_name().as_encoded_bytes().starts_with(b".trash-")
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
         };
-        std::fs::read_dir(self.vms.as_path()).is_ok_and(|mut all| all.any(|entry| entry.is_ok_and(|entry| is_trash(&entry))))
+        std::fs::read_dir(self.vms.as_path())
+            .is_ok_and(|mut all| all.any(|entry| entry.is_ok_and(|entry| is_trash(&entry))))
     }
 
     /// The browser of a run with these parameters: that it is there.
