@@ -18,7 +18,7 @@ use std::process::{self, ExitCode};
 #[must_use]
 pub fn command() -> Command {
     let about = |command: &Command| command.get_about().cloned();
-    let webtest = fvm_webtest::args::Cli::command().name("webtest").bin_name("webtest").display_name("fvm-webtest");
+    let webtest = fvm_webtest::args::Cli::command().name("webtest").display_name("fvm-webtest");
     let command = fvm_cli::args::Cli::command();
     // fvm itself passes on whatever comes after its name.
     let mut command = command.mut_subcommand("webtest", |in_fvm| match about(&in_fvm) {
