@@ -97,12 +97,13 @@ fn run(args: &[std::ffi::OsString]) -> Result<(), Box<dyn Error>> {
     }
     let ended = child.wait()?.ended;
     std::io::stdout().write_all(&said)?;
-    let foreign = plug.foreign();
+    let (foreign, refused) = (plug.foreign(), plug.refused());
     let begun = Instant::now();
     drop(plug);
     let report = serde_json::json!({
         "ended": format!("{ended:?}"),
         "foreign": foreign,
+        "refused": refused,
         "plug_us": took.as_micros(),
         "unplug_us": begun.elapsed().as_micros(),
     });

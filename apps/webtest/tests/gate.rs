@@ -79,7 +79,9 @@ fn root_and_user_reach_what_the_proxy_lets_them_reach() {
             site.at,
             site.at.port()
         );
-        let (said, _) = lab.run("-", &script);
+        let (said, report) = lab.run("-", &script);
+        let refused = |host: &str| serde_json::json!([format!("{host}:{}", site.at.port()), "forbidden-address"]);
+        assert_eq!(report["refused"], serde_json::json!([refused("127.0.0.1"), refused("localhost")]), "{user:?}");
         assert!(said.starts_with("403 403") && said.contains("response 403"), "{user:?}: {said}");
         assert_eq!(site.asked(), before, "{user:?}");
     }

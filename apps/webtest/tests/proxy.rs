@@ -129,6 +129,51 @@ fn what_only_this_machine_reaches_is_refused() {
     assert_eq!(ask(proxy.at, "GET", "ftp://a.test/", &[], b"").unwrap().said(), Some("malformed"));
 }
 
+#[test]
+fn root_names_are_looked_up_at_the_name_server_and_each_address_is_judged() {
+    use fvm_net::dns::message::{Code, Query};
+    use std::net::{IpAddr, UdpSocket};
+    if !fvm_kit::is_root("root_names_are_looked_up_at_the_name_server_and_each_address_is_judged") {
+        return;
+    }
+    let server = UdpSocket::bind("127.77.0.1:53").unwrap();
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let mut bytes = [0; 512];
+        while let Ok((length, from)) = server.recv_from(&mut bytes) {
+            let query = Query::read(&bytes[..length]).unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+            let v4 = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
+            let addresses = match (query.name.to_string().as_str(), query.kind) {
+                ("good.test", 1) => v4("127.0.0.1"),
+                ("mixed.test", 1) => [v4("127.0.0.1"), v4("10.0.0.1")].concat(),
+                ("mapped.test", 28) => v4("::ffff:169.254.169.254"),
+                _ => Vec::new(),
+            };
+            let code =
+                if addresses.is_empty() && query.name.to_string() != "good.test" { Code::NoName } else { Code::Done };
+            // Somebody else's answer first: it does not count.
+            let mut wrong = query.reply(code, &[[127, 0, 0, 9].into()], 60);
+            wrong[0] ^= 1;
+            server.send_to(&wrong, from).unwrap();
+            server.send_to(&query.reply(code, &addresses, 60), from).unwrap();
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (hosts, resolv) = (dir.path().join("hosts"), dir.path().join("resolv.conf"));
+    std::fs::write(&resolv, "nameserver 127.77.0.1\n").unwrap();
+    let names = Names::of(fvm_net::dns::HostFiles::at(hosts, resolv));
+    let (site, proxy) = (echo(), proxy(Way::Live(Live::new(reach(names), Vec::new())), short()));
+    let get = |host: &str| ask(proxy.at, "GET", &format!("http://{host}:{}/x", site.at.port()), &[], b"").unwrap();
+    assert!(get("good.test").body.starts_with(b"GET /x good.test"));
+    assert_eq!(get("good.test").status, 200);
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "what was answered is remembered");
+    assert_eq!(get("mixed.test").said(), Some("forbidden-address"));
+    assert_eq!(get("mapped.test").said(), Some("forbidden-address"));
+    assert_eq!(get("none.test").said(), Some("no-such-name"));
+}
+
 /// A proxy of either kind that says through what it was asked for.
 fn exit(kind: &'static str, count: Arc<AtomicU64>) -> SocketAddr {
     let listener = TcpListener::bind(ANY).unwrap();

@@ -10,6 +10,7 @@
 //! Invariants: every byte goes through [`Record`], as a browser's does; an address is fetched once; what limits a crawl is counted and
 //! told; killed and begun again, it goes on where it was.
 
+mod fetch;
 pub mod frontier;
 pub mod links;
 pub mod log;
@@ -17,22 +18,17 @@ pub mod robots;
 pub mod scope;
 
 use crate::net::GateError;
-use crate::net::proxy::record::{Record, is_redirect};
-use crate::net::proxy::{Body, Client, Limits, Refusal, Way};
+use crate::net::proxy::record::Record;
+use crate::net::proxy::{Client, Limits, Way};
 use crate::net::warc::WarcError;
-use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
+use fetch::{fetch, rules, sitemap, unfetched};
 use frontier::{Frontier, Next, Todo, origin};
-use http_body_util::BodyExt;
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, HOST, LOCATION, USER_AGENT};
-use hyper::{HeaderMap, Request, Response};
 use links::{Link, Use};
 use log::{Done, Line, Log};
 use robots::Rules;
 use scope::{Out, Scope};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -362,14 +358,7 @@ impl Crawl {
         }
         let (client, scope) = (Arc::clone(&self.client), self.scope.clone());
         tasks.spawn(async move {
-            let found = match get(&client, &map, &scope.user_agent).await {
-                Ok(response) if response.status().is_success() => {
-                    let (head, body) = response.into_parts();
-                    let (bytes, _) = collect(body, scope.page_max_bytes).await;
-                    links::of_sitemap(&decoded(&head.headers, &map, &bytes, scope.page_max_bytes), &map)
-                }
-                _ => (Vec::new(), false),
-            };
+            let found = sitemap(&client, &map, &scope).await;
             if found.1 { Came::Sitemap(Vec::new(), found.0) } else { Came::Sitemap(found.0, Vec::new()) }
         });
     }
@@ -396,138 +385,4 @@ fn is_sent_on(done: &Done) -> bool {
 /// How far away a link of something is: where it was sent on to is as far as it is itself, and so are its parts.
 fn depth_of(link: &Link, from: &Done) -> u32 {
     if link.used == Use::Part || is_sent_on(from) { from.depth } else { from.depth + 1 }
-}
-
-async fn rules(client: &Arc<Client>, origin: &str, agent: &str) -> Rules {
-    let mut at = match Url::parse(&format!("{origin}/robots.txt")) {
-        Ok(url) => url,
-        Err(e) => return Rules::silent(e.to_string()),
-    };
-    for _ in 0..5 {
-        let (head, body) = match get(client, &at, agent).await {
-            Ok(response) => response.into_parts(),
-            Err(refusal) => return Rules::silent(refusal.to_string()),
-        };
-        if is_redirect(head.status)
-            && let Some(to) = head.headers.get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| at.join(to).ok())
-        {
-            at = to;
-            continue;
-        }
-        let (bytes, _) = collect(body, robots::ROBOTS_MAX_BYTES as u64).await;
-        let text = decoded(&head.headers, &at, &bytes, robots::ROBOTS_MAX_BYTES as u64);
-        return Rules::read(agent, head.status.as_u16(), &text);
-    }
-    // Sent on for ever is as if it were not there (RFC 9309, 2.3.1.2).
-    Rules::read(agent, 404, b"")
-}
-
-async fn get(client: &Arc<Client>, url: &Url, agent: &str) -> Result<Response<Body>, Refusal> {
-    let Way::Record(record) = &*client.way else { return Err(Refusal::NotSupported("crawling without recording")) };
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(Refusal::NotSupported("this scheme"));
-    }
-    let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
-    let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
-    let request = Request::builder()
-        .uri(path)
-        .header(HOST, host)
-        .header(USER_AGENT, agent)
-        .header(ACCEPT, "text/html,application/xhtml+xml,*/*;q=0.8")
-        .header(ACCEPT_ENCODING, "gzip")
-        .body(Bytes::new())
-        .map_err(|e| Refusal::Malformed(e.to_string()))?;
-    record.fetch(request, url, client).await
-}
-
-/// Reads a body up to a limit; why it is not whole.
-async fn collect(mut body: Body, max_bytes: u64) -> (Vec<u8>, Option<String>) {
-    let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        match frame {
-            Ok(frame) => {
-                if let Some(data) = frame.data_ref() {
-                    if (bytes.len() + data.len()) as u64 > max_bytes {
-                        return (bytes, Some("it has more bytes than are wanted".into()));
-                    }
-                    bytes.extend(data);
-                }
-            }
-            Err(e) => return (bytes, Some(e.to_string())),
-        }
-    }
-    (bytes, None)
-}
-
-/// Without the coding of the content; cut at a limit.
-fn decoded(headers: &HeaderMap, url: &Url, bytes: &[u8], max_bytes: u64) -> Vec<u8> {
-    let coding = headers.get("content-encoding").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // Sitemaps are often files that are compressed.
-    let is_file = url.path().ends_with(".gz") && bytes.starts_with(&[0x1F, 0x8B]);
-    if !is_file && !coding.eq_ignore_ascii_case("gzip") && !coding.eq_ignore_ascii_case("x-gzip") {
-        return bytes.to_vec();
-    }
-    let mut out = Vec::new();
-    // What could be read counts.
-    drop(MultiGzDecoder::new(bytes).take(max_bytes).read_to_end(&mut out));
-    out
-}
-
-fn unfetched(todo: &Todo) -> Done {
-    Done {
-        done: todo.link.url.clone(),
-        depth: todo.depth,
-        page: todo.link.used == Use::Page,
-        status: None,
-        bytes: 0,
-        error: None,
-        links: Vec::new(),
-        parts: Vec::new(),
-    }
-}
-
-async fn fetch(client: &Arc<Client>, todo: &Todo, scope: &Scope) -> (Done, Vec<Link>) {
-    let url = &todo.link.url;
-    let mut done = unfetched(todo);
-    let response = match get(client, url, &scope.user_agent).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            done.error = Some(refusal.to_string());
-            return (done, Vec::new());
-        }
-    };
-    let (head, body) = response.into_parts();
-    done.status = Some(head.status.as_u16());
-    let mime = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mime = mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let mut found = Vec::new();
-    if is_redirect(head.status)
-        && let Some(to) = head.headers.get(LOCATION).and_then(|to| to.to_str().ok())
-        && let Ok(mut to) = url.join(to)
-        && to.as_str().len() <= links::URL_MAX_BYTES
-        && matches!(to.scheme(), "http" | "https")
-    {
-        to.set_fragment(None);
-        found.push(Link { url: to, used: todo.link.used });
-    }
-    if done.page && !scope.wants(&mime) {
-        done.error = Some(format!("its type '{mime}' is not wanted"));
-    } else {
-        let (bytes, error) = collect(body, scope.page_max_bytes).await;
-        (done.bytes, done.error) = (bytes.len() as u64, error);
-        // A part that is a page, in a frame, has parts and leads nowhere.
-        let text = || decoded(&head.headers, url, &bytes, scope.page_max_bytes);
-        match mime.as_str() {
-            "text/html" | "application/xhtml+xml" => {
-                let keep = |link: &Link| done.page || link.used == Use::Part;
-                found.extend(links::of_html(&text(), url).into_iter().filter(keep));
-            }
-            "text/css" => found.extend(links::of_css(&String::from_utf8_lossy(&text()), url)),
-            _ => {}
-        }
-    }
-    for link in &found {
-        if link.used == Use::Page { &mut done.links } else { &mut done.parts }.push(link.url.clone());
-    }
-    (done, found)
 }

@@ -7,6 +7,10 @@
 //!               (local 0.0.0.0/0 dev lo)  inside     ├─► replay: out of WARC
 //!                                                    └─► not the browser's: refused, and told (`Foreign`)
 //! ```
+//!
+//! What the gate itself answers a browser, because it cannot or will not do what was asked for, has the header [`proxy::SAID`]: such an
+//! answer is not the site's. A tunnel that it refuses (CONNECT) has it too; of that, browsers tell no more than that the tunnel
+//! failed: [`Plug::refused`] does.
 
 pub mod args;
 pub mod gate;
@@ -42,6 +46,11 @@ pub trait Plug: Send {
 
     /// Connections up to now that did not come to the proxy.
     fn foreign(&self) -> Vec<Foreign>;
+
+    /// What the gate would not or could not do for the browser: host and port, and why, as in [`proxy::SAID`]. The first hundred.
+    fn refused(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 
     /// The exit that it uses, if there are several.
     fn exit(&self) -> Option<String>;

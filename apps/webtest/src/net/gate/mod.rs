@@ -249,6 +249,10 @@ impl Plug for Plugged {
         self.seen.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn refused(&self) -> Vec<(String, String)> {
+        self.client.refused()
+    }
+
     fn exit(&self) -> Option<String> {
         self.client.exit.as_ref().map(ToString::to_string)
     }

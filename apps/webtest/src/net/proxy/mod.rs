@@ -269,7 +269,11 @@ pub struct Client {
     left_bytes: AtomicU64,
     /// Bodies of its requests that may lie in memory at once.
     bodies: Arc<Semaphore>,
+    refused: Mutex<Vec<(String, String)>>,
 }
+
+/// So many refusals of one VM are kept.
+const REFUSED_MAX: usize = 100;
 
 /// So many bodies of one VM's requests lie in memory at once.
 const BODIES_MAX: usize = 8;
@@ -285,7 +289,24 @@ impl Client {
             left_bytes: AtomicU64::new(limits.vm_max_bytes),
             limits,
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
+            refused: Mutex::default(),
         }
+    }
+
+    /// What was refused, and why.
+    #[must_use]
+    pub fn refused(&self) -> Vec<(String, String)> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that something was refused; the refusal as an answer.
+    fn refuse(&self, host: &str, port: u16, refusal: &Refusal) -> Response<Body> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = (format!("{}:{port}", host.chars().take(255).collect::<String>()), refusal.word().to_owned());
+        if refused.len() < REFUSED_MAX && !refused.contains(&one) {
+            refused.push(one);
+        }
+        refusal.answer()
     }
 
     /// Takes from what is left; whether there was enough.
@@ -387,17 +408,18 @@ async fn first(
                 *after.lock().unwrap_or_else(PoisonError::into_inner) = Some(Upgraded { upgrade, tunnel });
                 Response::new(full(Bytes::new()))
             }
-            Err(refusal) => refusal.answer(),
+            Err(refusal) => client.refuse(authority.host(), port, &refusal),
         };
     }
     // A request that a page makes to the proxy as if it were a server.
     if request.uri().scheme_str() != Some("http") || request.uri().host().is_none() {
         return Refusal::Malformed("this is a proxy: it takes http:// addresses and CONNECT".into()).answer();
     }
+    let (host, port) = (request.uri().host().unwrap_or_default().to_owned(), request.uri().port_u16().unwrap_or(80));
     let answered = match &*client.way {
         Way::Live(_) => forward::plain(request, client).await,
         Way::Record(record) => record.plain(request, client).await,
         Way::Replay(replay) => replay.answer(request, None, client).await,
     };
-    answered.unwrap_or_else(|refusal| refusal.answer())
+    answered.unwrap_or_else(|refusal| client.refuse(&host, port, &refusal))
 }

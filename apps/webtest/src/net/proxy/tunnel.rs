@@ -56,7 +56,10 @@ impl Tunnel {
                 (Way::Live(_), Some(server)) => carry_both(browser, server, client).await,
                 (Way::Record(record), Some(server)) => {
                     let inside = Inside { host: &self.host, port: self.port, client };
-                    drop(inside.record(record, server, browser).await);
+                    if let Err(refusal) = inside.record(record, server, browser).await {
+                        // Its answer has been given already; what is left is to tell.
+                        drop(client.refuse(&self.host, self.port, &refusal));
+                    }
                 }
                 (Way::Replay(replay), None) => {
                     let inside = Inside { host: &self.host, port: self.port, client };
@@ -125,7 +128,9 @@ impl Inside<'_> {
         let (base, kept) = (&base, &kept);
         let service = service_fn(move |request: Request<Incoming>| async move {
             let answered = self.recorded(record, request, base, kept, is_tls).await;
-            Ok::<Response<Body>, Infallible>(answered.unwrap_or_else(|refusal| refusal.answer()))
+            Ok::<Response<Body>, Infallible>(
+                answered.unwrap_or_else(|refusal| self.client.refuse(self.host, self.port, &refusal)),
+            )
         });
         if is_tls {
             let browser = timeout(limits.head_max, record.authority.accept(browser, self.host, is_good)).await;
@@ -175,7 +180,9 @@ impl Inside<'_> {
         let base = &base;
         let service = service_fn(move |request: Request<Incoming>| async move {
             let answered = replay.answer(request, Some(base), self.client).await;
-            Ok::<Response<Body>, Infallible>(answered.unwrap_or_else(|refusal| refusal.answer()))
+            Ok::<Response<Body>, Infallible>(
+                answered.unwrap_or_else(|refusal| self.client.refuse(self.host, self.port, &refusal)),
+            )
         });
         if is_tls {
             let is_good = replay.set.index.wrong_certificate(self.host, self.port).is_none();
