@@ -8,6 +8,7 @@
 //! Invariant: the supervisor has no part of the worker's fanotify group: when the worker dies, the kernel lets everybody go
 //! on who waits for it.
 
+use crate::exposed::exposed;
 use crate::{GuardError, status};
 use std::path::Path;
 use std::process::Command;
@@ -29,6 +30,9 @@ const WELL: Duration = Duration::from_secs(2);
 pub fn supervise(dir: &Path, mut worker: Command, tell: &dyn Fn(&str)) -> Result<(), GuardError> {
     if !rustix::process::geteuid().is_root() {
         return Err(GuardError::NotRoot);
+    }
+    if let Some(path) = exposed(Path::new(worker.get_program())) {
+        return Err(GuardError::Exposed(path));
     }
     drop(fvm_sys::fanotify::Group::new().map_err(GuardError::Kernel)?);
     let lock = status::lock(dir)?;

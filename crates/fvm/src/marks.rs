@@ -14,7 +14,7 @@ use fvm_commit::{Attributes, Marks, NewFile};
 use fvm_marks::{Act, Book, Hash, Known, Line, Mark, Verb};
 use fvm_model::path::Bytes;
 use fvm_model::{Change, ChangeSet, VmRecord};
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -151,14 +151,38 @@ impl Fvm {
     /// # Errors
     /// When the book cannot be read, or one cannot be marked.
     pub fn mark_copies(&self, paths: &[PathBuf], told: &mut dyn FnMut(&Path, Errno)) -> Result<Vec<Marked>, FvmError> {
-        let copies = self.marks(paths, told)?.into_iter().filter(|marked| marked.by == By::Copy).collect::<Vec<_>>();
-        let mut lines = Vec::new();
-        for copy in &copies {
-            let (file, hash, size_bytes) = read(&copy.path)?;
-            lines.push(Line { hash, size_bytes, path: Bytes(copy.path.clone().into()) });
-            fvm_marks::set(&file, &copy.mark).map_err(|e| failed("mark", &copy.path, e))?;
+        let known = self.book().read()?;
+        let (mut copies, mut lines) = (Vec::new(), Vec::new());
+        let mut failure = None;
+        for path in paths {
+            walk(path, &mut |path| match fvm_marks::open(path).and_then(|file| mark_copy(path, &file, &known)) {
+                Ok(Some((marked, line))) => {
+                    copies.push(marked);
+                    lines.push(line);
+                }
+                Ok(None) => {}
+                Err(errno @ (Errno::PERM | Errno::OPNOTSUPP | Errno::NOSPC | Errno::DQUOT | Errno::ROFS)) => {
+                    failure.get_or_insert_with(|| failed("mark", path, errno));
+                }
+                Err(errno) => told(path, errno),
+            });
         }
         if !lines.is_empty() {
+            self.book().add(Verb::Mark, &by_hand(), &lines)?;
+        }
+        failure.map_or(Ok(copies), Err)
+    }
+
+    /// The same of open files, whatever their paths lead to by now. `write_down`: the book hears of them, too.
+    ///
+    /// # Errors
+    /// When the book cannot be read or written.
+    pub fn mark_open_copies(&self, files: &[(PathBuf, OwnedFd)], write_down: bool) -> Result<Vec<Marked>, FvmError> {
+        // Read anew: what was unmarked meanwhile stays so.
+        let known = self.book().read()?;
+        let done = files.iter().filter_map(|(path, file)| mark_copy(path, file, &known).ok().flatten());
+        let (copies, lines): (Vec<_>, Vec<_>) = done.unzip();
+        if write_down && !lines.is_empty() {
             self.book().add(Verb::Mark, &by_hand(), &lines)?;
         }
         Ok(copies)
@@ -371,19 +395,37 @@ impl Marks for Marking {
 /// Where, what and how of one file, if it is marked.
 fn look(path: &Path, known: &Known) -> Result<Option<Marked>, Errno> {
     let file = fvm_marks::open(path)?;
-    let found = |by, mark| Ok(Some(Marked { path: path.to_owned(), by, mark }));
     if let Some(mark) = fvm_marks::read(&file)? {
-        return found(By::Mark, mark);
+        return Ok(Some(Marked { path: path.to_owned(), by: By::Mark, mark }));
     }
+    Ok(copy(path, &file, known)?.map(|(marked, _)| marked))
+}
+
+/// The same of an open file without a mark, if it is a copy; and what the book is to say of it.
+fn copy(path: &Path, file: impl AsFd, known: &Known) -> Result<Option<(Marked, Line)>, Errno> {
     let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
     if !known.sizes.contains(&size) {
         return Ok(None);
     }
-    let (hash, _) = fvm_marks::hash_of(&file)?;
-    match known.act(&hash) {
-        Some(act) => found(By::Copy, mark_of(act, path.as_os_str().as_bytes()).of(&hash)),
-        None => Ok(None),
+    let (hash, size_bytes) = fvm_marks::hash_of(file)?;
+    Ok(known.act(&hash).map(|act| {
+        let mark = mark_of(act, path.as_os_str().as_bytes()).of(&hash);
+        let line = Line { hash, size_bytes, path: Bytes(path.to_owned().into()) };
+        (Marked { path: path.to_owned(), by: By::Copy, mark }, line)
+    }))
+}
+
+/// Marks an open file if it is a copy, and no other: what was looked at is what is marked, for its path may lead elsewhere
+/// by now, where its owner wishes.
+fn mark_copy(path: &Path, file: impl AsFd, known: &Known) -> Result<Option<(Marked, Line)>, Errno> {
+    if fvm_marks::read(&file)?.is_some() {
+        return Ok(None);
     }
+    let found = copy(path, &file, known)?;
+    if let Some((marked, _)) = &found {
+        fvm_marks::set(&file, &marked.mark)?;
+    }
+    Ok(found)
 }
 
 fn mark_of(act: &Act, path: &[u8]) -> Mark {

@@ -126,7 +126,7 @@ fn show(fvm: &Fvm, out: &Output) -> Done {
             )?;
             writeln!(
                 w,
-                "watched     {} ({} documents are not, {} cannot be)",
+                "watched     {} ({} more than there is room for, {} cannot be)",
                 status.watched, status.documents, status.unwatched
             )?;
             writeln!(w, "redirected  {}", status.redirected)?;
@@ -161,7 +161,7 @@ fn install(fvm: &Fvm, out: &Output, args: &GuardInstall) -> Done {
     if !rustix::process::geteuid().is_root() {
         return Err(GuardError::NotRoot.into());
     }
-    let (path, started) = unit::install(&text)?;
+    let (path, started) = unit::install(&program, &text)?;
     out.say(&format!("wrote {}", path.display()));
     out.say(if started { "the guard runs" } else { "systemd does not run here: it was not started" });
     Ok(exit::DONE)
