@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// Shown with an error.
 pub const USAGE: &str = "\
-usage: cargo xtask bench start|density|steady|commit|scan [OPTION...]
-  --rounds N    how often each candidate runs (start 100, density 20, steady 3, commit 5, scan 3)
-  --count N     how many VMs in a pool, and a tenth one by one (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000)
+usage: cargo xtask bench start|density|steady|commit|scan|guard [OPTION...]
+  --rounds N    how often each candidate runs (start 100, density 20, steady 3, commit 5, scan 3, guard 400)
+  --count N     how many VMs in a pool, and a tenth one by one (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000), or how often the guard is killed (guard, 100)
   --gib N       size of the large file (commit, 4; 0: without it)
   --peers       start: the peers that Debian has as well; as root those that are not there are installed
   --json FILE   write all that was measured to FILE
@@ -29,6 +29,8 @@ pub enum Bench {
     Commit,
     /// Diff of very many files.
     Scan,
+    /// What the guard costs, and whom it keeps waiting when it is killed.
+    Guard,
 }
 
 impl Bench {
@@ -41,6 +43,7 @@ impl Bench {
             Self::Steady => "steady",
             Self::Commit => "commit",
             Self::Scan => "scan",
+            Self::Guard => "guard",
         }
     }
 }
@@ -52,7 +55,7 @@ pub struct Options {
     pub bench: Bench,
     /// How often.
     pub rounds: usize,
-    /// How many VMs, or files.
+    /// How many VMs, or files, or kills.
     pub count: usize,
     /// Size of the large file.
     pub gib: usize,
@@ -83,6 +86,7 @@ impl Options {
             Some("steady") => (Bench::Steady, 3, 0),
             Some("commit") => (Bench::Commit, 5, 20_000),
             Some("scan") => (Bench::Scan, 3, 1_000_000),
+            Some("guard") => (Bench::Guard, 400, 100),
             _ => return Err(wrong("which benchmark?")),
         };
         let (peers, json, book, fvm) = (false, None, false, None);
