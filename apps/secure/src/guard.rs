@@ -43,6 +43,8 @@ const HEART: Duration = Duration::from_secs(3);
 pub struct Options {
     /// What it does.
     pub policy: GuardPolicy,
+    /// Whether this kernel lets a waiting thread be redirected.
+    pub redirects: bool,
     /// The directories of other books of marks, such as those of users.
     pub books: Vec<PathBuf>,
     /// Directories below which copies are looked for.
@@ -56,6 +58,7 @@ pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 pub(crate) struct Shared {
     pub group: Group,
     pub policy: GuardPolicy,
+    redirects: bool,
     pub tell: Tell,
     pub status: Mutex<Status>,
     own: Own,
@@ -104,12 +107,13 @@ pub fn work(fvm: Fvm, dir: &Path, options: Options, tell: Tell) -> Result<(), Gu
         worker: std::process::id().cast_signed(),
         supervisor: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get()),
         policy: options.policy,
-        redirects: divert::KNOWN,
+        redirects: divert::KNOWN && options.redirects,
         ..Status::default()
     };
     let shared = Arc::new(Shared {
         group: Group::new().map_err(GuardError::Kernel)?,
         policy: options.policy,
+        redirects: divert::KNOWN && options.redirects,
         tell,
         status: Mutex::new(status),
         own: Own { path, id },
@@ -381,8 +385,8 @@ fn instead(shared: &Shared, task: &Task, words: Vec<OsString>, environment: Envi
     if let Some(why) = task.untouchable() {
         return Ok(Verdict::Refuse(why.into()));
     }
-    if !divert::KNOWN {
-        return Ok(Verdict::Refuse("programs cannot be redirected on this kind of machine".into()));
+    if !shared.redirects {
+        return Ok(Verdict::Refuse("programs cannot be redirected on this kernel or kind of machine".into()));
     }
     if !task.file(shared.own.path.as_os_str()).is_ok_and(|fvm| shared.own.is(fvm)) {
         return Ok(Verdict::Refuse("it sees another file system, without fvm".into()));

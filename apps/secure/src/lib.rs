@@ -8,6 +8,7 @@
 //!       rules   what becomes of it: allowed, refused, or another program instead
 //!       redirect  the thread executes `fvm run --marked FILE` instead
 //!       turns   whose turn it is: fair among users
+//!       probe   whether this kernel lets it
 //!   exposed     whether fvm is root's alone to change: everybody is made to execute it
 //!   unit, hook, desktop   systemd unit, shell hook, file handlers: texts
 //! ```
@@ -19,6 +20,7 @@ pub mod desktop;
 mod exposed;
 pub mod guard;
 pub mod hook;
+mod probe;
 mod redirect;
 mod rules;
 pub mod status;

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// The signals that end it.
 pub(crate) const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+/// The worker's word for a kernel on which nobody can be redirected.
+pub const CANNOT_REDIRECT: &str = "--cannot-redirect";
 /// First pause before it is started again.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longest one: until it is over, nothing is guarded.
@@ -40,6 +42,9 @@ pub fn supervise(dir: &Path, mut worker: Command, tell: &dyn Fn(&str)) -> Result
         Ok(true) => {}
         Ok(false) => return Err(GuardError::Runs(status::read(dir)?.supervisor)),
         Err(e) => return Err(GuardError::io("lock", dir.join("lock"))(e.into())),
+    }
+    if !crate::probe::can_redirect(dir)? {
+        worker.arg(CANNOT_REDIRECT);
     }
     let signals = fvm_sys::process::signal_fd(&[&ENDING[..], &[libc::SIGCHLD]].concat())
         .map_err(|e| GuardError::io("wait for signals at", dir)(e.into()))?;

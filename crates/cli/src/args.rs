@@ -881,6 +881,9 @@ pub struct GuardRun {
     /// Be the part that is started again when it ends
     #[arg(long, hide = true)]
     pub worker: bool,
+    /// This kernel does not let a waiting thread be redirected
+    #[arg(long, hide = true)]
+    pub cannot_redirect: bool,
 }
 
 /// `fvm guard install`.

@@ -485,4 +485,35 @@ mod tests {
         assert_eq!(many.len(), RISKS_MAX + 1);
         assert_eq!((many[0].as_str(), many[RISKS_MAX].as_str()), ("0", "7 more like these were left out"));
     }
+
+    #[test]
+    fn what_was_looked_at_is_marked_whatever_its_path_leads_to_by_now() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let book = Book::in_dir(dir.path().join("marks"));
+        let place = dir.path().join("d");
+        std::fs::create_dir_all(dir.path().join("root")).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        for at in ["d/sh", "root/sh", "unlike"] {
+            std::fs::write(dir.path().join(at), if at == "unlike" { "other" } else { "shell" }).unwrap();
+        }
+        let (shell, hash, size_bytes) = read(&place.join("sh")).unwrap();
+        let line = Line { hash, size_bytes, path: Bytes("/elsewhere".into()) };
+        book.add(Verb::Mark, &Act { vm: Some("u".into()), ..Act::default() }, &[line]).unwrap();
+        let known = book.read().unwrap();
+        let unlike = fvm_marks::open(&dir.path().join("unlike")).unwrap();
+        // Its owner moves the directory away between the look and the mark, and a link to another in its place.
+        std::fs::rename(&place, dir.path().join("gone")).unwrap();
+        std::os::unix::fs::symlink("root", &place).unwrap();
+        let (marked, _) = mark_copy(&place.join("sh"), &shell, &known).unwrap().unwrap();
+        assert_eq!((marked.by, marked.mark.vm.as_deref()), (By::Copy, Some("u")));
+        assert!(fvm_marks::read(&shell).unwrap().is_some());
+        let root = fvm_marks::open(&dir.path().join("root/sh")).unwrap();
+        assert_eq!(fvm_marks::read(&root), Ok(None), "somebody else's file was marked");
+        // And what is no copy, or is marked already, stays as it is.
+        assert!(mark_copy(&place.join("sh"), &unlike, &known).unwrap().is_none());
+        assert!(mark_copy(&place.join("sh"), &shell, &known).unwrap().is_none());
+        // Unmarked meanwhile.
+        book.add(Verb::Unmark, &Act::default(), &[Line { hash, size_bytes, path: Bytes("/elsewhere".into()) }]).unwrap();
+        assert!(mark_copy(&place.join("sh"), &root, &book.read().unwrap()).unwrap().is_none());
+    }
 }

@@ -107,7 +107,8 @@ fn work(fvm: Fvm, out: &Output, args: &GuardRun) -> Done {
             ReadsArg::Refuse => Reads::Refuse,
         },
     };
-    let options = Options { policy, books: args.policy.books.clone(), watched: args.policy.watch.clone() };
+    let redirects = !args.cannot_redirect;
+    let options = Options { policy, redirects, books: args.policy.books.clone(), watched: args.policy.watch.clone() };
     fvm_secure::guard::work(fvm, &dir, options, tell)?;
     Ok(exit::DONE)
 }
@@ -122,7 +123,11 @@ fn show(fvm: &Fvm, out: &Output) -> Done {
             writeln!(
                 w,
                 "programs    {}",
-                if status.policy.run == Act::Redirect { "run in VMs" } else { "are refused" }
+                match (status.policy.run, status.redirects) {
+                    (Act::Redirect, true) => "run in VMs",
+                    (Act::Redirect, false) => "are refused: this kernel (before Linux 6.8) or machine cannot redirect",
+                    (Act::Refuse, _) => "are refused",
+                }
             )?;
             writeln!(
                 w,
