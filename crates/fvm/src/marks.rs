@@ -37,11 +37,17 @@ const RISKS_MAX: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Marked {
     /// Where it is.
+    #[serde(serialize_with = "any_name")]
     pub path: PathBuf,
     /// How it is known.
     pub by: By,
     /// What its mark says; of a copy: what that of the original says.
     pub mark: Mark,
+}
+
+/// A path is bytes, and need not be text.
+fn any_name<S: serde::Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    Bytes(path.to_owned().into()).serialize(to)
 }
 
 /// How a marked file is known.
