@@ -163,8 +163,10 @@ fn cost(options: &Options, lab: &Lab, person: &Person) -> Result<(Table, Value, 
             }
         }
     }
-    let mut table =
-        Table::new("From fork to wait, without and with a guard:", &["what", "without ms", "with ms", "ratio", "p95 with ms"]);
+    let mut table = Table::new(
+        "From fork to wait, without and with a guard:",
+        &["what", "without ms", "with ms", "ratio", "p95 with ms"],
+    );
     let mut data = Vec::new();
     for (name, _, [without, with]) in &rows {
         let (Some(without), Some(with)) = (Summary::of(without), Summary::of(with)) else { continue };

@@ -39,7 +39,9 @@ mod tests {
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(&program, "").unwrap();
         assert_eq!(exposed(&program), None);
-        for (mode, group, of_others) in [(0o777, 0, true), (0o775, 1234, true), (0o775, 0, false), (0o1777, 1234, false)] {
+        for (mode, group, of_others) in
+            [(0o777, 0, true), (0o775, 1234, true), (0o775, 0, false), (0o1777, 1234, false)]
+        {
             std::fs::set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
             chown(&dir, None, Some(group)).unwrap();
             assert_eq!(exposed(&program), of_others.then(|| dir.clone()), "{mode:o} {group}");

@@ -18,6 +18,7 @@
 
 pub mod desktop;
 mod exposed;
+mod file;
 pub mod guard;
 pub mod hook;
 mod probe;

@@ -55,7 +55,7 @@ fn try_to(program: &Path, marked: &Path) -> Result<Option<bool>, GuardError> {
         while began.elapsed() < THERE_WITHIN {
             let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
             let _woken = poll(&mut [PollFd::new(&group, PollFlags::IN)], Some(&pause));
-            for asked in group.next().map_err(GuardError::Kernel)? {
+            if let Some(asked) = group.next().map_err(GuardError::Kernel)?.pop() {
                 let (tid, file) = (asked.tid, asked.file.as_raw_fd());
                 let (send, receive) = std::sync::mpsc::channel();
                 let tracer = std::thread::spawn(move || {

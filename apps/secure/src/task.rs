@@ -381,7 +381,8 @@ mod tests {
         // Its number in another thread's hands: that began at another time, or is in another call.
         let mut later = Task { waits: Waits { began: same.waits.began + 1, ..same.waits.clone() }, ..same };
         assert!(!later.still_waits());
-        later.waits = Waits { call: "59 0x1 0x2 0x3 0x0 0x0 0x0 0x0 0x0\n".into(), ..Waits::of(later.pid, tid).unwrap() };
+        later.waits =
+            Waits { call: "59 0x1 0x2 0x3 0x0 0x0 0x0 0x0 0x0\n".into(), ..Waits::of(later.pid, tid).unwrap() };
         assert!(!later.still_waits());
         go.send(()).unwrap();
         other.join().unwrap().unwrap();

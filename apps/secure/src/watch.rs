@@ -11,15 +11,15 @@
 //! is what is marked and watched, by its descriptor, for paths are their owners'; nothing here is waited for by anybody, and
 //! what others make in directories neither keeps a round waiting for long nor takes the room of what the book names.
 
+use crate::file::{Identity, head, magic, open_again};
 use crate::guard::{Options, Shared};
-use crate::task::FileId;
 use crate::{GuardError, Reads, rules};
 use fvm::{Book, Fvm, Known, Verb};
 use fvm_sys::fanotify::Kinds;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::fs::{self, AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -76,23 +76,6 @@ pub(crate) struct Watch {
     unnamed: usize,
     /// and how many are no programs.
     documents: usize,
-}
-
-/// A file for as long as it lives: its number is another's as soon as it is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Identity {
-    id: FileId,
-    /// When it was made; `None`: this file system does not say.
-    born: Option<(i64, u32)>,
-}
-
-impl Identity {
-    fn of(file: &OwnedFd) -> Result<Self, Errno> {
-        let stat = fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME)?;
-        let says = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-        let born = says.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec));
-        Ok(Self { id: FileId::of(file)?, born })
-    }
 }
 
 /// What is remembered of a watched file.
@@ -509,22 +492,4 @@ impl Watch {
 
 fn is_request(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_bytes().starts_with(fvm::MARKS_REQUEST.as_bytes()))
-}
-
-/// What leads to an open file, whatever its path leads to.
-fn magic(file: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-/// The same file, to be read.
-fn open_again(file: &OwnedFd) -> Result<OwnedFd, Errno> {
-    fs::open(magic(file), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// The beginning of a file; nothing if it cannot be read.
-fn head(file: &OwnedFd) -> Vec<u8> {
-    let mut bytes = vec![0; 4];
-    let read = open_again(file).and_then(|file| rustix::io::read(&file, &mut bytes[..]));
-    bytes.truncate(read.unwrap_or(0));
-    bytes
 }

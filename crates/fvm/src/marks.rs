@@ -519,7 +519,8 @@ mod tests {
         assert!(mark_copy(&place.join("sh"), &unlike, &known).unwrap().is_none());
         assert!(mark_copy(&place.join("sh"), &shell, &known).unwrap().is_none());
         // Unmarked meanwhile.
-        book.add(Verb::Unmark, &Act::default(), &[Line { hash, size_bytes, path: Bytes("/elsewhere".into()) }]).unwrap();
+        book.add(Verb::Unmark, &Act::default(), &[Line { hash, size_bytes, path: Bytes("/elsewhere".into()) }])
+            .unwrap();
         assert!(mark_copy(&place.join("sh"), &root, &book.read().unwrap()).unwrap().is_none());
     }
 }

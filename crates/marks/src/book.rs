@@ -453,7 +453,8 @@ mod tests {
 
     #[test]
     fn very_many_names_of_one_content_are_read_in_a_moment() {
-        let mut lines: Vec<Line> = (0..200_000).map(|n| Line { path: Bytes(format!("/{n}").into()), ..line(1) }).collect();
+        let mut lines: Vec<Line> =
+            (0..200_000).map(|n| Line { path: Bytes(format!("/{n}").into()), ..line(1) }).collect();
         lines.push(line(1));
         let mut bytes = HEAD.as_bytes().to_vec();
         bytes.extend(entry(Verb::Mark, &act(1), &lines));

@@ -91,7 +91,8 @@ fn root_part_of_another_program_is_refused_without_a_wait() {
     let Some(it) = Guarded::new("root_part_of_another_program_is_refused_without_a_wait", &[]) else { return };
     std::fs::write(it.lab.path("t/free.sh"), format!("#!{}/t/interp\necho in-$FVM\n", it.lab.dir().display())).unwrap();
     std::fs::set_permissions(it.lab.path("t/free.sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    for words in [&["./free.sh"][..], &["sh", "-c", "./free.sh"], &["python3", "-c", "import os; os.execv('./free.sh', ['x'])"]]
+    for words in
+        [&["./free.sh"][..], &["sh", "-c", "./free.sh"], &["python3", "-c", "import os; os.execv('./free.sh', ['x'])"]]
     {
         it.refused(words);
     }
@@ -105,9 +106,8 @@ fn root_names_and_variables_are_whatever_a_program_likes() {
     let Some(it) = Guarded::new("root_names_and_variables_are_whatever_a_program_likes", &[]) else { return };
     // Half a letter at its end, a line break, what looks like a field.
     for name in ["b'half a letter \\xc3'", "b'a\\nUid:\\t1 2 3 4'", "b') S 1 (\\xff'"] {
-        let named = format!(
-            "import ctypes, os; ctypes.CDLL(None).prctl(15, {name}, 0, 0, 0); os.execv('./m', ['m', 'FVM'])"
-        );
+        let named =
+            format!("import ctypes, os; ctypes.CDLL(None).prctl(15, {name}, 0, 0, 0); os.execv('./m', ['m', 'FVM'])");
         it.confined(&["python3", "-c", &named]).expect(0);
     }
     // The way to a library, behind more variables than are read in one go.
@@ -119,7 +119,8 @@ fn root_names_and_variables_are_whatever_a_program_likes() {
     let strange = format!("s\n{}\u{fc}\u{7f}", "x".repeat(240));
     it.sh(&format!("mv m '{strange}'; './{strange}' FVM; mv '{strange}' m")).expect(0);
     it.confined(&["sh", "-c", &format!("ln m '{strange}'; './{strange}' FVM; rm '{strange}'")]).expect(0);
-    let deep = format!("mkdir -p {0}; ln m {0}/m; {0}/m FVM; rm -r {1}", vec!["d".repeat(200); 15].join("/"), "d".repeat(200));
+    let deep =
+        format!("mkdir -p {0}; ln m {0}/m; {0}/m FVM; rm -r {1}", vec!["d".repeat(200); 15].join("/"), "d".repeat(200));
     it.confined(&["sh", "-c", &deep]).expect(0);
     // Too long to be taken along: refused, not cut off.
     it.refused(&["sh", "-c", "./m FVM $(seq 1 30000)"]);

@@ -2,7 +2,11 @@
 //!
 //! Invariants: only files of the laboratory are marked; a guard ends with its laboratory; whatever is run is waited for, and
 //! what does not end is killed and said to hang.
-#![allow(clippy::unwrap_used, dead_code, reason = "test code: a failure is a failure of the test; each test uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "test code: a failure is a failure of the test; each test uses a part"
+)]
 
 use fvm_kit::{Lab, Ran, User, binary, is_root};
 use fvm_sys::fanotify::{Group, Kinds};
@@ -165,4 +169,3 @@ pub fn ended(mut command: Command, words: &[&str]) -> Ran {
 pub fn has(program: &str) -> bool {
     Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success()
 }
-
