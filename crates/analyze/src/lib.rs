@@ -24,12 +24,13 @@ pub use exceptions::{ExceptionError, Exceptions};
 pub use rules::Rule;
 pub use sigma::{Sigma, SigmaError};
 
+use detect::Detector;
+use detect::changes::Changes;
 use detect::places::{PACKAGERS, Places};
-use detect::{Detector, changes};
 use found::{Found, Sighting, text};
 use fvm_model::event::{Event, Kind};
 use fvm_model::finding::{Finding, REPORT, Report, Verdict};
-use fvm_model::{Change, ChangeSet, Level, VmPath};
+use fvm_model::{Change, Level, VmPath};
 use fvm_trace::Integrity;
 use world::World;
 
@@ -53,6 +54,7 @@ pub struct Analysis<'s> {
     settings: &'s Settings,
     world: World,
     places: Places,
+    changes: Changes,
     detectors: Vec<Box<dyn Detector>>,
     sigma: Option<sigma::Matcher<'s>>,
     found: Found,
@@ -69,6 +71,7 @@ impl<'s> Analysis<'s> {
             settings,
             world: World::new(&settings.homes),
             places: Places::default(),
+            changes: Changes::default(),
             detectors: detect::all(),
             sigma: settings.sigma.as_ref().map(sigma::Matcher::new),
             found: Found::default(),
@@ -111,18 +114,27 @@ impl<'s> Analysis<'s> {
         self.found.add(&rules::KNOWN_MALWARE, &sighting);
     }
 
+    /// Takes a change in. All changes of the VM, after the last event.
+    pub fn change(&mut self, change: &Change, contents: &mut Contents<'_>) {
+        self.places.change(change, &self.world, &mut self.found);
+        for detector in &mut self.detectors {
+            detector.change(change, &mut self.found);
+        }
+        let made = self.world.made(change.path.as_bytes());
+        let packaged = made.is_some_and(|made| self.world.is_one_of(made.by, PACKAGERS));
+        self.changes.look_at(change, packaged, contents, &mut self.found);
+    }
+
     /// The report. `whole`: how whole the log is, `None` where there is none; `runs`: the VM runs.
     #[must_use]
-    pub fn finish(self, set: &ChangeSet, whole: Option<&Integrity>, runs: bool, contents: &mut Contents<'_>) -> Report {
-        let Self { settings, world, places, mut detectors, sigma, mut found, level, events, gaps: mut unseen } = self;
+    pub fn finish(self, whole: Option<&Integrity>, runs: bool) -> Report {
+        let Self { settings, world, places, changes, mut detectors, sigma, mut found, level, events, gaps: unseen } =
+            self;
         for detector in &mut detectors {
-            detector.end(&world, set, &mut found);
+            detector.end(&world, &mut found);
         }
-        places.end(&world, set, &mut found);
-        let packaged = |change: &Change| {
-            world.made(change.path.as_bytes()).is_some_and(|made| world.is_one_of(made.by, PACKAGERS))
-        };
-        changes::look_at(set, &packaged, contents, &mut found);
+        places.end(&mut found);
+        changes.end(&mut found);
         let mut findings: Vec<Finding> = Vec::new();
         let mut excused = Vec::new();
         let sigma = sigma.map(sigma::Matcher::into_findings).unwrap_or_default();
@@ -132,15 +144,15 @@ impl<'s> Analysis<'s> {
             excused.extend(out);
         }
         findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.at.cmp(&b.at)).then(a.id.cmp(&b.id)));
-        let mut gaps = gaps(whole, runs, level, set);
-        gaps.append(&mut unseen);
+        let mut gaps = gaps(whole, runs, level);
+        gaps.extend(unseen);
         let verdict = Verdict::of(&findings, gaps.is_empty());
         Report { version: REPORT, verdict, gaps, level, events, findings, excused }
     }
 }
 
 /// What was not seen, in words.
-fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>, set: &ChangeSet) -> Vec<String> {
+fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>) -> Vec<String> {
     let mut gaps = Vec::new();
     match whole {
         None => gaps.push("there is no behaviour log".into()),
@@ -159,9 +171,6 @@ fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>, set: &Chang
             );
         }
     }
-    if !set.warnings.is_empty() {
-        gaps.push("not all changes could be read".into());
-    }
     gaps
 }
 
@@ -173,7 +182,7 @@ mod tests {
     fn report(story: &Story, settings: &Settings, whole: Option<&Integrity>, runs: bool) -> Report {
         let mut analysis = Analysis::new(settings);
         story.events.iter().for_each(|event| analysis.see(event));
-        analysis.finish(&ChangeSet::default(), whole, runs, &mut |_| None)
+        analysis.finish(whole, runs)
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::found::{Found, Sighting, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, dir_of, name_of, path_of, written};
 use fvm_model::event::{Event, Kind, ProcessKey};
-use fvm_model::{ChangeSet, Timestamp};
+use fvm_model::{Change, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt;
 
@@ -83,17 +83,6 @@ fn new_ending<'t>(from: &[u8], to: &'t [u8]) -> Option<&'t [u8]> {
 }
 
 impl Files {
-    /// Of what was opened to be made or emptied, that which the host has too.
-    fn emptied(&self, set: &ChangeSet, found: &mut Found) {
-        for change in set.changes.iter().filter(|change| change.before.is_some()) {
-            let path = change.path.as_bytes();
-            if let Some((rule, key, seq, at)) = self.maybe_emptied.get(path) {
-                let (what, key, at) = (format!("emptied {}", text(path)), Some(*key), Some(*at));
-                found.add(rule, &Sighting { what, key, at, events: &[*seq], paths: &[path] });
-            }
-        }
-    }
-
     fn ending(&mut self, event: &Event, ending: &[u8]) -> Option<&mut Ending> {
         let of = (event.sid, ending.to_vec());
         if self.endings.len() >= ENDINGS_MAX && !self.endings.contains_key(&of) {
@@ -306,8 +295,16 @@ impl Detector for Files {
         modes(event, world, found);
     }
 
-    fn end(&mut self, _: &World, set: &ChangeSet, found: &mut Found) {
-        self.emptied(set, found);
+    fn change(&mut self, change: &Change, found: &mut Found) {
+        // Of what was opened to be made or emptied, that which the host has too.
+        let path = change.path.as_bytes();
+        if let (Some(_), Some((rule, key, seq, at))) = (&change.before, self.maybe_emptied.get(path)) {
+            let (what, key, at) = (format!("emptied {}", text(path)), Some(*key), Some(*at));
+            found.add(rule, &Sighting { what, key, at, events: &[*seq], paths: &[path] });
+        }
+    }
+
+    fn end(&mut self, _: &World, found: &mut Found) {
         for ((_, name), ending) in &self.endings {
             let mut gone: Vec<(&Vec<u8>, u64)> =
                 ending.files.iter().filter(|(_, (_, gone))| *gone).map(|(path, (seq, _))| (path, *seq)).collect();

@@ -13,7 +13,7 @@ use crate::found::{Found, Sighting, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, written};
 use fvm_model::event::{Event, ProcessKey};
-use fvm_model::{Change, ChangeKind, ChangeSet, Timestamp};
+use fvm_model::{Change, ChangeKind, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Places of one rule.
@@ -330,6 +330,8 @@ struct Seen {
     key: ProcessKey,
     seq: u64,
     at: Timestamp,
+    /// What came of it, as far as the changes say.
+    became: Option<&'static str>,
 }
 
 /// Looks at places.
@@ -414,34 +416,41 @@ impl Places {
             self.allowed.insert(path.to_vec());
             return;
         }
-        let seen = Seen { rule, key, seq: event.seq, at: event.ts };
+        let seen = Seen { rule, key, seq: event.seq, at: event.ts, became: None };
         self.seen.entry(path.to_vec()).or_insert(seen);
     }
 
-    /// Says what was found, with what the changes show.
-    pub fn end(self, world: &World, set: &ChangeSet, found: &mut Found) {
-        let changed: BTreeMap<&[u8], &Change> =
-            set.changes.iter().map(|change| (change.path.as_bytes(), change)).collect();
+    /// Looks at one change, when there are no more events.
+    pub fn change(&mut self, change: &Change, world: &World, found: &mut Found) {
+        let path = change.path.as_bytes();
+        if let Some(seen) = self.seen.get_mut(path) {
+            seen.became = Some(match change.kind {
+                ChangeKind::Created => "made",
+                ChangeKind::Deleted => "wrote, and there is no more,",
+                _ => "changed",
+            });
+            return;
+        }
+        let is_there = !matches!(change.kind, ChangeKind::Deleted | ChangeKind::Metadata { .. });
+        let is_file = change.file_type != fvm_model::FileType::Directory;
+        if !is_there || !is_file || self.allowed.contains(path) {
+            return;
+        }
+        if let Some((rule, _)) = place_of(&self.index, world, path) {
+            let what = format!("{} was changed; the log does not show by whom", text(path));
+            found.add(rule, &Sighting { what, key: None, at: None, events: &[], paths: &[path] });
+        }
+    }
+
+    /// Says what was found.
+    pub fn end(self, found: &mut Found) {
         for (path, seen) in &self.seen {
-            let what = match changed.get(path.as_slice()).map(|change| &change.kind) {
-                Some(ChangeKind::Created) => format!("made {}", text(path)),
-                Some(ChangeKind::Deleted) => format!("wrote {}, which is gone now", text(path)),
-                Some(_) => format!("changed {}", text(path)),
+            let what = match seen.became {
+                Some(became) => format!("{became} {}", text(path)),
                 None => format!("tried to write {}: it is as it was", text(path)),
             };
             let (key, at, events) = (Some(seen.key), Some(seen.at), &[seen.seq][..]);
             found.add(seen.rule, &Sighting { what, key, at, events, paths: &[path] });
-        }
-        for (path, change) in changed {
-            let is_there = !matches!(change.kind, ChangeKind::Deleted | ChangeKind::Metadata { .. });
-            let is_file = change.file_type != fvm_model::FileType::Directory;
-            if !is_there || !is_file || self.seen.contains_key(path) || self.allowed.contains(path) {
-                continue;
-            }
-            if let Some((rule, _)) = place_of(&self.index, world, path) {
-                let what = format!("{} was changed; the log does not show by whom", text(path));
-                found.add(rule, &Sighting { what, key: None, at: None, events: &[], paths: &[path] });
-            }
         }
     }
 }

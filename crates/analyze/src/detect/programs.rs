@@ -11,7 +11,6 @@ use super::Detector;
 use crate::found::{Found, Sighting, command, text};
 use crate::rules;
 use crate::world::{Made, Proc, World, name_of};
-use fvm_model::ChangeSet;
 use fvm_model::event::{Event, Kind, Phase, ProcessKey};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -196,7 +195,7 @@ impl Detector for Programs {
         }
     }
 
-    fn end(&mut self, world: &World, _: &ChangeSet, found: &mut Found) {
+    fn end(&mut self, world: &World, found: &mut Found) {
         for piped in &self.piped {
             let by_parent = world.line(piped.parent).take(2).find_map(|(key, _)| self.talked.get(&key));
             // 'sh -i < fifo | nc': whoever was started beside it.

@@ -3,7 +3,7 @@
 use crate::{Analysis, Settings};
 use fvm_model::event::{Args, Event, Kind, Phase, Src, Trust};
 use fvm_model::path::Bytes;
-use fvm_model::{ChangeSet, Level, Timestamp};
+use fvm_model::{Level, Timestamp};
 use fvm_trace::Integrity;
 use fvm_trace::store::own_event;
 use std::collections::HashMap;
@@ -123,7 +123,7 @@ impl Story {
         let settings = Settings::default();
         let mut analysis = Analysis::new(&settings);
         self.events.iter().for_each(|event| analysis.see(event));
-        let report = analysis.finish(&ChangeSet::default(), Some(&whole()), false, &mut |_| None);
+        let report = analysis.finish(Some(&whole()), false);
         let mut ids: Vec<String> = report.findings.into_iter().map(|finding| finding.id).collect();
         ids.sort();
         ids

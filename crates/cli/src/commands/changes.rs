@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
 use crate::render;
-use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, VmState, exit};
+use fvm::model::{Change, ChangeSet, PackedChanges, Plan, VmPath, VmRecord, VmState, exit};
 use fvm::{Choice, FileDiff, Findings, Fvm, FvmError, OnConflict, Origins, ScanError, ScanInput, Sight, VmLock};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
@@ -36,7 +36,23 @@ pub fn judged(
     args: &JudgeArgs,
 ) -> Result<Option<Findings>, Failure> {
     let is_asked = args.is_asked() || record.policy.is_judged();
-    is_asked.then(|| analyze::findings(fvm, out, record, set, &args.analysis)).transpose()
+    let mut changes = set.changes.iter().cloned();
+    let found = || analyze::findings(fvm, out, record, &mut changes, &set.warnings, &args.analysis);
+    is_asked.then(found).transpose()
+}
+
+/// All changes, in little memory, and what reading them said.
+pub fn read_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Result<(PackedChanges, Vec<String>), Failure> {
+    let (mut changes, mut bad) = (PackedChanges::default(), Ok(()));
+    let warnings = out.during(&format!("reading the changes of {}", record.name), || {
+        let look = |sight: Sight<'_>, _: &mut usize| Some(sight.into_change());
+        fvm.each_change(record, &[], look, |change| {
+            bad = changes.push(&change);
+            if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    })?;
+    bad.map_err(io::Error::from)?;
+    Ok((changes, warnings))
 }
 
 /// What of a commit is left out for what was found: all that is not asked for by name.
