@@ -93,6 +93,8 @@ pub enum More {
     Moves,
     /// To oneself it is nothing.
     ToOthers,
+    /// What it makes may become its maker's child.
+    Sibling,
 }
 
 /// A captured call.
@@ -178,6 +180,11 @@ const PLACES: u32 = (libc::CLONE_NEWNS | libc::CLONE_NEWUSER) as u32;
 const NAMESPACES: u32 = PLACES
     | (libc::CLONE_NEWCGROUP | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID | libc::CLONE_NEWNET)
         as u32;
+/// `CLONE_PARENT`: what is made becomes its maker's sibling.
+pub const SIBLING: u64 = libc::CLONE_PARENT as u64;
+const CLONES: (When, When) = (When::Any(0, SIBLING as u32), When::Any(0, NAMESPACES | SIBLING as u32));
+/// `clone3`, whose flags lie in memory: where a log is kept programs take `clone`, whose flags are seen.
+pub const UNSEEN_CLONE: u32 = libc::SYS_clone3 as u32;
 const NOFOLLOW: u64 = libc::AT_SYMLINK_NOFOLLOW as u64;
 
 const NONE: File = File::Nothing;
@@ -218,7 +225,7 @@ const CALLS: &[Call] = &[
         &[(Flags, 0)],
     )
     .more(More::Moves),
-    call("clone", libc::SYS_clone, Kind::Unshare, (When::Never, When::Any(0, NAMESPACES)), NONE, &[(Flags, 0)]),
+    call("clone", libc::SYS_clone, Kind::Unshare, CLONES, NONE, &[(Flags, 0)]).more(More::Sibling),
     call("connect", libc::SYS_connect, Kind::Connect, ALWAYS, NONE, &[]).more(More::Address(1, 2)),
     call("bind", libc::SYS_bind, Kind::Bind, ALWAYS, NONE, &[]).more(More::Address(1, 2)),
     call("listen", libc::SYS_listen, Kind::Listen, ALWAYS, NONE, &[]),

@@ -137,10 +137,16 @@ impl Look {
             return self.answer(call.id, Answer::GoOn);
         };
         let ts = now();
+        self.tell_dropped();
+        if self.processes.is_in_doubt(pid) {
+            self.renew(pid, ts);
+            self.processes.goes_on(pid, inside);
+        }
         match what.more {
             // What it is now is seen for the last time.
             More::Exit { thread } => return self.exit(call.id, what, (pid, inside), call.arguments[0], thread, ts),
             More::Argv(_) => self.renew(pid, ts),
+            More::Sibling if call.arguments[0] & calls::SIBLING != 0 => self.processes.makes_sibling(pid),
             _ => {}
         }
         let Some(process) = self.processes.get(pid) else { return self.answer(call.id, Answer::GoOn) };
@@ -156,7 +162,7 @@ impl Look {
         let is_own = seen.args.pid.is_some_and(|to| i64::from(to) == i64::from(self.number(pid)));
         if is_ours || (what.more == More::ToOthers && is_own) {
             if moves {
-                self.processes.mark_stale(pid);
+                self.moves(pid, inside, what);
             }
             return;
         }
@@ -174,7 +180,23 @@ impl Look {
         self.open = event.map(|event| Open { pid, event, file, to, is_text });
         if moves {
             self.settle();
-            self.processes.mark_stale(pid);
+            self.moves(pid, inside, what);
+        }
+    }
+
+    /// What is known of the process may not be so any more.
+    fn moves(&mut self, pid: i32, tid: u32, what: &Call) {
+        match what.more {
+            More::Argv(_) => self.processes.asks(pid, tid),
+            _ => self.processes.mark_stale(pid),
+        }
+    }
+
+    /// Where more live at once than can be known, who made whom is lost.
+    fn tell_dropped(&mut self) {
+        let dropped = self.processes.take_dropped();
+        if let (1.., Some(store)) = (dropped, &mut self.store) {
+            store.lose(dropped);
         }
     }
 
@@ -408,7 +430,7 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
             args.cut = args.flags.is_none();
         }
         More::CallName => args.name = Some(Bytes(what.name.into())),
-        More::Nothing | More::Exit { .. } | More::Moves | More::ToOthers => {}
+        More::Nothing | More::Exit { .. } | More::Moves | More::ToOthers | More::Sibling => {}
     }
     let trust = if from_memory { Trust::Usermem } else { Trust::Kernel };
     Seen { args, trust, file, to }

@@ -14,8 +14,10 @@
 //! thread.
 
 pub mod calls;
+mod kin;
 mod look;
 mod memory;
+mod own;
 mod place;
 mod proc;
 mod process;
@@ -25,7 +27,7 @@ mod secret;
 use crate::store::Store;
 use calls::Refused;
 use fvm_model::Level;
-use fvm_sys::{process as own, seccomp};
+use fvm_sys::{process as this, seccomp};
 use look::Look;
 use place::Mounts;
 use process::{Numbers, Processes};
@@ -101,7 +103,7 @@ impl Tracer {
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
         let thread = std::thread::Builder::new().name("fvm: tracer".into()).stack_size(256 << 10);
         let begun = thread.spawn(move || {
-            own::block_all_signals();
+            this::block_all_signals();
             run(task, &stopped);
         });
         let thread = begun.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))?;

@@ -10,7 +10,9 @@
 //! Invariants: a number that the kernel gave away again is never taken for the former process (a descriptor of the process
 //! is held, or its start is compared); the table is bounded; whoever made a process is never guessed.
 
-use super::proc::{self, Stat, Status};
+use super::kin::Kin;
+use super::own::Own;
+use super::proc::{self, Program, Stat, Status};
 use fvm_model::event::ProcessKey;
 use fvm_model::path::Bytes;
 use fvm_sys::peek::is_thread_of;
@@ -40,8 +42,6 @@ pub struct Numbers {
     uids: Vec<[u32; 3]>,
     /// The VM's mount namespace, by its inode.
     mounts: Option<u64>,
-    /// fvm's own program, by device and inode.
-    own: Option<(u64, u64)>,
     /// Clock ticks in a second.
     ticks: u64,
 }
@@ -52,13 +52,11 @@ impl Numbers {
     pub fn of(init: i32, mounts: Option<u64>) -> Self {
         let status = proc::status(init).unwrap_or_default();
         let map = proc::read(&format!("/proc/{init}/uid_map"), 4096).unwrap_or_default();
-        let own = rustix::fs::stat("/proc/self/exe").ok().map(|stat| (stat.st_dev, stat.st_ino));
         Self {
             init,
             level: status.numbers.len().saturating_sub(1),
             uids: uid_map(&String::from_utf8_lossy(&map)),
             mounts,
-            own,
             ticks: rustix::param::clock_ticks_per_second().max(1),
         }
     }
@@ -110,6 +108,8 @@ pub struct Process {
     image: (u64, u64),
     /// Its other threads: the VM's numbers for them.
     threads: HashMap<i32, u32>,
+    /// This thread of it asked to execute something; whether it did is not known yet.
+    asked: Option<u32>,
 }
 
 /// Who made a call.
@@ -141,6 +141,8 @@ pub enum Renewed {
 #[derive(Debug)]
 pub struct Processes {
     numbers: Numbers,
+    own: Own,
+    kin: Kin,
     known: HashMap<i32, Process>,
     /// Thread → process.
     threads: HashMap<i32, i32>,
@@ -150,6 +152,11 @@ pub struct Processes {
     stale: BTreeMap<i32, u8>,
     /// Known now, and not by an event of their own.
     noted: Vec<i32>,
+    known_max: usize,
+    /// Ended, and made room already.
+    ended: Vec<(i32, Process)>,
+    /// Dropped while they lived.
+    dropped: u64,
 }
 
 impl Processes {
@@ -157,7 +164,21 @@ impl Processes {
     #[must_use]
     pub fn new(numbers: Numbers, handles_max: usize) -> Self {
         let (known, threads) = (HashMap::new(), HashMap::new());
-        Self { numbers, known, threads, handles_max, handles: 0, stale: BTreeMap::new(), noted: Vec::new() }
+        let own = Own::of(numbers.init);
+        Self {
+            numbers,
+            own,
+            kin: Kin::default(),
+            known,
+            threads,
+            handles_max,
+            handles: 0,
+            stale: BTreeMap::new(),
+            noted: Vec::new(),
+            known_max: KNOWN_MAX,
+            ended: Vec::new(),
+            dropped: 0,
+        }
     }
 
     /// A process that is known.
@@ -218,7 +239,7 @@ impl Processes {
 
     /// Takes `pid` and its makers into the table; whether it is there.
     fn load(&mut self, pid: i32, status: Option<Status>, depth: usize) -> bool {
-        if self.known.len() >= KNOWN_MAX {
+        if self.known.len() >= self.known_max {
             self.make_room();
         }
         let held = self.handles < self.handles_max;
@@ -227,14 +248,19 @@ impl Processes {
         let handle = handle.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         let (Some(stat), Some(status)) = (proc::stat(pid), status.or_else(|| proc::status(pid))) else { return false };
         let (ppid, child_of_ours) = self.maker(&stat, depth);
-        let exe = proc::link(pid, "exe");
-        let ours = child_of_ours && self.is_fvm(pid, exe.is_none(), &stat);
+        let exe = proc::program(pid);
+        let ours = child_of_ours && self.is_fvm(pid, &exe, &stat);
+        if !ours && exe == Program::Hidden {
+            self.own.stranger_hides();
+        }
+        let tgid = self.numbers.inside(&status.numbers);
+        let start_ns = self.start_ns(stat.start_ticks) + self.kin.more(tgid, pid, stat.start_ticks);
         let process = Process {
-            key: ProcessKey { tgid: self.numbers.inside(&status.numbers), start_ns: self.start_ns(stat.start_ticks) },
+            key: ProcessKey { tgid, start_ns },
             ppid,
             sid: self.numbers.inside(&status.sessions),
             uid: self.numbers.user(status.uid),
-            exe: if ours { Bytes(OURS.into()) } else { program(exe.unwrap_or_default()) },
+            exe: if ours { Bytes(OURS.into()) } else { program(exe) },
             comm: bytes(stat.comm),
             ours,
             foreign: false,
@@ -242,6 +268,7 @@ impl Processes {
             ticks: stat.start_ticks,
             image: stat.image,
             threads: HashMap::new(),
+            asked: None,
             handle,
         };
         if handle_alive(&process) {
@@ -257,6 +284,9 @@ impl Processes {
     /// The VM's number of whoever made a process, and whether that is fvm.
     fn maker(&mut self, stat: &Stat, depth: usize) -> (u32, bool) {
         let ppid = stat.ppid;
+        if let Some(maker) = self.kin.maker(ppid, stat.start_ticks) {
+            return (maker, false);
+        }
         if ppid == self.numbers.init {
             return (0, true);
         }
@@ -274,14 +304,14 @@ impl Processes {
         }
     }
 
-    /// Whether a child of init's, or of another such, is fvm still. A process that was never executed may not be looked at by a
-    /// user; then it is what init is by name.
-    fn is_fvm(&self, pid: i32, unreadable: bool, stat: &Stat) -> bool {
-        if unreadable {
-            return proc::stat(self.numbers.init).is_some_and(|init| init.comm == stat.comm);
+    /// Whether a child of init's, or of another such, is fvm still.
+    fn is_fvm(&mut self, pid: i32, exe: &Program, stat: &Stat) -> bool {
+        if *exe == Program::Hidden && self.stale.keys().any(|pid| proc::program(*pid) == Program::Hidden) {
+            // It executed something, and was not looked at since.
+            self.own.stranger_hides();
         }
-        let exe = rustix::fs::stat(format!("/proc/{pid}/exe")).ok().map(|stat| (stat.st_dev, stat.st_ino));
-        exe.is_some() && exe == self.numbers.own
+        let init = proc::stat(self.numbers.init).unwrap_or_default();
+        self.own.is(pid, exe, stat, &init.comm)
     }
 
     /// Which mounts and root directory it has.
@@ -301,6 +331,43 @@ impl Processes {
         /// A second of ticks: an execution may take its time, or fail.
         const LOOKS: u8 = 10;
         self.stale.insert(pid, LOOKS);
+    }
+
+    /// Its thread `tid` asks to execute something: what it is by then shows at the latest when it does something again.
+    pub fn asks(&mut self, pid: i32, tid: u32) {
+        self.mark_stale(pid);
+        if let Some(process) = self.known.get_mut(&pid) {
+            process.asked = Some(tid);
+        }
+    }
+
+    /// Whether it is to be looked at before anything that it does now is taken for its program's.
+    #[must_use]
+    pub fn is_in_doubt(&self, pid: i32) -> bool {
+        self.known.get(&pid).is_some_and(|process| process.asked.is_some())
+    }
+
+    /// Thread `tid` does something: what it asked to execute, it did not.
+    pub fn goes_on(&mut self, pid: i32, tid: u32) {
+        if let Some(process) = self.known.get_mut(&pid)
+            && process.asked == Some(tid)
+        {
+            process.asked = None;
+        }
+    }
+
+    /// It makes a child that is to be its own maker's.
+    pub fn makes_sibling(&mut self, pid: i32) {
+        let Some((stat, maker)) = proc::stat(pid).zip(self.known.get(&pid).map(|process| process.key.tgid)) else { return };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (secs, nanos) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+        let ticks = secs * self.numbers.ticks + nanos / (1_000_000_000 / self.numbers.ticks);
+        self.kin.makes_sibling(stat.ppid, maker, ticks);
+    }
+
+    /// How many were dropped while they lived since this was asked last: who made whom is not known of all then.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Those that may have changed.
@@ -323,10 +390,16 @@ impl Processes {
 
     /// Looks again at a process that may have changed.
     pub fn renew(&mut self, pid: i32) -> Renewed {
-        let Some(looks) = self.stale.get_mut(&pid) else { return Renewed::Same };
-        *looks -= 1;
-        if *looks == 0 {
-            self.stale.remove(&pid);
+        let is_in_doubt = self.is_in_doubt(pid);
+        match self.stale.get_mut(&pid) {
+            Some(looks) => {
+                *looks -= 1;
+                if *looks == 0 {
+                    self.stale.remove(&pid);
+                }
+            }
+            None if is_in_doubt => {}
+            None => return Renewed::Same,
         }
         let Some(process) = self.known.get_mut(&pid) else {
             self.stale.remove(&pid);
@@ -336,16 +409,19 @@ impl Processes {
         process.comm = bytes(stat.comm);
         process.uid = self.numbers.user(status.uid);
         process.sid = self.numbers.inside(&status.sessions);
-        let exe = proc::link(pid, "exe");
-        let executed = stat.image != process.image || exe.as_ref().is_some_and(|exe| !same(&process.exe, exe));
+        let exe = proc::program(pid);
+        let executed = stat.image != process.image || matches!(&exe, Program::At(exe) if !same(&process.exe, exe));
         process.image = stat.image;
         let was_ours = process.ours;
         if executed {
-            process.ours = false;
+            (process.ours, process.asked) = (false, None);
             process.threads.clear();
-            let is_stub = was_ours && exe.as_deref() == Some(STUB);
+            let is_stub = was_ours && matches!(&exe, Program::At(exe) if exe == STUB);
+            if exe == Program::Hidden {
+                self.own.stranger_hides();
+            }
             // One that may not be looked at is not what it was.
-            process.exe = if is_stub { Bytes(OURS.into()) } else { program(exe.unwrap_or_default()) };
+            process.exe = if is_stub { Bytes(OURS.into()) } else { program(exe) };
             if is_stub {
                 self.stale.remove(&pid);
                 self.place(pid);
@@ -387,7 +463,12 @@ impl Processes {
             None => proc::stat(*pid).is_none_or(|stat| stat.start_ticks != process.ticks).then_some(*pid),
         };
         let ended: Vec<i32> = self.known.iter().filter_map(ended).collect();
-        ended.into_iter().filter_map(|pid| Some((pid, self.forget(pid)?))).collect()
+        if ended.iter().any(|pid| self.stale.contains_key(pid)) {
+            // What it had executed is not known.
+            self.own.stranger_hides();
+        }
+        let ended: Vec<(i32, Process)> = ended.into_iter().filter_map(|pid| Some((pid, self.forget(pid)?))).collect();
+        self.ended.drain(..).chain(ended).collect()
     }
 
     /// Drops one that has ended.
@@ -401,9 +482,16 @@ impl Processes {
         Some(process)
     }
 
-    /// What is dropped here is loaded again when it does something.
+    /// What is dropped here is loaded again when it does something; its maker may be gone by then.
     fn make_room(&mut self) {
-        let pids: Vec<i32> = self.known.keys().copied().take(KNOWN_MAX / 4).collect();
+        let mut ended = self.take_ended();
+        ended.truncate(KNOWN_MAX);
+        self.ended = ended;
+        if self.known.len() < self.known_max {
+            return;
+        }
+        let pids: Vec<i32> = self.known.keys().copied().take((self.known_max / 4).max(1)).collect();
+        self.dropped += pids.len() as u64;
         pids.into_iter().for_each(|pid| drop(self.forget(pid)));
     }
 }
@@ -423,8 +511,9 @@ fn bytes(text: Vec<u8>) -> Bytes {
 
 const DELETED: &[u8] = b" (deleted)";
 
-/// The file of a program, as `/proc` names it.
-fn program(mut link: Vec<u8>) -> Bytes {
+/// The file of a program, as `/proc` names it; empty where it cannot.
+fn program(exe: Program) -> Bytes {
+    let Program::At(mut link) = exe else { return bytes(Vec::new()) };
     if link.ends_with(DELETED) {
         link.truncate(link.len() - DELETED.len());
     }
@@ -445,7 +534,7 @@ mod tests {
     fn processes() -> Processes {
         // As if this test's parent were init: its numbers are the tracer's own.
         let own = rustix::process::getppid().unwrap().as_raw_nonzero().get();
-        Processes::new(Numbers { own: None, ..Numbers::of(own, None) }, 64)
+        Processes::new(Numbers::of(own, None), 64)
     }
 
     fn id(child: &std::process::Child) -> i32 {
@@ -455,7 +544,7 @@ mod tests {
     #[test]
     fn a_user_is_numbered_as_in_the_vm() {
         let uids = uid_map("         0 1073741824 1073741824\n");
-        let numbers = Numbers { init: 1, level: 0, uids, mounts: None, own: None, ticks: 100 };
+        let numbers = Numbers { init: 1, level: 0, uids, mounts: None, ticks: 100 };
         assert_eq!(numbers.user(1_073_741_824 + 1000), 1000);
         assert_eq!(numbers.user(5), 65_534);
     }
@@ -486,6 +575,53 @@ mod tests {
         let ended: Vec<i32> = known.take_ended().into_iter().map(|(pid, _)| pid).collect();
         assert!(ended.contains(&pid), "{ended:?}");
         assert_eq!(known.caller(pid), Caller::Gone);
+    }
+
+    #[test]
+    fn more_processes_than_can_be_known_are_said_to_be_missing() {
+        let mut known = processes();
+        known.known_max = 3;
+        let mut children: Vec<_> = (0..5).map(|_| Command::new("sleep").arg("100").spawn().unwrap()).collect();
+        // Those that ended make room first.
+        children[0].kill().unwrap();
+        let first = id(&children[0]);
+        assert!(matches!(known.caller(first), Caller::Known { .. }));
+        children[0].wait().unwrap();
+        children[1..3].iter().for_each(|child| assert_ne!(known.caller(id(child)), Caller::Gone));
+        assert_eq!((known.take_dropped(), known.count() <= 4), (0, true));
+        children[3..].iter().for_each(|child| assert_ne!(known.caller(id(child)), Caller::Gone));
+        // Its maker comes along.
+        assert!(known.take_dropped() > 0 && known.count() <= 4);
+        assert!(known.take_ended().iter().any(|(pid, _)| *pid == first), "its end is told");
+        children[1..].iter_mut().for_each(|child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_execution_that_takes_its_time_is_seen_when_its_process_does_something() {
+        let mut known = processes();
+        let mut child =
+            Command::new("sh").args(["-c", "read x; exec sleep 100"]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = id(&child);
+        while proc::stat(pid).unwrap().comm != b"sh" {}
+        known.caller(pid);
+        known.asks(pid, child.id());
+        // Longer than it is looked at by itself.
+        (0..20).for_each(|_| assert_eq!(known.renew(pid), Renewed::Same));
+        assert!(!known.has_stale() && known.is_in_doubt(pid));
+        drop(child.stdin.take());
+        while proc::stat(pid).unwrap().comm != b"sleep" {}
+        assert_eq!(known.renew(pid), Renewed::Executed(Some(1)));
+        assert!(!known.is_in_doubt(pid));
+        known.asks(pid, 5);
+        known.goes_on(pid, 6);
+        assert!(known.is_in_doubt(pid), "another thread says nothing about it");
+        known.goes_on(pid, 5);
+        assert!(!known.is_in_doubt(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
