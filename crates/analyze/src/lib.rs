@@ -16,6 +16,7 @@ pub mod detect;
 pub mod exceptions;
 pub mod found;
 pub mod look;
+pub mod packages;
 pub mod rules;
 pub mod sigma;
 pub mod world;
@@ -26,7 +27,7 @@ pub use sigma::{Sigma, SigmaError};
 
 use detect::Detector;
 use detect::changes::Changes;
-use detect::places::{PACKAGERS, Places};
+use detect::places::Places;
 use found::{Found, Sighting, text};
 use fvm_model::event::{Event, Kind};
 use fvm_model::finding::{Finding, REPORT, Report, Verdict};
@@ -60,6 +61,8 @@ pub struct Analysis<'s> {
     found: Found,
     level: Option<Level>,
     events: u64,
+    /// Of files, by paths that are not whole, or that name other files.
+    unplaced: u64,
     gaps: Vec<String>,
 }
 
@@ -77,6 +80,7 @@ impl<'s> Analysis<'s> {
             found: Found::default(),
             level: None,
             events: 0,
+            unplaced: 0,
             gaps: Vec::new(),
         }
     }
@@ -90,6 +94,7 @@ impl<'s> Analysis<'s> {
             return;
         }
         self.events += 1;
+        self.unplaced += u64::from(is_unplaced(event));
         self.world.enter(event);
         self.places.see(event, &self.world);
         for detector in &mut self.detectors {
@@ -121,19 +126,21 @@ impl<'s> Analysis<'s> {
             detector.change(change, &mut self.found);
         }
         let made = self.world.made(change.path.as_bytes());
-        let packaged = made.is_some_and(|made| self.world.is_one_of(made.by, PACKAGERS));
+        let packaged = made.is_some_and(|made| made.packaged);
         self.changes.look_at(change, packaged, contents, &mut self.found);
     }
 
     /// The report. `whole`: how whole the log is, `None` where there is none; `runs`: the VM runs.
     #[must_use]
     pub fn finish(self, whole: Option<&Integrity>, runs: bool) -> Report {
-        let Self { settings, world, places, changes, mut detectors, sigma, mut found, level, events, gaps: unseen } =
-            self;
+        let Self { settings, world, places, changes, mut detectors, sigma, mut found, level, events, .. } = self;
+        let (unplaced, mut unseen) = (self.unplaced, self.gaps);
         for detector in &mut detectors {
             detector.end(&world, &mut found);
         }
         places.end(&mut found);
+        let lost_track = world.has_lost_track();
+        unseen.extend(changes.gap());
         changes.end(&mut found);
         let mut findings: Vec<Finding> = Vec::new();
         let mut excused = Vec::new();
@@ -145,10 +152,36 @@ impl<'s> Analysis<'s> {
         }
         findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.at.cmp(&b.at)).then(a.id.cmp(&b.id)));
         let mut gaps = gaps(whole, runs, level);
+        if unplaced > 0 {
+            gaps.push(format!(
+                "{unplaced} events are of files whose paths are not whole, or of programs with mounts of their own"
+            ));
+        }
+        if lost_track {
+            gaps.push("too many files were moved about to follow them".into());
+        }
         gaps.extend(unseen);
         let verdict = Verdict::of(&findings, gaps.is_empty());
         Report { version: REPORT, verdict, gaps, level, events, findings, excused }
     }
+}
+
+/// Whether nobody can say which file of the VM's it is about.
+fn is_unplaced(event: &Event) -> bool {
+    let names_files = matches!(
+        event.kind,
+        Kind::Open
+            | Kind::Truncate
+            | Kind::Mkdir
+            | Kind::Mknod
+            | Kind::Symlink
+            | Kind::Link
+            | Kind::Rename
+            | Kind::Unlink
+            | Kind::Rmdir
+            | Kind::Read
+    );
+    names_files && (event.args.cut || event.args.foreign)
 }
 
 /// What was not seen, in words.
@@ -204,6 +237,20 @@ mod tests {
     }
 
     #[test]
+    fn files_that_nobody_can_place_are_a_gap() {
+        use fvm_model::event::Args;
+        for hide in [|args: &mut Args| args.foreign = true, |args: &mut Args| args.cut = true] {
+            let mut story = Story::new();
+            story.run(10, "/usr/bin/python3", &["python3"]);
+            story.write(10, "/w/x");
+            let verdict = |story: &Story| report(story, &Settings::default(), Some(&whole()), false).verdict;
+            assert_eq!(verdict(&story), Verdict::Clean);
+            hide(&mut story.events.last_mut().unwrap().args);
+            assert_eq!(verdict(&story), Verdict::Unknown);
+        }
+    }
+
+    #[test]
     fn a_finding_names_its_events_its_program_and_where_that_came_from() {
         let mut story = Story::new();
         story.run(10, "/usr/bin/npm", &["npm", "install"]);
@@ -228,7 +275,7 @@ mod tests {
             if tampered {
                 story.write(10, "/usr/bin/dpkg");
             }
-            story.run_under(11, 10, "/usr/bin/dpkg", &["dpkg", "--unpack", "x.deb"]);
+            story.run_under(11, 10, "/usr/bin/dpkg", &["dpkg", "--unpack", "/var/cache/apt/archives/x.deb"]);
             story.write(11, "/usr/lib/systemd/system/x.service.dpkg-new");
             story.rename(11, "/usr/lib/systemd/system/x.service.dpkg-new", "/usr/lib/systemd/system/x.service");
             let report = report(&story, &Settings::default(), Some(&whole()), false);

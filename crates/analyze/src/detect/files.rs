@@ -8,7 +8,6 @@
 //! Invariant: a file that the VM itself made is nobody's loss: renaming, emptying or removing it is not found here.
 
 use super::Detector;
-use super::places::PACKAGERS;
 use crate::found::{Found, Sighting, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, dir_of, name_of, path_of, written};
@@ -265,13 +264,13 @@ fn modes(event: &Event, world: &World, found: &mut Found) {
             let mode = event.args.mode.unwrap_or(0);
             let gives = mode & 0o4000 != 0
                 || (mode & 0o2010 == 0o2010 && world.made(path).is_some_and(|made| made.executable.is_some()));
-            if gives && !world.is_one_of(key, PACKAGERS) {
+            if gives && !world.is_packager(key) {
                 found.event(&rules::SET_UID, event, format!("gave {} mode {mode:o}", text(path)), &[path]);
             }
         }
         Kind::Setxattr | Kind::Removexattr => {
             let name = event.args.name.as_ref().map(|name| name.0.as_bytes()).unwrap_or_default();
-            if name == b"security.capability" && event.kind == Kind::Setxattr && !world.is_one_of(key, PACKAGERS) {
+            if name == b"security.capability" && event.kind == Kind::Setxattr && !world.is_packager(key) {
                 found.event(&rules::FILE_CAPABILITY, event, format!("gave {} capabilities", text(path)), &[path]);
             }
             if name.starts_with(b"user.fvm.") || name.starts_with(b"security.fvm") {

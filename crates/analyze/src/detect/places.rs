@@ -24,12 +24,6 @@ struct Kind {
     known: &'static [&'static str],
 }
 
-/// What unpacks packages. Their scripts are programs of their own, and are judged.
-pub const PACKAGERS: &[&str] = &["dpkg", "rpm", "pacman", "apk", "dpkg-divert", "update-alternatives"];
-/// What packages' scripts call to bring their files in.
-const HELPERS: &[&str] =
-    &["deb-systemd-helper", "deb-systemd-invoke", "update-rc.d", "systemd-sysusers", "ucf", "dpkg-maintscript-helper"];
-
 const KINDS: &[Kind] = &[
     Kind {
         rule: &rules::SHELL_STARTUP,
@@ -119,7 +113,7 @@ const KINDS: &[Kind] = &[
             "~/.config/systemd/**",
             "~/.local/share/systemd/user/**",
         ],
-        known: HELPERS,
+        known: &[],
     },
     Kind {
         rule: &rules::RC_SCRIPT,
@@ -134,7 +128,7 @@ const KINDS: &[Kind] = &[
             "/etc/dhcp/dhclient-exit-hooks.d/**",
             "/etc/NetworkManager/dispatcher.d/**",
         ],
-        known: HELPERS,
+        known: &[],
     },
     Kind {
         rule: &rules::LD_PRELOAD_FILE,
@@ -169,7 +163,7 @@ const KINDS: &[Kind] = &[
             "~/.rhosts",
             "/etc/hosts.equiv",
         ],
-        known: HELPERS,
+        known: &[],
     },
     Kind {
         rule: &rules::SUDOERS,
@@ -412,7 +406,7 @@ impl Places {
         let Some(path) = written(event) else { return };
         let Some((rule, known)) = place_of(&self.index, world, path) else { return };
         let key = event.process();
-        if world.is_one_of(key, PACKAGERS) || world.is_one_of(key, known) {
+        if world.is_packager(key) || world.is_one_of(key, known) {
             self.allowed.insert(path.to_vec());
             return;
         }

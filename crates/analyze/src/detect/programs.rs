@@ -143,14 +143,13 @@ impl Programs {
     /// Written, made executable and started by one family.
     fn dropped(&self, event: &Event, world: &World, process: &Proc, found: &mut Found) {
         let path = process.file.as_slice();
-        let Some(Made { by, seq, executable: Some((chmod, marker)) }) = world.made(path) else { return };
+        let Some(made @ Made { by, seq, executable: Some((chmod, marker, _)), .. }) = world.made(path) else { return };
         let family = |key: ProcessKey| {
             world.line(key).take(3).any(|(key, _)| world.line(event.process()).take(6).any(|(own, _)| own == key))
         };
-        let names = |key: ProcessKey| {
-            world.is_one_of(key, MAKERS) || world.line(key).take(3).any(|(key, _)| world.is_one_of(key, MAKERS))
-        };
-        if names(*by) || names(*marker) || !family(*by) || !family(*marker) {
+        let below_maker = |key| world.line(key).skip(1).take(2).any(|(key, _)| world.is_one_of(key, MAKERS));
+        let of_makers = made.is_one_of(MAKERS) || made.is_executable_by(MAKERS);
+        if of_makers || below_maker(*by) || below_maker(*marker) || !family(*by) || !family(*marker) {
             return;
         }
         let what = format!("ran {}, written and made executable before", text(path));
@@ -171,7 +170,7 @@ impl Programs {
         let Some(variable) = event.args.name.as_ref().map(|name| name.0.as_bytes()) else { return };
         let Some(library) = world.library_of_vm(variable) else { return };
         let argv: Vec<Vec<u8>> = event.args.argv.iter().map(|arg| arg.0.as_bytes().to_vec()).collect();
-        let of_makers = world.made(library).is_some_and(|made| world.is_one_of(made.by, &["fakeroot", "dpkg"]));
+        let of_makers = world.made(library).is_some_and(|made| made.is_one_of(&["fakeroot", "dpkg"]));
         if !of_makers {
             found.event(
                 &rules::PRELOAD,

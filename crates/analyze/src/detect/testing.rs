@@ -96,6 +96,10 @@ impl Story {
         self.file(pid, Kind::Rename, from, Args { to: Some(Bytes(to.into())), ..Args::default() });
     }
 
+    pub fn symlink(&mut self, pid: u32, path: &str, to: &str) {
+        self.file(pid, Kind::Symlink, path, Args { to: Some(Bytes(to.into())), ..Args::default() });
+    }
+
     pub fn unlink(&mut self, pid: u32, path: &str) {
         self.file(pid, Kind::Unlink, path, Args::default());
     }
