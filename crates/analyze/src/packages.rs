@@ -28,7 +28,8 @@ const HELPERS: &[&str] = &[
     "dpkg-maintscript-helper",
 ];
 /// What loads packages and checks who signed them.
-const LOADERS: &[&str] = &["apt", "apt-get", "aptitude", "unattended-upgr*", "http", "https", "store", "mirror*", "_apt"];
+const LOADERS: &[&str] =
+    &["apt", "apt-get", "aptitude", "unattended-upgr*", "http", "https", "store", "mirror*", "_apt"];
 const ARCHIVE: &[u8] = b"/var/cache/apt/archives/";
 const LINKS: &[u8] = b"/apt-dpkg-install-";
 /// Links of apt's that are remembered.
@@ -120,7 +121,8 @@ fn is_strange(arg: &[u8]) -> bool {
     let lower = arg.to_ascii_lowercase();
     let lower = lower.strip_prefix(b"-o").unwrap_or(&lower);
     let is_harmless = harmless.iter().any(|known| lower.trim_ascii_start().starts_with(known));
-    let words: &[&[u8]] = &[b"-c", b"--config-file", b"--allow-unauthenticated", b"--force-yes", b"--allow-insecure-repositories"];
+    let words: &[&[u8]] =
+        &[b"-c", b"--config-file", b"--allow-unauthenticated", b"--force-yes", b"--allow-insecure-repositories"];
     (is_setting && !is_harmless)
         || arg.ends_with(b".deb")
         || words.iter().any(|word| arg == *word || (arg.starts_with(word) && arg.get(word.len()) == Some(&b'=')))

@@ -50,6 +50,8 @@ struct Asked {
     /// `LD_PRELOAD=...`
     library: Option<Vec<u8>>,
     of_vm: bool,
+    /// Not all of its variables could be read.
+    is_unread: bool,
 }
 
 /// A file that the VM made, wrote or moved.
@@ -196,7 +198,10 @@ impl World {
 
     /// Such files whose paths begin so.
     pub fn made_below<'w>(&'w self, begin: &'w [u8]) -> impl Iterator<Item = &'w [u8]> {
-        self.made.range(begin.to_vec()..).map(|(path, _)| path.as_slice()).take_while(move |path| path.starts_with(begin))
+        self.made
+            .range(begin.to_vec()..)
+            .map(|(path, _)| path.as_slice())
+            .take_while(move |path| path.starts_with(begin))
     }
 
     /// Whether more was moved about than can be followed: nobody is the machine's own then.
@@ -281,7 +286,8 @@ impl World {
             self.procs.insert(key, own);
         }
         let tampered = self.loads_of_vm(event, key);
-        let at = [&event.args.path, &Some(event.exe.clone())].map(|path| path.as_ref().map(|p| p.0.as_bytes().to_vec()));
+        let at =
+            [&event.args.path, &Some(event.exe.clone())].map(|path| path.as_ref().map(|p| p.0.as_bytes().to_vec()));
         let is_asked = event.phase == Phase::Attempt;
         // What it was before says nothing of what it is to be.
         let of_vm = event.kind == Kind::Exec
@@ -294,7 +300,10 @@ impl World {
                 let argv = event.args.argv.iter().map(|arg| arg.0.as_bytes().to_vec()).collect();
                 let file = event.args.path.as_ref().map(|path| path.0.as_bytes().to_vec()).unwrap_or_default();
                 let library = event.args.name.as_ref().map(|name| name.0.as_bytes().to_vec());
-                process.asked = Some(Asked { file, argv, library, of_vm });
+                // More arguments than the log keeps are usual, more variables are not.
+                let argv_bytes: usize = event.args.argv.iter().map(|arg| arg.0.len()).sum();
+                let is_unread = event.args.cut && event.args.argv.len() < 256 && argv_bytes < 16 << 10;
+                process.asked = Some(Asked { file, argv, library, of_vm, is_unread });
             }
             (Kind::Exec, Phase::Done) => {
                 let exe = event.exe.0.as_bytes().to_vec();
@@ -317,6 +326,9 @@ impl World {
             return false;
         }
         let asked = self.procs.get(&key).and_then(|process| process.asked.as_ref());
+        if asked.is_some_and(|asked| asked.is_unread) {
+            return true;
+        }
         let Some(variables) = asked.and_then(|asked| asked.library.as_deref()) else { return false };
         self.library_of_vm(variables).is_some() || self.searches_in_vm(variables)
     }

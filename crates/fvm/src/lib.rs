@@ -54,7 +54,7 @@ pub use marks::{By, Entry as MarksEntry, Marked, REQUEST as MARKS_REQUEST, Risks
 pub use migrate::{Imported, Machine};
 pub use policies::{PolicyEntry, amended, amended_policy, policies, policy};
 pub use pool::NewPool;
-pub use trace::made_by;
+pub use trace::{Made, made_by};
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;

@@ -16,6 +16,7 @@ pub mod capture;
 pub mod codec;
 pub mod ecs;
 pub mod filter;
+pub mod hands;
 pub mod log;
 pub mod origin;
 pub mod store;

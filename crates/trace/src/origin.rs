@@ -5,17 +5,30 @@
 //!     ─► /b: last written by 13, which came from sh, which came from 'npm install'
 //! ```
 //!
+//! What a commit takes because of who made it ([`Origins::is_by`]) is theirs alone: all that ever had a hand in it ([`crate::hands`]),
+//! as far as an attempt may have come true.
+//!
 //! Invariants: never invented: what stands before a loss, a run that was cut off, or one that could not see all, names
 //! nobody, and neither does a path of other mounts; a call that cannot have done anything, for the entry was there already or gone
 //! already, takes no origin away.
 
+use crate::hands::{Controls, Groups, Hand, Hands};
 use crate::tree::Tree;
+use fvm_model::path::Bytes;
 use fvm_model::event::{Event, Kind, Level, Origin, ProcessKey, Program, Trust};
 use fvm_model::{Change, ChangeKind, Timestamp, VmPath};
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 
 /// `O_CREAT | O_EXCL`: fails where there is something.
 const EXCLUSIVE: u64 = (libc::O_CREAT | libc::O_EXCL) as u64;
+
+/// `RENAME_EXCHANGE`.
+const EXCHANGES: u64 = 2;
+/// `PTRACE_ATTACH`, `PTRACE_SEIZE`.
+const TAKES_OVER: &[u64] = &[16, 0x4206];
+/// Entries that are moved along with directories.
+const MOVES_MAX: usize = 2_000_000;
 
 /// One deed.
 #[derive(Debug, Clone, Copy)]
@@ -36,15 +49,44 @@ struct Deeds {
     marked: Option<Deed>,
     /// Removed, or moved away.
     gone: Option<Deed>,
+    /// Which file of several names it is; 0: of one.
+    group: u32,
+}
+
+/// A path, and all who had a hand in it.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    deeds: Deeds,
+    hands: Hands,
+    /// Who had a hand in what lay below it when it was moved away, if it was.
+    below: Option<Box<Hands>>,
 }
 
 /// Who did what, put together from the events of a VM.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Origins {
     tree: Tree,
-    paths: BTreeMap<VmPath, Deeds>,
+    paths: BTreeMap<VmPath, Entry>,
+    groups: Groups,
+    controls: Controls,
     is_open: bool,
     is_blind: bool,
+    /// Entries that may be moved along with directories still.
+    moves_left: usize,
+}
+
+impl Default for Origins {
+    fn default() -> Self {
+        Self {
+            tree: Tree::default(),
+            paths: BTreeMap::new(),
+            groups: Groups::default(),
+            controls: Controls::default(),
+            is_open: false,
+            is_blind: false,
+            moves_left: MOVES_MAX,
+        }
+    }
 }
 
 impl Origins {
@@ -71,6 +113,10 @@ impl Origins {
     }
 
     fn deed(&mut self, event: &Event) {
+        if self.moves_left == 0 {
+            return;
+        }
+        self.control(event);
         let deed = Deed { key: event.process(), seq: event.seq, at: event.ts, kind: event.kind, trust: event.trust };
         let (path, to) = (event.path(), event.to());
         match event.kind {
@@ -82,59 +128,243 @@ impl Origins {
             Kind::Mkdir | Kind::Mknod | Kind::Symlink => {
                 path.into_iter().for_each(|path| self.make(path, deed, true));
             }
-            Kind::Link => to.into_iter().for_each(|to| self.make(to, deed, true)),
+            Kind::Link => {
+                if let (Some(path), Some(to)) = (path, to) {
+                    self.make(to.clone(), deed, true);
+                    self.join(path, to, deed);
+                }
+            }
             Kind::Rename => {
                 if let (Some(from), Some(to)) = (path, to) {
-                    self.rename(&from, &to, deed);
+                    if event.args.flags.is_some_and(|flags| flags & EXCHANGES != 0) {
+                        self.exchange(&from, &to, deed);
+                    } else {
+                        self.rename(&from, &to, deed);
+                    }
                 }
             }
             Kind::Unlink | Kind::Rmdir => path.into_iter().for_each(|path| self.remove(path, deed)),
             Kind::Chmod | Kind::Chown | Kind::Setxattr | Kind::Removexattr | Kind::Utime => {
                 if let Some(path) = path {
-                    self.paths.entry(path).or_default().marked = Some(deed);
+                    self.touch(path, deed).marked = Some(deed);
                 }
             }
             _ => {}
         }
     }
 
+    /// Whoever takes a process over has a hand in all that it does from then on.
+    fn control(&mut self, event: &Event) {
+        let hand = (event.process(), self.tree.era(event.process()));
+        let number = |pid: Option<i32>| pid.and_then(|pid| u32::try_from(pid).ok());
+        let of_proc = || {
+            let path = event.args.path.as_ref()?.0.to_str()?.strip_prefix("/proc/")?;
+            path.split_once('/').filter(|(_, rest)| rest.ends_with("mem"))?.0.parse().ok()
+        };
+        let over = match event.kind {
+            Kind::Ptrace if event.args.flags.is_some_and(|flags| TAKES_OVER.contains(&flags)) => number(event.args.pid),
+            Kind::MemoryWrite => number(event.args.pid),
+            Kind::Open => of_proc(),
+            _ => None,
+        };
+        if let Some(number) = over.filter(|number| *number != event.tgid) {
+            self.controls.add(number, hand);
+        }
+    }
+
+    /// The entry at `path`, in which whoever did `deed` has a hand now.
+    fn touch(&mut self, path: VmPath, deed: Deed) -> &mut Deeds {
+        let mut hands = Hands::default();
+        hands.add((deed.key, self.tree.era(deed.key)));
+        if !self.controls.is_empty() {
+            let own = Some(deed.key);
+            for key in own.into_iter().chain(self.tree.line(deed.key)) {
+                self.controls.of(key.tgid).into_iter().for_each(|others| hands.add_all(others));
+            }
+        }
+        if !self.paths.contains_key(&path) {
+            self.inherit(&path, &mut hands);
+        }
+        let entry = self.paths.entry(path).or_default();
+        match self.groups.get(entry.deeds.group) {
+            Some(group) => group.add_all(&hands),
+            None => entry.hands.add_all(&hands),
+        }
+        &mut entry.deeds
+    }
+
+    /// A directory that was moved away may be there still, with all that was in it.
+    fn inherit(&self, path: &VmPath, hands: &mut Hands) {
+        for above in path.as_path().ancestors().skip(1).filter_map(|above| VmPath::new(above).ok()) {
+            if let Some(below) = self.paths.get(&above).and_then(|entry| entry.below.as_ref()) {
+                hands.add_all(below);
+            }
+        }
+    }
+
     fn make(&mut self, path: VmPath, deed: Deed, is_exclusive: bool) {
-        let deeds = self.paths.entry(path).or_default();
-        if is_exclusive && deeds.made.is_some() {
+        let is_there = self.paths.get(&path).is_some_and(|entry| entry.deeds.made.is_some());
+        // Of a directory nobody has a hand who tried to make it when it was there.
+        if is_exclusive && is_there && deed.kind == Kind::Mkdir {
             return;
         }
-        *deeds = Deeds { made: Some(deed), gone: None, ..*deeds };
+        let deeds = self.touch(path, deed);
+        if !(is_exclusive && is_there) {
+            *deeds = Deeds { made: Some(deed), gone: None, ..*deeds };
+        }
     }
 
     fn remove(&mut self, path: VmPath, deed: Deed) {
-        let deeds = self.paths.entry(path).or_default();
+        let deeds = self.touch(path, deed);
         if deeds.gone.is_none() {
-            *deeds = Deeds { gone: Some(deed), ..Deeds::default() };
+            *deeds = Deeds { gone: Some(deed), made: None, marked: None, group: deeds.group };
         }
     }
 
+    /// Two names of one file: who writes to the one writes to the other.
+    fn join(&mut self, path: VmPath, to: VmPath, deed: Deed) {
+        let mut hands = Hands::default();
+        self.touch(path.clone(), deed);
+        for name in [&path, &to] {
+            if let Some(entry) = self.paths.get(name) {
+                hands.add_all(&entry.hands);
+                self.groups.peek(entry.deeds.group).into_iter().for_each(|group| hands.add_all(group));
+            }
+        }
+        let known = [&path, &to].into_iter().find_map(|name| {
+            self.paths.get(name).map(|entry| entry.deeds.group).filter(|group| *group != 0)
+        });
+        let group = match known {
+            Some(group) => {
+                self.groups.get(group).into_iter().for_each(|of_it| of_it.add_all(&hands));
+                Some(group)
+            }
+            None => self.groups.begin(hands),
+        };
+        for name in [path, to] {
+            let entry = self.paths.entry(name).or_default();
+            match group {
+                Some(group) if entry.deeds.group == 0 || entry.deeds.group == group => entry.deeds.group = group,
+                // Too many, or of two such: nobody is named.
+                _ => entry.deeds = Deeds { made: None, marked: None, ..entry.deeds },
+            }
+        }
+    }
+
+    fn hands_of(&self, entry: &Entry) -> Hands {
+        let mut hands = entry.hands.clone();
+        self.groups.peek(entry.deeds.group).into_iter().for_each(|group| hands.add_all(group));
+        hands
+    }
+
+    /// What is at `path` and below.
+    fn all_below(&self, path: &VmPath) -> Vec<VmPath> {
+        self.paths.range(path.clone()..).map(|(path, _)| path).take_while(|p| p.is_within(path)).cloned().collect()
+    }
+
+    /// It may fail: whoever had a hand in what was there has one in what is there now.
     fn rename(&mut self, from: &VmPath, to: &VmPath, deed: Deed) {
-        let below: Vec<VmPath> =
-            self.paths.range(from.clone()..).map(|(path, _)| path).take_while(|p| p.is_within(from)).cloned().collect();
+        let below = self.all_below(from);
+        self.moves_left = self.moves_left.saturating_sub(below.len());
+        let mover = (deed.key, self.tree.era(deed.key));
+        let mut all = Hands::default();
         for path in below {
-            let Some(deeds) = self.paths.remove(&path) else { continue };
+            let Some(entry) = self.paths.remove(&path) else { continue };
             let Some(rest) = path.relative_to(from) else { continue };
+            all.add_all(&self.hands_of(&entry));
             if rest.as_os_str().is_empty() {
+                // Its own deeds are the mover's, below.
+                let kept = Entry { deeds: Deeds { gone: entry.deeds.gone, ..Deeds::default() }, ..entry };
+                self.paths.insert(path, kept);
                 continue;
             }
             if let Ok(moved) = VmPath::new(to.as_path().join(rest)) {
-                self.paths.insert(moved, deeds);
+                self.land(moved, entry, mover);
             }
         }
         self.remove(from.clone(), deed);
-        let marked = self.paths.get(to).and_then(|deeds| deeds.marked);
-        self.paths.insert(to.clone(), Deeds { made: Some(deed), marked, gone: None });
+        let source = self.paths.get(from).map(|entry| self.hands_of(entry)).unwrap_or_default();
+        if let Some(entry) = self.paths.get_mut(from) {
+            entry.below.get_or_insert_default().add_all(&all);
+        }
+        let marked = self.paths.get(to).and_then(|entry| entry.deeds.marked);
+        let deeds = self.touch(to.clone(), deed);
+        *deeds = Deeds { made: Some(deed), marked, gone: None, group: deeds.group };
+        if let Some(entry) = self.paths.get_mut(to) {
+            entry.hands.add_all(&source);
+        }
+    }
+
+    /// What came along with a directory.
+    fn land(&mut self, path: VmPath, moved: Entry, mover: Hand) {
+        let mut hands = self.hands_of(&moved);
+        hands.add(mover);
+        if let Some(before) = self.paths.get(&path) {
+            hands.add_all(&self.hands_of(before));
+        }
+        if let Some(group) = self.groups.get(moved.deeds.group) {
+            group.add_all(&hands);
+        }
+        self.paths.insert(path, Entry { hands, ..moved });
+    }
+
+    /// Two trees change places, or do not: nobody is named in either.
+    fn exchange(&mut self, one: &VmPath, other: &VmPath, deed: Deed) {
+        let mut all = Hands::default();
+        all.add((deed.key, self.tree.era(deed.key)));
+        for place in [one, other] {
+            for path in self.all_below(place) {
+                self.moves_left = self.moves_left.saturating_sub(1);
+                if let Some(entry) = self.paths.get(&path) {
+                    all.add_all(&self.hands_of(entry));
+                }
+                self.paths.remove(&path);
+            }
+        }
+        for place in [one, other] {
+            let deeds = self.touch(place.clone(), deed);
+            *deeds = Deeds { made: Some(deed), marked: None, gone: None, group: deeds.group };
+            if let Some(entry) = self.paths.get_mut(place) {
+                entry.hands.add_all(&all);
+                entry.below.get_or_insert_default().add_all(&all);
+            }
+        }
+    }
+
+    /// Whether a program made `change`, or what came from it, and nobody else had a hand in it. `is`: whether a program is meant.
+    #[must_use]
+    pub fn is_by(&self, change: &Change, is: &dyn Fn(&Program) -> bool) -> bool {
+        let Some(origin) = self.of(change) else { return false };
+        let Some(entry) = self.paths.get(&change.path) else { return false };
+        let of_one = |(key, seq): Hand| {
+            let own = self.tree.get(key).map(|node| node.program_at(seq));
+            own.as_ref().is_some_and(is) || self.tree.ancestors(key, seq).iter().any(is)
+        };
+        origin.tree().any(is) && self.hands_of(entry).are_all(of_one)
+    }
+
+    /// The programs that are meant and did not come from one that is.
+    #[must_use]
+    pub fn meant(&self, is: &dyn Fn(&Program) -> bool) -> Vec<Program> {
+        let mut found = Vec::new();
+        for node in self.tree.nodes() {
+            for (seq, ..) in &node.programs {
+                let program = node.program_at(*seq);
+                if is(&program) && !self.tree.ancestors(node.key, *seq).iter().any(is) {
+                    found.push(program);
+                }
+            }
+        }
+        found
     }
 
     /// Who made `change`, if the log says so.
     #[must_use]
     pub fn of(&self, change: &Change) -> Option<Origin> {
-        let deeds = self.paths.get(&change.path)?;
+        if self.moves_left == 0 {
+            return None;
+        }
+        let deeds = self.paths.get(&change.path)?.deeds;
         let deed = match change.kind {
             ChangeKind::Created
             | ChangeKind::Modified { .. }
@@ -176,6 +406,37 @@ pub fn names(text: &str, program: &Program) -> bool {
         at.iter().zip(&words).enumerate().all(|(n, (said, word))| said == word || (n == 0 && last(said) == *word))
     };
     !words.is_empty() && said.windows(words.len()).any(is_here)
+}
+
+/// Whether `text` is what the program was called by: as [`names`], but words of its arguments do not count: only its name, or
+/// that of the script which an interpreter was given, and what follows.
+#[must_use]
+pub fn is_called(text: &str, program: &Program) -> bool {
+    if text.contains(['*', '?']) || text.parse::<u32>().is_ok() {
+        return names(text, program);
+    }
+    let args = if program.argv.is_empty() { std::slice::from_ref(&program.exe) } else { &program.argv };
+    let script = args.iter().skip(1).position(|arg| !arg.0.as_bytes().starts_with(b"-")).map(|at| at + 1);
+    let begins = |at: usize| names_at(text, &args[at..]);
+    begins(0) || script.is_some_and(begins)
+}
+
+/// Whether the arguments begin as `text` says.
+fn names_at(text: &str, args: &[Bytes]) -> bool {
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let said: Vec<_> = args.iter().take(words.len()).map(|arg| arg.0.to_string_lossy()).collect();
+    let last = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
+    !words.is_empty()
+        && said.len() == words.len()
+        && said.iter().zip(&words).enumerate().all(|(n, (said, word))| said == word || (n == 0 && last(said) == *word))
+}
+
+/// What a program is, beyond what it is called: its file, and that of the script, if the text names one.
+#[must_use]
+pub fn identity(text: &str, program: &Program) -> (Bytes, Option<Bytes>) {
+    let script = program.argv.iter().skip(1).find(|arg| !arg.0.as_bytes().starts_with(b"-"));
+    let by_name = names_at(text, &program.argv);
+    (program.exe.clone(), script.filter(|_| !by_name).cloned())
 }
 
 /// Whether `text` matches `pattern`, in which `*` and `?` stand for anything.
@@ -300,6 +561,130 @@ mod tests {
         assert_eq!((who(&unseen, "/a", MODIFIED), who(&unseen, "/b", MODIFIED)), (None, None));
         let foreign = Event { args: Args { foreign: true, ..args("/f", None) }, ..write(6, "/f") };
         assert_eq!(who(&seen(&[foreign]), "/f", MODIFIED), None);
+    }
+
+    /// Whether a commit of what npm made takes the file.
+    fn is_npms(origins: &Origins, path: &str) -> bool {
+        origins.is_by(&change(path, ChangeKind::Created), &|program| is_called("npm install", program))
+    }
+
+    const EVIL: (u32, u32, u32) = (20, 0, 20);
+
+    /// The story of npm, with a program that has nothing to do with it.
+    fn with_evil(more: &[Event]) -> Origins {
+        let evil = exec(6, EVIL, "[fvm]", &["/tmp/evil"]);
+        let npm = [
+            of(8, NPM, "/usr/bin/npm", Kind::Mkdir, args("/m", None)),
+            of(9, NPM, "/usr/bin/npm", Kind::Open, args("/m/f", None)),
+        ];
+        seen(&evil.iter().chain(&npm).chain(more).cloned().collect::<Vec<_>>())
+    }
+
+    fn evil(seq: u64, kind: Kind, args: Args) -> Event {
+        of(seq, EVIL, "/tmp/evil", kind, args)
+    }
+
+    #[test]
+    fn what_somebody_else_had_a_hand_in_is_not_theirs() {
+        assert!(is_npms(&with_evil(&[]), "/m/f"));
+        let flags = |flags, args: Args| Args { flags: Some(flags), ..args };
+        let npm = |seq, kind, args| of(seq, NPM, "/usr/bin/npm", kind, args);
+        let open = |seq, path: &str| npm(seq, Kind::Open, args(path, None));
+        for (what, path, more) in [
+            // The descriptor stays open when npm writes again.
+            ("written", "/m/f", vec![evil(10, Kind::Open, args("/m/f", None)), open(11, "/m/f")]),
+            ("by another name", "/m/f", vec![
+                evil(10, Kind::Link, args("/m/f", Some("/x"))),
+                evil(11, Kind::Open, args("/x", None)),
+                open(12, "/m/f"),
+            ]),
+            ("a name of his", "/m/g", vec![
+                evil(10, Kind::Open, args("/x", None)),
+                npm(11, Kind::Link, args("/x", Some("/m/g"))),
+                open(12, "/m/g"),
+            ]),
+            // It fails: the target is not empty.
+            ("a rename that fails", "/w/f", vec![
+                evil(10, Kind::Open, args("/w/f", None)),
+                evil(11, Kind::Rename, args("/m", Some("/w"))),
+            ]),
+            ("a removal that fails", "/w/f", vec![
+                evil(10, Kind::Open, args("/w/f", None)),
+                evil(11, Kind::Unlink, args("/w/f", None)),
+                open(12, "/w/f"),
+            ]),
+            ("a directory that stays", "/w/f", vec![
+                evil(10, Kind::Open, args("/w/f", None)),
+                evil(11, Kind::Rename, args("/w", Some("/v"))),
+                open(12, "/w/f"),
+            ]),
+            ("moved to a place of his", "/etc/cron.d/f", vec![evil(10, Kind::Rename, args("/m", Some("/etc/cron.d")))]),
+            ("exchanged", "/m/f", vec![
+                evil(10, Kind::Open, args("/w/f", None)),
+                evil(11, Kind::Rename, flags(EXCHANGES, args("/w", Some("/m")))),
+            ]),
+            ("its mode", "/m/f", vec![evil(10, Kind::Chmod, args("/m/f", None))]),
+            ("taken over", "/m/g", vec![
+                evil(10, Kind::Ptrace, Args { flags: Some(16), pid: Some(10), ..Args::default() }),
+                open(11, "/m/g"),
+            ]),
+            ("a child of what was taken over", "/m/g", vec![
+                evil(10, Kind::Open, args("/proc/10/mem", None)),
+                of(11, HOOK, "/bin/sh", Kind::Open, args("/m/g", None)),
+            ]),
+            ("another process's memory", "/m/g", vec![
+                evil(10, Kind::MemoryWrite, Args { pid: Some(10), ..Args::default() }),
+                open(11, "/m/g"),
+            ]),
+        ] {
+            let origins = with_evil(&more);
+            assert!(!is_npms(&origins, path), "{what}");
+        }
+        // One program is one hand, however often it writes.
+        let often: Vec<Event> = (10..100).map(|seq| open(seq, "/m/f")).collect();
+        assert!(is_npms(&with_evil(&often), "/m/f"));
+        // What its own family does in any of these ways is its own.
+        let family = with_evil(&[
+            of(10, HOOK, "/bin/sh", Kind::Open, args("/m/f", None)),
+            npm(11, Kind::Rename, args("/m", Some("/n"))),
+            of(12, HOOK, "/bin/sh", Kind::Link, args("/n/f", Some("/n/g"))),
+        ]);
+        assert!(is_npms(&family, "/n/f") && is_npms(&family, "/n/g"));
+    }
+
+    #[test]
+    fn moving_things_about_for_ever_names_nobody_and_takes_no_time() {
+        let mut origins = with_evil(&[]);
+        origins.moves_left = 10_000;
+        for n in 0..500 {
+            origins.add(&evil(10 + n, Kind::Open, args(&format!("/d/{n}"), None)));
+        }
+        for n in 0..20_000 {
+            let (from, to) = if n % 2 == 0 { ("/d", "/e") } else { ("/e", "/d") };
+            origins.add(&evil(10_000 + n, Kind::Rename, args(from, Some(to))));
+        }
+        assert!(origins.moves_left == 0 && origins.of(&change("/m/f", ChangeKind::Created)).is_none());
+    }
+
+    #[test]
+    fn an_argument_is_no_name() {
+        let program = |exe: &str, argv: &[&str]| Program {
+            tgid: 42,
+            start_ns: 1,
+            exe: Bytes(exe.into()),
+            argv: argv.iter().map(|a| Bytes(a.into())).collect(),
+        };
+        let npm = program("/usr/bin/node", &["/usr/bin/node", "--no-warnings", "/usr/bin/npm", "install", "x"]);
+        let evil = program("/usr/bin/node", &["node", "/tmp/evil.js", "npm", "install"]);
+        let liar = program("/tmp/evil", &["npm", "install"]);
+        assert!(is_called("npm install", &npm) && is_called("node", &npm) && is_called("42", &npm));
+        assert!(!is_called("npm install", &evil) && !is_called("install", &npm));
+        // Whoever calls itself so is told apart by its file.
+        assert!(is_called("npm install", &liar) && identity("npm install", &liar) != identity("npm install", &npm));
+        let other = program("/usr/bin/node", &["node", "/tmp/npm", "install"]);
+        assert!(identity("npm install", &other) != identity("npm install", &npm));
+        let again = program("/usr/bin/node", &["node", "/usr/bin/npm", "install", "y"]);
+        assert!(identity("npm install", &again) == identity("npm install", &npm));
     }
 
     #[test]

@@ -114,6 +114,14 @@ impl Tree {
         self.nodes.get(&key)
     }
 
+    /// Since which event a process is what it is now, or what it is about to be: events from there on are of one program.
+    #[must_use]
+    pub fn era(&self, key: ProcessKey) -> u64 {
+        let Some(node) = self.nodes.get(&key) else { return 0 };
+        let asked = node.asked.as_ref().map(|(seq, _)| *seq);
+        asked.or(node.programs.last().map(|(from, ..)| *from)).unwrap_or(0)
+    }
+
     /// All of them, oldest number first.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
@@ -131,6 +139,18 @@ impl Tree {
             at = node.parent;
         }
         found
+    }
+
+    /// The processes that one came from, nearest first.
+    pub fn line(&self, key: ProcessKey) -> impl Iterator<Item = ProcessKey> {
+        let mut at = self.nodes.get(&key).and_then(|node| node.parent);
+        let mut left = DEPTH_MAX;
+        std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            let key = at?;
+            at = self.nodes.get(&key).and_then(|node| node.parent);
+            Some(key)
+        })
     }
 
     /// The processes in the order of a tree, each with its depth.

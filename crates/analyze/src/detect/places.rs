@@ -372,6 +372,16 @@ impl Index {
         let places = map.get(names.first()?)?;
         places.iter().find(|(_, pattern)| matches(pattern, &names)).map(|(n, _)| *n)
     }
+
+    /// A place that lies below `below`, or right there.
+    fn around(map: &ByFirst, below: &[u8]) -> Option<usize> {
+        let names: Vec<&[u8]> = below.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect();
+        let places = map.get(names.first()?)?;
+        let holds = |pattern: &[&[u8]]| {
+            pattern.len() > names.len() && pattern.iter().zip(&names).all(|(p, n)| fvm_trace::origin::wild(p, n))
+        };
+        places.iter().find(|(_, pattern)| holds(pattern)).map(|(n, _)| *n)
+    }
 }
 
 fn matches(pattern: &[&[u8]], names: &[&[u8]]) -> bool {
@@ -398,6 +408,14 @@ fn place_of(index: &Index, world: &World, path: &[u8]) -> Option<(&'static Rule,
     let name = below_bin.or_else(|| path.strip_prefix(b"/usr/local/bin/").or(path.strip_prefix(b"/usr/local/sbin/")));
     name.filter(|name| COMMANDS.iter().any(|command| command.as_bytes() == *name))
         .map(|_| (&rules::COMMAND_SHADOW, &[][..]))
+}
+
+/// The rule of a place that lies below `path`: whoever puts a link or a whole directory there fills it.
+fn rule_around(index: &Index, world: &World, path: &[u8]) -> Option<&'static Rule> {
+    let at_home = world.below_home(path);
+    let found =
+        at_home.and_then(|below| Index::around(&index.home, below)).or_else(|| Index::around(&index.root, path));
+    found.map(|n| KINDS[n].rule)
 }
 
 impl Places {
@@ -427,6 +445,17 @@ impl Places {
         }
         let is_there = !matches!(change.kind, ChangeKind::Deleted | ChangeKind::Metadata { .. });
         let is_file = change.file_type != fvm_model::FileType::Directory;
+        // What comes along with it is no change of its own.
+        let is_whole_dir = !is_file && matches!(change.kind, ChangeKind::Renamed { .. });
+        if (change.file_type == fvm_model::FileType::Symlink || is_whole_dir)
+            && !self.allowed.contains(path)
+            && let Some(rule) = rule_around(&self.index, world, path)
+        {
+            let how = if is_whole_dir { "is a directory that was moved there" } else { "leads elsewhere now" };
+            let what = format!("{} {how}", text(path));
+            found.add(rule, &Sighting { what, key: None, at: None, events: &[], paths: &[path] });
+            return;
+        }
         if !is_there || !is_file || self.allowed.contains(path) {
             return;
         }
@@ -456,6 +485,40 @@ mod tests {
     fn rule_at(path: &str) -> Option<&'static str> {
         let world = World::new(&[fvm_model::VmPath::new("/srv/me").unwrap()]);
         place_of(&Index::new(), &world, path.as_bytes()).map(|(rule, _)| rule.id)
+    }
+
+    #[test]
+    fn a_place_that_is_led_elsewhere_or_moved_in_whole_is_found() {
+        use fvm_model::{FileType, MetaDelta, VmPath};
+        let renamed = || ChangeKind::Renamed { modified: false, meta: MetaDelta::default() };
+        let ids = |path: &str, kind: ChangeKind, file_type| {
+            let (world, mut found, mut places) = (World::new(&[]), Found::default(), Places::default());
+            let change = Change {
+                path: VmPath::new(path).unwrap(),
+                kind,
+                file_type,
+                base: None,
+                layer: 0,
+                before: None,
+                after: None,
+                target: None,
+                link_group: None,
+                link_host: None,
+                source: None,
+                uncommittable: None,
+                conflict: None,
+                origin: None,
+            };
+            places.change(&change, &world, &mut found);
+            places.end(&mut found);
+            found.into_findings(&world).into_iter().map(|finding| finding.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids("/etc/cron.d", ChangeKind::Created, FileType::Symlink), ["cron"]);
+        assert_eq!(ids("/home/a/.config/autostart", renamed(), FileType::Directory), ["autostart"]);
+        assert_eq!(ids("/root/.ssh", ChangeKind::Created, FileType::Symlink), ["authorized-keys"]);
+        assert_eq!(ids("/home/a/.config/autostart", ChangeKind::Created, FileType::Directory), [""; 0]);
+        assert_eq!(ids("/home/a/src/autostart", ChangeKind::Created, FileType::Symlink), [""; 0]);
+        assert_eq!(ids("/home/a/old", renamed(), FileType::Directory), [""; 0]);
     }
 
     #[test]

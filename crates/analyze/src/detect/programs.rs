@@ -5,6 +5,7 @@
 //!   /memfd:x, links 0                                                          memory-exec
 //!   sh, descriptors 0 and 1 are network sockets                                reverse-shell; the family listens: bind-shell
 //!   sh, 0 and 1 are pipes, and whoever made it talks to the network            pipe-shell
+//!   sh begins a session on a terminal, its maker has none and talks            pty-shell
 //! ```
 
 use super::Detector;
@@ -65,9 +66,48 @@ const MAKERS: &[&str] = &[
 const SHELLS: &[&[u8]] =
     &[b"sh", b"bash", b"dash", b"zsh", b"ash", b"ksh", b"mksh", b"fish", b"busybox", b"csh", b"tcsh", b"rbash"];
 
-/// A shell whose orders come through pipes.
+/// Who gives shells terminals, for people who are elsewhere or at another window.
+const TERMINALS: &[&str] = &[
+    "sshd*",
+    "mosh-server",
+    "tmux*",
+    "screen*",
+    "dtach",
+    "abduco",
+    "ttyd",
+    "wetty",
+    "code*",
+    "gnome-terminal*",
+    "konsole*",
+    "xterm*",
+    "alacritty",
+    "kitty",
+    "foot*",
+    "wezterm*",
+    "xfce4-terminal*",
+    "tilix",
+    "terminator",
+    "emacs*",
+    "vim*",
+    "nvim",
+    "jupyter*",
+    "login",
+    "script",
+    "expect",
+    "su",
+    "sudo",
+    "runuser",
+    "fvm",
+    "x-terminal-emul*",
+    "urxvt*",
+    "rxvt*",
+    "st",
+];
+
+/// A shell whose orders come through pipes, or a terminal.
 #[derive(Debug)]
 struct Piped {
+    rule: &'static crate::rules::Rule,
     key: ProcessKey,
     seq: u64,
     parent: ProcessKey,
@@ -135,7 +175,24 @@ impl Programs {
             let is_interactive = process.argv.iter().skip(1).any(|arg| arg.starts_with(b"-") && arg.contains(&b'i'));
             let what = format!("{} with pipes for input and output", command(&process.argv));
             if self.piped.len() < 10_000 {
-                self.piped.push(Piped { key, seq: event.seq, parent, is_interactive, what });
+                self.piped.push(Piped { rule: &rules::PIPE_SHELL, key, seq: event.seq, parent, is_interactive, what });
+            }
+        } else if streams.starts_with(b"tt")
+            && takes_orders(process)
+            && event.sid == event.tgid
+            && let Some(parent) = process.parent
+            && !world.line(parent).take(2).any(|(key, _)| world.is_one_of(key, TERMINALS))
+        {
+            let what = format!("{} on a terminal of its own", command(&process.argv));
+            if self.piped.len() < 10_000 {
+                self.piped.push(Piped {
+                    rule: &rules::PTY_SHELL,
+                    key,
+                    seq: event.seq,
+                    parent,
+                    is_interactive: false,
+                    what,
+                });
             }
         }
     }
@@ -208,7 +265,7 @@ impl Detector for Programs {
             if self.told.insert(piped.key) {
                 let (what, at) = (piped.what.clone(), world.began(piped.key));
                 found.add(
-                    &rules::PIPE_SHELL,
+                    piped.rule,
                     &Sighting { what, key: Some(piped.key), at, events: &[piped.seq, *seq], paths: &[] },
                 );
             }
@@ -254,6 +311,27 @@ mod tests {
         story.listen(10);
         story.run_with(11, 10, "/usr/bin/bash", &["bash", "-i"], "nnn");
         assert_eq!(story.ids(), ["bind-shell"]);
+    }
+
+    #[test]
+    fn a_shell_on_a_terminal_of_its_own_is_found_where_its_maker_talks_to_the_network() {
+        for (maker, talks, is_leader, id) in [
+            ("/usr/bin/python3", true, true, Some("pty-shell")),
+            ("/usr/bin/socat", true, true, Some("pty-shell")),
+            ("/usr/bin/python3", false, true, None),
+            ("/usr/bin/python3", true, false, None),
+            ("/usr/sbin/sshd", true, true, None),
+        ] {
+            let mut story = Story::new();
+            story.run(10, maker, &["x"]);
+            if talks {
+                story.connect(10, "198.51.100.7", 443);
+            }
+            story.run_with(11, 10, "/usr/bin/bash", &["bash"], "ttt");
+            let done = story.events.last_mut().unwrap();
+            done.sid = if is_leader { done.tgid } else { 10 };
+            assert_eq!(story.ids(), id.into_iter().collect::<Vec<_>>(), "{maker} {talks} {is_leader}");
+        }
     }
 
     #[test]

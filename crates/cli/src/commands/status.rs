@@ -92,9 +92,9 @@ fn with_log(fvm: &Fvm, out: &Output, args: &Status, record: &VmRecord, state: Vm
     let mut set = fvm::filter(all, only);
     let by_process = args.by == ByArg::Process;
     if by_process || out.json() {
-        let whole = fvm.with_origins(record, &mut set)?;
+        let known = fvm.with_origins(record, &mut set)?;
         if by_process && !out.json() {
-            tell_whole(out, whole.as_ref(), state);
+            tell_whole(out, known.as_ref().map(|(_, whole)| whole), state);
         }
     }
     let (summary, risks) = (set.summary(), fvm.forged(record, &set)?);

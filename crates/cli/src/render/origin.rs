@@ -20,6 +20,12 @@ use std::os::unix::ffi::OsStrExt;
 /// Longest command line that is shown, in characters.
 const COMMAND_MAX: usize = 100;
 
+/// One of several programs that are called the same.
+pub fn meant(program: &Program) -> String {
+    let exe = printable(program.exe.0.as_bytes());
+    format!("{} ({}, {exe})", printable(&program.command()), program.tgid)
+}
+
 /// `fvm status --by process`.
 pub fn status(
     w: &mut dyn Write,

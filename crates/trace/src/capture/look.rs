@@ -402,8 +402,10 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
         More::Argv(index) => {
             let (argv, cut) = memory.argv(argument(index));
             (args.argv, args.cut) = (argv, cut);
-            let loaded = memory.variable(argument(index + 1), &[b"LD_PRELOAD=", b"LD_AUDIT="]);
-            args.name = loaded.map(|variable| Bytes(OsString::from_vec(variable)));
+            let (loaded, more) =
+                memory.variables(argument(index + 1), &[b"LD_PRELOAD=", b"LD_AUDIT=", b"LD_LIBRARY_PATH="]);
+            args.cut |= more;
+            args.name = (!loaded.is_empty()).then(|| Bytes(OsString::from_vec(loaded)));
             from_memory = true;
         }
         More::Name(index) => {

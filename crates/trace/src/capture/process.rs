@@ -358,7 +358,9 @@ impl Processes {
 
     /// It makes a child that is to be its own maker's.
     pub fn makes_sibling(&mut self, pid: i32) {
-        let Some((stat, maker)) = proc::stat(pid).zip(self.known.get(&pid).map(|process| process.key.tgid)) else { return };
+        let Some((stat, maker)) = proc::stat(pid).zip(self.known.get(&pid).map(|process| process.key.tgid)) else {
+            return;
+        };
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let (secs, nanos) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
         let ticks = secs * self.numbers.ticks + nanos / (1_000_000_000 / self.numbers.ticks);
