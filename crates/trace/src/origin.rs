@@ -12,6 +12,7 @@
 //! nobody, and neither does a path of other mounts; a call that cannot have done anything, for the entry was there already or gone
 //! already, takes no origin away.
 
+use crate::capture::calls::takes_over;
 use crate::hands::{Controls, Groups, Hand, Hands};
 use crate::tree::Tree;
 use fvm_model::path::Bytes;
@@ -25,8 +26,6 @@ const EXCLUSIVE: u64 = (libc::O_CREAT | libc::O_EXCL) as u64;
 
 /// `RENAME_EXCHANGE`.
 const EXCHANGES: u64 = 2;
-/// `PTRACE_ATTACH`, `PTRACE_SEIZE`.
-const TAKES_OVER: &[u64] = &[16, 0x4206];
 /// Entries that are moved along with directories.
 const MOVES_MAX: usize = 2_000_000;
 
@@ -162,7 +161,7 @@ impl Origins {
             path.split_once('/').filter(|(_, rest)| rest.ends_with("mem"))?.0.parse().ok()
         };
         let over = match event.kind {
-            Kind::Ptrace if event.args.flags.is_some_and(|flags| TAKES_OVER.contains(&flags)) => number(event.args.pid),
+            Kind::Ptrace if event.args.flags.is_some_and(takes_over) => number(event.args.pid),
             Kind::MemoryWrite => number(event.args.pid),
             Kind::Open => of_proc(),
             _ => None,

@@ -97,14 +97,17 @@ pub fn inside(fds: Vec<OwnedFd>) -> Option<Inside> {
 }
 
 /// A log that goes on with a later run says that it saw nothing of this one.
-fn say_unseen(dir: &Path, record: &VmRecord) {
+fn say_unseen(dir: &Path, record: &VmRecord) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(events) = fs::open(dir, flags, FileMode::empty()) else { return };
-    if let Ok(mut store) = Store::open(events, record.id.as_str(), QUOTA_BYTES) {
-        store.begin(crate::lifecycle::now(), Level::Off, Some("a run without a log"));
-        store.push_own(crate::lifecycle::now(), Kind::End, Args::default());
-        store.flush();
-    }
+    let events = match fs::open(dir, flags, FileMode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        events => events?,
+    };
+    let mut store = Store::open(events, record.id.as_str(), QUOTA_BYTES)?;
+    let is_said = store.begin(crate::lifecycle::now(), Level::Off, Some("a run without a log"));
+    store.push_own(crate::lifecycle::now(), Kind::End, Args::default());
+    store.flush();
+    if is_said { Ok(()) } else { Err(Errno::NOSPC) }
 }
 
 /// Begins to answer the calls of a VM, if they are captured: `begun`, where they wait, and its init.
@@ -112,22 +115,21 @@ fn say_unseen(dir: &Path, record: &VmRecord) {
 /// # Errors
 /// When the log cannot be begun. The VM must not run then: nobody would answer its calls.
 pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Result<Option<Tracer>, VmError> {
+    let failed = |e: Errno| VmError::Setup { step: "write down what its programs do".into(), why: e.to_string() };
     let level = record.policy.trace;
     let kernel = record.policy.kernel;
     let dir = home.events_dir(&record.id);
     let Some((inside, init)) = begun else {
-        say_unseen(&dir, record);
-        return Ok(None);
+        return say_unseen(&dir, record).map(|()| None).map_err(failed);
     };
     let open = || {
-        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO));
-            }
-            _ => {}
-        }
+        let again = match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => false,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => true,
+            Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::open(&dir, flags, FileMode::empty())
+        Ok((fs::open(&dir, flags, FileMode::empty())?, again))
     };
     let unseen = [
         (!kernel.filter, "calls that no filter knows"),
@@ -135,13 +137,14 @@ pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Re
         (kernel.x86_32 || !kernel.filter, "32-bit programs"),
     ];
     let blind: Vec<&str> = unseen.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
-    let begun = open().and_then(|events| {
+    let begun = open().and_then(|(events, again)| {
         let calls = crate::calls::Calls::from(kernel);
         Tracer::start(Task {
             inside,
             init: init.as_raw_nonzero().get(),
             level,
             events,
+            again,
             vm: record.id.to_string(),
             quota_bytes: QUOTA_BYTES,
             blind: (!blind.is_empty()).then(|| blind.join(", ")),
@@ -149,6 +152,5 @@ pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Re
             links: (record.mode == Mode::Rootless).then_some(links::refusal),
         })
     });
-    let failed = |e: Errno| VmError::Setup { step: "write down what its programs do".into(), why: e.to_string() };
     begun.map(Some).map_err(failed)
 }

@@ -180,6 +180,13 @@ const PLACES: u32 = (libc::CLONE_NEWNS | libc::CLONE_NEWUSER) as u32;
 const NAMESPACES: u32 = PLACES
     | (libc::CLONE_NEWCGROUP | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID | libc::CLONE_NEWNET)
         as u32;
+/// Bits that `PTRACE_ATTACH` (16) and `PTRACE_SEIZE` (0x4206) have, and the requests of few others.
+const ATTACHES: u32 = 0x4010;
+/// Whether a `ptrace` request takes another process over.
+#[must_use]
+pub fn takes_over(request: u64) -> bool {
+    matches!(request, 16 | 0x4206)
+}
 /// `CLONE_PARENT`: what is made becomes its maker's sibling.
 pub const SIBLING: u64 = libc::CLONE_PARENT as u64;
 const CLONES: (When, When) = (When::Any(0, SIBLING as u32), When::Any(0, NAMESPACES | SIBLING as u32));
@@ -255,9 +262,9 @@ const CALLS: &[Call] = &[
     call("fremovexattr", libc::SYS_fremovexattr, Kind::Removexattr, ALWAYS, File::Fd(0), &[]).more(More::Name(1)),
     call("removexattrat", 466, Kind::Removexattr, ALWAYS, at_unless(2), &[]).more(More::Name(3)),
     call("utimensat", libc::SYS_utimensat, Kind::Utime, FULL, at_unless(3), &[]),
-    call("ptrace", libc::SYS_ptrace, Kind::Ptrace, FULL, NONE, &[(Flags, 0), (Pid, 1)]),
+    call("ptrace", libc::SYS_ptrace, Kind::Ptrace, (When::Any(0, ATTACHES), When::Always), NONE, &[(Flags, 0), (Pid, 1)]),
     call("process_vm_readv", libc::SYS_process_vm_readv, Kind::MemoryRead, FULL, NONE, &[(Pid, 0)]),
-    call("process_vm_writev", libc::SYS_process_vm_writev, Kind::MemoryWrite, FULL, NONE, &[(Pid, 0)]),
+    call("process_vm_writev", libc::SYS_process_vm_writev, Kind::MemoryWrite, ALWAYS, NONE, &[(Pid, 0)]),
     call("memfd_create", libc::SYS_memfd_create, Kind::Memfd, FULL, NONE, &[(Flags, 1)]).more(More::Name(0)),
     call("mmap", libc::SYS_mmap, Kind::Protect, CODE, NONE, &[(Flags, 2)]).more(More::CallName),
     call("mprotect", libc::SYS_mprotect, Kind::Protect, CODE, NONE, &[(Flags, 2)]).more(More::CallName),

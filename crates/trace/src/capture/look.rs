@@ -93,13 +93,6 @@ impl Look {
         self.mounts.look();
     }
 
-    /// The log begins.
-    pub fn begin(&mut self, level: Level, blind: Option<&str>) {
-        if let Some(store) = &mut self.store {
-            store.begin(now(), level, blind);
-        }
-    }
-
     /// The log ends well.
     pub fn end(&mut self) {
         self.settle_all();
@@ -174,6 +167,11 @@ impl Look {
             if of_no_use || file.as_ref().is_none_or(|file| !secret::may_be(file.text())) {
                 return;
             }
+        }
+        // At the basic level only who controls whom counts.
+        let is_detail = kind == Kind::Ptrace && !args.flags.is_some_and(calls::takes_over);
+        if is_detail && self.level == Level::Basic {
+            return;
         }
         let event = self.event(pid, inside, ts, kind, args, (Src::Seccomp, trust, Phase::Attempt));
         let is_text = what.kind == Kind::Symlink;
@@ -463,7 +461,7 @@ fn socket(pid: i32, fd: i32) -> char {
     }
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
 }
