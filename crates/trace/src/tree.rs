@@ -69,6 +69,10 @@ impl Tree {
     /// Takes an event in.
     pub fn add(&mut self, event: &Event) {
         if event.tgid == 0 {
+            if event.kind == Kind::Start {
+                // Numbers of an earlier run are given away again; the machine may have begun anew.
+                self.last.clear();
+            }
             return;
         }
         let key = event.process();
@@ -240,5 +244,9 @@ pub(crate) mod tests {
         tree.add(&again);
         assert_eq!(tree.get(again.process()).unwrap().program_at(4).exe, Bytes("/bin/b".into()));
         assert_eq!(tree.nodes().count(), 3);
+        tree.add(&of(5, (0, 0, 0), "", Kind::Start, Args::default()));
+        let later = Event { start_ns: 200_000, ..of(6, (12, 10, 12), "/bin/c", Kind::Setsid, Args::default()) };
+        tree.add(&later);
+        assert_eq!(tree.get(later.process()).unwrap().parent, None, "process 10 was of another run");
     }
 }

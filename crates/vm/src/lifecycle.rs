@@ -289,6 +289,14 @@ pub fn plan(home: &Home, facts: &HostFacts, record: &VmRecord) -> Blueprint {
     drawn
 }
 
+/// The log of a VM says that it saw nothing of `what`.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn note_unseen(home: &Home, record: &VmRecord, what: &str) -> Result<(), VmError> {
+    traced::say_unseen(home, record, what)
+}
+
 /// A VM that this process keeps.
 #[derive(Debug)]
 pub struct Running {

@@ -96,18 +96,41 @@ pub fn inside(fds: Vec<OwnedFd>) -> Option<Inside> {
     Some(Inside { listener: fds.next()?, root: fds.next()?, mounts: fds.next()?, table: fds.next()? })
 }
 
-/// A log that goes on with a later run says that it saw nothing of this one.
-fn say_unseen(dir: &Path, record: &VmRecord) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let events = match fs::open(dir, flags, FileMode::empty()) {
-        Err(Errno::NOENT) => return Ok(()),
-        events => events?,
+/// The log of a VM says that it saw nothing of a run, or of what was before it. Where there is none one is begun, unless the VM is
+/// thrown away: a later run's would look whole.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn say_unseen(home: &Home, record: &VmRecord, what: &str) -> Result<(), VmError> {
+    let dir = home.events_dir(&record.id);
+    let said = || {
+        let (events, again) = match open(&dir, !record.ephemeral) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
+        let mut store = Store::open(events, record.id.as_str(), QUOTA_BYTES)?;
+        let is_said = store.begin(crate::lifecycle::now(), Level::Off, Some(what));
+        store.push_own(crate::lifecycle::now(), Kind::End, Args::default());
+        store.flush();
+        if is_said || !again { Ok(()) } else { Err(Errno::NOSPC) }
     };
-    let mut store = Store::open(events, record.id.as_str(), QUOTA_BYTES)?;
-    let is_said = store.begin(crate::lifecycle::now(), Level::Off, Some("a run without a log"));
-    store.push_own(crate::lifecycle::now(), Kind::End, Args::default());
-    store.flush();
-    if is_said { Ok(()) } else { Err(Errno::NOSPC) }
+    said().map_err(failed)
+}
+
+fn failed(e: Errno) -> VmError {
+    VmError::Setup { step: "write down what its programs do".into(), why: e.to_string() }
+}
+
+/// The directory of a log, and whether it was there. `make`: it is made where it is not.
+fn open(dir: &Path, make: bool) -> Result<(OwnedFd, bool), Errno> {
+    let again = match make.then(|| std::fs::DirBuilder::new().mode(0o700).create(dir)) {
+        Some(Ok(())) => false,
+        None => true,
+        Some(Err(e)) if e.kind() == std::io::ErrorKind::AlreadyExists => true,
+        Some(Err(e)) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok((fs::open(dir, flags, FileMode::empty())?, again))
 }
 
 /// Begins to answer the calls of a VM, if they are captured: `begun`, where they wait, and its init.
@@ -115,21 +138,11 @@ fn say_unseen(dir: &Path, record: &VmRecord) -> Result<(), Errno> {
 /// # Errors
 /// When the log cannot be begun. The VM must not run then: nobody would answer its calls.
 pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Result<Option<Tracer>, VmError> {
-    let failed = |e: Errno| VmError::Setup { step: "write down what its programs do".into(), why: e.to_string() };
     let level = record.policy.trace;
     let kernel = record.policy.kernel;
     let dir = home.events_dir(&record.id);
     let Some((inside, init)) = begun else {
-        return say_unseen(&dir, record).map(|()| None).map_err(failed);
-    };
-    let open = || {
-        let again = match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => false,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => true,
-            Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok((fs::open(&dir, flags, FileMode::empty())?, again))
+        return say_unseen(home, record, "a run without a log").map(|()| None);
     };
     let unseen = [
         (!kernel.filter, "calls that no filter knows"),
@@ -137,7 +150,7 @@ pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Re
         (kernel.x86_32 || !kernel.filter, "32-bit programs"),
     ];
     let blind: Vec<&str> = unseen.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
-    let begun = open().and_then(|(events, again)| {
+    let begun = open(&dir, true).and_then(|(events, again)| {
         let calls = crate::calls::Calls::from(kernel);
         Tracer::start(Task {
             inside,
