@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   log ─► events                                              fvm trace
-//!   changes + log ─ with_origins ─► each change with its program        fvm status --by process
+//!   log ─ origins ─► of a change, its program                           fvm status --by process
 //!            └ origins ─ made_by("npm install") ─► paths that are theirs alone   fvm commit --from
 //! ```
 
@@ -19,22 +19,6 @@ impl Fvm {
     /// [`LogError::None`] when nothing was ever written down.
     pub fn events(&self, record: &VmRecord) -> Result<Log, FvmError> {
         Ok(Log::open(&self.home.events_dir(&record.id), record.id.as_str())?)
-    }
-
-    /// Says of each change which program made it, as far as the log knows. Returns who made what, and how whole the log is; `None`: there is none.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn with_origins(
-        &self,
-        record: &VmRecord,
-        set: &mut ChangeSet,
-    ) -> Result<Option<(Origins, Integrity)>, FvmError> {
-        let Some((origins, whole)) = self.origins(record)? else { return Ok(None) };
-        for change in &mut set.changes {
-            change.origin = origins.of(change).map(Box::new);
-        }
-        Ok(Some((origins, whole)))
     }
 
     /// Who made what, by the VM's log, and how whole that is; `None`: there is no log.
@@ -63,8 +47,7 @@ pub struct Made {
     pub ambiguous: Vec<Program>,
 }
 
-/// The changes that the programs which `text` names made ([`origin::is_called`]), or what came from them. The set has its
-/// origins.
+/// The changes that the programs which `text` names made ([`origin::is_called`]), or what came from them.
 #[must_use]
 pub fn made_by(origins: &Origins, set: &ChangeSet, text: &str) -> Made {
     let is = |program: &Program| origin::is_called(text, program);
@@ -90,8 +73,7 @@ pub fn made_by(origins: &Origins, set: &ChangeSet, text: &str) -> Made {
     for change in linked {
         made.paths.remove(&change.path);
     }
-    let last = |origin: &fvm_model::Origin| origin.tree().any(is);
-    let wrote = set.changes.iter().filter(|change| change.origin.as_ref().is_some_and(|origin| last(origin)));
+    let wrote = set.changes.iter().filter(|change| origins.is_last_by(change, &is));
     made.shared = wrote.map(|change| change.path.clone()).filter(|path| !made.paths.contains(path)).collect();
     made
 }

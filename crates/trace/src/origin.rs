@@ -15,8 +15,8 @@
 use crate::capture::calls::takes_over;
 use crate::hands::{Controls, Groups, Hand, Hands};
 use crate::tree::Tree;
-use fvm_model::path::Bytes;
 use fvm_model::event::{Event, Kind, Level, Origin, ProcessKey, Program, Trust};
+use fvm_model::path::Bytes;
 use fvm_model::{Change, ChangeKind, Timestamp, VmPath};
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -230,9 +230,9 @@ impl Origins {
                 self.groups.peek(entry.deeds.group).into_iter().for_each(|group| hands.add_all(group));
             }
         }
-        let known = [&path, &to].into_iter().find_map(|name| {
-            self.paths.get(name).map(|entry| entry.deeds.group).filter(|group| *group != 0)
-        });
+        let known = [&path, &to]
+            .into_iter()
+            .find_map(|name| self.paths.get(name).map(|entry| entry.deeds.group).filter(|group| *group != 0));
         let group = match known {
             Some(group) => {
                 self.groups.get(group).into_iter().for_each(|of_it| of_it.add_all(&hands));
@@ -333,13 +333,20 @@ impl Origins {
     /// Whether a program made `change`, or what came from it, and nobody else had a hand in it. `is`: whether a program is meant.
     #[must_use]
     pub fn is_by(&self, change: &Change, is: &dyn Fn(&Program) -> bool) -> bool {
-        let Some(origin) = self.of(change) else { return false };
         let Some(entry) = self.paths.get(&change.path) else { return false };
         let of_one = |(key, seq): Hand| {
             let own = self.tree.get(key).map(|node| node.program_at(seq));
             own.as_ref().is_some_and(is) || self.tree.ancestors(key, seq).iter().any(is)
         };
-        origin.tree().any(is) && self.hands_of(entry).are_all(of_one)
+        self.deed_of(change).is_some_and(|deed| of_one((deed.key, deed.seq))) && self.hands_of(entry).are_all(of_one)
+    }
+
+    /// Whether a program that is meant, or what came from it, was the last that made `change`.
+    #[must_use]
+    pub fn is_last_by(&self, change: &Change, is: &dyn Fn(&Program) -> bool) -> bool {
+        let Some(deed) = self.deed_of(change) else { return false };
+        let own = self.tree.get(deed.key).map(|node| node.program_at(deed.seq));
+        own.as_ref().is_some_and(is) || self.tree.ancestors(deed.key, deed.seq).iter().any(is)
     }
 
     /// The programs that are meant and did not come from one that is.
@@ -357,31 +364,93 @@ impl Origins {
         found
     }
 
-    /// Who made `change`, if the log says so.
-    #[must_use]
-    pub fn of(&self, change: &Change) -> Option<Origin> {
+    /// The deed that made `change`, if the log knows.
+    fn deed_of(&self, change: &Change) -> Option<Deed> {
         if self.moves_left == 0 {
             return None;
         }
         let deeds = self.paths.get(&change.path)?.deeds;
-        let deed = match change.kind {
+        match change.kind {
             ChangeKind::Created
             | ChangeKind::Modified { .. }
             | ChangeKind::Retyped { .. }
             | ChangeKind::Renamed { .. } => deeds.made,
             ChangeKind::Metadata { .. } => deeds.marked.or(deeds.made),
             ChangeKind::Deleted => deeds.gone,
-        }?;
-        let program = self.tree.get(deed.key)?.program_at(deed.seq);
+        }
+    }
+
+    /// Who made `change`, if the log says so. Command lines are cut, and not more than [`ANCESTORS_MAX`] ancestors told: a VM
+    /// chooses how long they are.
+    #[must_use]
+    pub fn of(&self, change: &Change) -> Option<Origin> {
+        let deed = self.deed_of(change)?;
+        let program = shortened(self.tree.get(deed.key)?.program_at(deed.seq), ARGV_TOLD);
+        let ancestors = self.tree.ancestors(deed.key, deed.seq);
+        let ancestors = ancestors.into_iter().take(ANCESTORS_MAX).map(|program| shortened(program, ARGV_TOLD / 4));
         Some(Origin {
             program,
-            ancestors: self.tree.ancestors(deed.key, deed.seq),
+            ancestors: ancestors.collect(),
             at: deed.at,
             kind: deed.kind,
             seq: deed.seq,
             trust: deed.trust,
         })
     }
+
+    /// Which program made `change`, and when: less than [`Self::of`] says, for many.
+    #[must_use]
+    pub fn maker(&self, change: &Change) -> Option<Maker> {
+        let deed = self.deed_of(change)?;
+        let node = self.tree.get(deed.key)?;
+        let era = node.programs.iter().map(|(from, ..)| *from).rfind(|from| *from <= deed.seq).unwrap_or(0);
+        Some(Maker { key: deed.key, era, at: deed.at })
+    }
+
+    /// When the process and those that it came from began, oldest first: what one started stands together when sorted by this.
+    #[must_use]
+    pub fn order(&self, key: ProcessKey) -> Vec<(u64, u32)> {
+        let own = std::iter::once(key).chain(self.tree.line(key));
+        let mut line: Vec<(u64, u32)> = own.map(|key| (key.start_ns, key.tgid)).collect();
+        line.reverse();
+        line
+    }
+}
+
+/// Ancestors that are told of one change.
+pub const ANCESTORS_MAX: usize = 64;
+/// Bytes of a command line that are told; of an ancestor's a quarter.
+const ARGV_TOLD: usize = 4096;
+
+/// A program that made changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Maker {
+    /// Its process.
+    pub key: ProcessKey,
+    /// By which event it became what it was then.
+    pub era: u64,
+    /// When it made this change.
+    pub at: Timestamp,
+}
+
+fn shortened(mut program: Program, max: usize) -> Program {
+    let mut left = max;
+    let fits = |arg: &Bytes| {
+        let len = arg.0.len() + 1;
+        let fits = left >= len;
+        left = left.saturating_sub(len);
+        fits
+    };
+    let kept = program.argv.iter().take_while({
+        let mut fits = fits;
+        move |arg| fits(arg)
+    });
+    let kept = kept.count();
+    if kept < program.argv.len() {
+        program.argv.truncate(kept);
+        program.argv.push(Bytes("...".into()));
+    }
+    program
 }
 
 /// Whether `text`, as a person gives it, names the program: `npm install` names `/usr/bin/node /usr/bin/npm install x` and
@@ -592,49 +661,79 @@ mod tests {
         for (what, path, more) in [
             // The descriptor stays open when npm writes again.
             ("written", "/m/f", vec![evil(10, Kind::Open, args("/m/f", None)), open(11, "/m/f")]),
-            ("by another name", "/m/f", vec![
-                evil(10, Kind::Link, args("/m/f", Some("/x"))),
-                evil(11, Kind::Open, args("/x", None)),
-                open(12, "/m/f"),
-            ]),
-            ("a name of his", "/m/g", vec![
-                evil(10, Kind::Open, args("/x", None)),
-                npm(11, Kind::Link, args("/x", Some("/m/g"))),
-                open(12, "/m/g"),
-            ]),
+            (
+                "by another name",
+                "/m/f",
+                vec![
+                    evil(10, Kind::Link, args("/m/f", Some("/x"))),
+                    evil(11, Kind::Open, args("/x", None)),
+                    open(12, "/m/f"),
+                ],
+            ),
+            (
+                "a name of his",
+                "/m/g",
+                vec![
+                    evil(10, Kind::Open, args("/x", None)),
+                    npm(11, Kind::Link, args("/x", Some("/m/g"))),
+                    open(12, "/m/g"),
+                ],
+            ),
             // It fails: the target is not empty.
-            ("a rename that fails", "/w/f", vec![
-                evil(10, Kind::Open, args("/w/f", None)),
-                evil(11, Kind::Rename, args("/m", Some("/w"))),
-            ]),
-            ("a removal that fails", "/w/f", vec![
-                evil(10, Kind::Open, args("/w/f", None)),
-                evil(11, Kind::Unlink, args("/w/f", None)),
-                open(12, "/w/f"),
-            ]),
-            ("a directory that stays", "/w/f", vec![
-                evil(10, Kind::Open, args("/w/f", None)),
-                evil(11, Kind::Rename, args("/w", Some("/v"))),
-                open(12, "/w/f"),
-            ]),
+            (
+                "a rename that fails",
+                "/w/f",
+                vec![evil(10, Kind::Open, args("/w/f", None)), evil(11, Kind::Rename, args("/m", Some("/w")))],
+            ),
+            (
+                "a removal that fails",
+                "/w/f",
+                vec![
+                    evil(10, Kind::Open, args("/w/f", None)),
+                    evil(11, Kind::Unlink, args("/w/f", None)),
+                    open(12, "/w/f"),
+                ],
+            ),
+            (
+                "a directory that stays",
+                "/w/f",
+                vec![
+                    evil(10, Kind::Open, args("/w/f", None)),
+                    evil(11, Kind::Rename, args("/w", Some("/v"))),
+                    open(12, "/w/f"),
+                ],
+            ),
             ("moved to a place of his", "/etc/cron.d/f", vec![evil(10, Kind::Rename, args("/m", Some("/etc/cron.d")))]),
-            ("exchanged", "/m/f", vec![
-                evil(10, Kind::Open, args("/w/f", None)),
-                evil(11, Kind::Rename, flags(EXCHANGES, args("/w", Some("/m")))),
-            ]),
+            (
+                "exchanged",
+                "/m/f",
+                vec![
+                    evil(10, Kind::Open, args("/w/f", None)),
+                    evil(11, Kind::Rename, flags(EXCHANGES, args("/w", Some("/m")))),
+                ],
+            ),
             ("its mode", "/m/f", vec![evil(10, Kind::Chmod, args("/m/f", None))]),
-            ("taken over", "/m/g", vec![
-                evil(10, Kind::Ptrace, Args { flags: Some(16), pid: Some(10), ..Args::default() }),
-                open(11, "/m/g"),
-            ]),
-            ("a child of what was taken over", "/m/g", vec![
-                evil(10, Kind::Open, args("/proc/10/mem", None)),
-                of(11, HOOK, "/bin/sh", Kind::Open, args("/m/g", None)),
-            ]),
-            ("another process's memory", "/m/g", vec![
-                evil(10, Kind::MemoryWrite, Args { pid: Some(10), ..Args::default() }),
-                open(11, "/m/g"),
-            ]),
+            (
+                "taken over",
+                "/m/g",
+                vec![
+                    evil(10, Kind::Ptrace, Args { flags: Some(16), pid: Some(10), ..Args::default() }),
+                    open(11, "/m/g"),
+                ],
+            ),
+            (
+                "a child of what was taken over",
+                "/m/g",
+                vec![
+                    evil(10, Kind::Open, args("/proc/10/mem", None)),
+                    of(11, HOOK, "/bin/sh", Kind::Open, args("/m/g", None)),
+                ],
+            ),
+            (
+                "another process's memory",
+                "/m/g",
+                vec![evil(10, Kind::MemoryWrite, Args { pid: Some(10), ..Args::default() }), open(11, "/m/g")],
+            ),
         ] {
             let origins = with_evil(&more);
             assert!(!is_npms(&origins, path), "{what}");
@@ -649,6 +748,20 @@ mod tests {
             of(12, HOOK, "/bin/sh", Kind::Link, args("/n/f", Some("/n/g"))),
         ]);
         assert!(is_npms(&family, "/n/f") && is_npms(&family, "/n/g"));
+    }
+
+    #[test]
+    fn what_is_told_of_makers_is_bounded() {
+        let long = "x".repeat(3000);
+        let mut events = Vec::new();
+        for n in 0..200u32 {
+            events.extend(exec(u64::from(10 + 2 * n), (100 + n, 99 + n, 100), "/bin/sh", &["/bin/sh", &long, &long]));
+        }
+        events.push(of(1000, (299, 298, 100), "/bin/sh", Kind::Open, args("/f", None)));
+        let origin = seen(&events).of(&change("/f", ChangeKind::Created)).unwrap();
+        assert_eq!((origin.program.argv.len(), origin.ancestors.len()), (3, ANCESTORS_MAX));
+        assert_eq!(origin.program.argv[2], Bytes("...".into()));
+        assert!(origin.ancestors.iter().all(|program| program.command().len() < 1100));
     }
 
     #[test]

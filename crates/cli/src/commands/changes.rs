@@ -228,11 +228,11 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     };
     let (only, except) = (args.only.clone(), args.except.clone());
     let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
-    let mut set = scan(fvm, out, &record)?;
+    let set = scan(fvm, out, &record)?;
     warn(out, &set.warnings);
     tell_risks(out, &fvm.forged(&record, &set)?);
     if !args.from.is_empty() {
-        let known = fvm.with_origins(&record, &mut set)?;
+        let known = fvm.origins(&record)?;
         tell_whole(out, known.as_ref().map(|(_, whole)| whole), VmState::Stopped);
         let origins = known.map(|(origins, _)| origins).unwrap_or_default();
         choice.exact = Some(from(out, &record, &set, &origins, &args.from)?);
