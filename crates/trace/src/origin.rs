@@ -68,6 +68,8 @@ pub struct Origins {
     paths: BTreeMap<VmPath, Entry>,
     groups: Groups,
     controls: Controls,
+    /// Who wrote where nobody can say: in mounts of its own, by paths that are not whole.
+    anywhere: Hands,
     is_open: bool,
     is_blind: bool,
     /// Entries that may be moved along with directories still.
@@ -81,6 +83,7 @@ impl Default for Origins {
             paths: BTreeMap::new(),
             groups: Groups::default(),
             controls: Controls::default(),
+            anywhere: Hands::default(),
             is_open: false,
             is_blind: false,
             moves_left: MOVES_MAX,
@@ -116,6 +119,20 @@ impl Origins {
             return;
         }
         self.control(event);
+        let changes_files = matches!(
+            event.kind,
+            Kind::Open
+                | Kind::Truncate
+                | Kind::Mknod
+                | Kind::Symlink
+                | Kind::Link
+                | Kind::Rename
+                | Kind::Unlink
+                | Kind::Rmdir
+        );
+        if changes_files && (event.args.foreign || event.args.cut) {
+            self.anywhere.add((event.process(), self.tree.era(event.process())));
+        }
         let deed = Deed { key: event.process(), seq: event.seq, at: event.ts, kind: event.kind, trust: event.trust };
         let (path, to) = (event.path(), event.to());
         match event.kind {
@@ -338,7 +355,9 @@ impl Origins {
             let own = self.tree.get(key).map(|node| node.program_at(seq));
             own.as_ref().is_some_and(is) || self.tree.ancestors(key, seq).iter().any(is)
         };
-        self.deed_of(change).is_some_and(|deed| of_one((deed.key, deed.seq))) && self.hands_of(entry).are_all(of_one)
+        self.deed_of(change).is_some_and(|deed| of_one((deed.key, deed.seq)))
+            && self.hands_of(entry).are_all(of_one)
+            && self.anywhere.are_all(of_one)
     }
 
     /// Whether a program that is meant, or what came from it, was the last that made `change`.
@@ -712,6 +731,8 @@ mod tests {
                     evil(11, Kind::Rename, flags(EXCHANGES, args("/w", Some("/m")))),
                 ],
             ),
+            ("somewhere", "/m/f", vec![evil(10, Kind::Open, Args { foreign: true, ..args("/x", None) })]),
+            ("by a path that is not whole", "/m/f", vec![evil(10, Kind::Open, Args { cut: true, ..args("x", None) })]),
             ("its mode", "/m/f", vec![evil(10, Kind::Chmod, args("/m/f", None))]),
             (
                 "taken over",

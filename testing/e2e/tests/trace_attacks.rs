@@ -160,6 +160,35 @@ fn root_and_user_a_path_that_is_changed_after_the_look_hides_no_change() {
     });
 }
 
+#[test]
+fn root_and_user_what_is_opened_again_by_descriptor_or_link_is_known_by_its_path() {
+    as_both("root_and_user_what_is_opened_again_by_descriptor_or_link_is_known_by_its_path", |lab| {
+        lab.sh("for n in fd dev named tmp; do echo $n > of-$n; done");
+        // 265 is linkat, 257 openat; 0x410002 O_TMPFILE | O_RDWR; 0x400 AT_SYMLINK_FOLLOW.
+        let all = traced(
+            lab,
+            "basic",
+            "sub again { my ($n, $how) = @_; open(my $r, '<', $n) or die; my $p = sprintf($how, fileno($r)); open(my $w, '+<', $p) or die $p; syswrite($w, 'evil') }
+             again('of-fd', '/proc/self/fd/%d'); again('of-dev', '/dev/fd/%d'); again('of-named', \"/proc/$$//task/$$/fd/%d\");
+             my $here = Cwd::getcwd(); my $t = syscall(257, -100, $here, 0x410002, 0644); die if $t < 0;
+             syscall(265, -100, \"/proc/self/fd/$t\", -100, \"$here/made\", 0x400) == 0 or die;
+             print STDOUT ''; open(my $o, '>', '/dev/stdout') or die; print $o 'said';",
+        );
+        for path in ["of-fd", "of-dev", "of-named"] {
+            assert!(find(lab, &all, "open", path).is_some(), "{path}: {all:?}");
+        }
+        let made = lab.path("made");
+        assert!(all.iter().any(|e| text(e, "kind") == "link" && text(e, "to") == made.to_str().unwrap()), "{all:?}");
+        let report: Value = serde_json::from_str(&lab.fvm(["analyze", "t", "--json"]).out).unwrap();
+        assert_eq!(report["verdict"], "clean", "a pipe is no file that nobody can place: {report}");
+        // By a link of one's own: nobody can say which file it was.
+        std::fs::write(lab.path("link.sh"), "ln -s /proc/self/fd/0 mine; exec 0< of-tmp; echo evil > mine").unwrap();
+        lab.fvm(["run", "--keep", "--name", "l", "--", "sh", "link.sh"]).expect(0);
+        let report: Value = serde_json::from_str(&lab.fvm(["analyze", "l", "--json"]).out).unwrap();
+        assert_eq!(report["verdict"], "unknown", "{report}");
+    });
+}
+
 /// Two programs that have nothing to do with each other, in one VM: an installer, and one that wants to be taken for it.
 const INSTALLER: &str =
     "mkdir -p pkg; echo 1 > pkg/f; sleep 0.2; echo 2 >> pkg/f; mkdir -p pkg/sub; echo 3 > pkg/sub/g";

@@ -35,6 +35,8 @@ pub enum Follow {
     No,
     /// It is unless the argument has this bit.
     Unless(u8, u64),
+    /// It is if the argument has this bit.
+    If(u8, u64),
 }
 
 /// Which file an argument names.
@@ -192,6 +194,7 @@ pub const SIBLING: u64 = libc::CLONE_PARENT as u64;
 const CLONES: (When, When) = (When::Any(0, SIBLING as u32), When::Any(0, NAMESPACES | SIBLING as u32));
 /// `clone3`, whose flags lie in memory: where a log is kept programs take `clone`, whose flags are seen.
 pub const UNSEEN_CLONE: u32 = libc::SYS_clone3 as u32;
+const FOLLOWS: u64 = libc::AT_SYMLINK_FOLLOW as u64;
 const NOFOLLOW: u64 = libc::AT_SYMLINK_NOFOLLOW as u64;
 
 const NONE: File = File::Nothing;
@@ -244,7 +247,8 @@ const CALLS: &[Call] = &[
     call("mkdirat", libc::SYS_mkdirat, Kind::Mkdir, ALWAYS, entry_at(0), &[(Mode, 2)]),
     call("mknodat", libc::SYS_mknodat, Kind::Mknod, ALWAYS, entry_at(0), &[(Mode, 2)]),
     call("symlinkat", libc::SYS_symlinkat, Kind::Symlink, ALWAYS, entry_at(1), &[]).to(File::Text(0)),
-    call("linkat", libc::SYS_linkat, Kind::Link, ALWAYS, entry_at(0), &[(Flags, 4)]).to(entry_at(2)),
+    call("linkat", libc::SYS_linkat, Kind::Link, ALWAYS, File::At(0, 1, Follow::If(4, FOLLOWS)), &[(Flags, 4)])
+        .to(entry_at(2)),
     call("renameat", libc::SYS_renameat, Kind::Rename, ALWAYS, entry_at(0), &[]).to(entry_at(2)),
     call("renameat2", libc::SYS_renameat2, Kind::Rename, ALWAYS, entry_at(0), &[(Flags, 4)]).to(entry_at(2)),
     call("unlinkat", libc::SYS_unlinkat, Kind::Unlink, ALWAYS, entry_at(0), &[(Flags, 2)]),

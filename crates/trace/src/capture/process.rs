@@ -112,6 +112,29 @@ pub struct Process {
     asked: Option<u32>,
 }
 
+#[cfg(test)]
+impl Process {
+    /// One of this number in the VM, of which nothing else is known.
+    pub fn with_number(tgid: u32) -> Self {
+        Self {
+            key: ProcessKey { tgid, start_ns: 1 },
+            ppid: 0,
+            sid: 0,
+            uid: 0,
+            exe: bytes(Vec::new()),
+            comm: bytes(Vec::new()),
+            ours: false,
+            foreign: false,
+            root: Vec::new(),
+            handle: None,
+            ticks: 0,
+            image: (0, 0),
+            threads: HashMap::new(),
+            asked: None,
+        }
+    }
+}
+
 /// Who made a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
