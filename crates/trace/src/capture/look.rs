@@ -47,7 +47,6 @@ pub struct Look {
 /// A call that was let go.
 #[derive(Debug)]
 struct Open {
-    pid: i32,
     event: Event,
     file: Option<Named>,
     to: Option<Named>,
@@ -131,14 +130,12 @@ impl Look {
         };
         let ts = now();
         self.tell_dropped();
-        if self.processes.is_in_doubt(pid) {
-            self.renew(pid, ts);
-            self.processes.goes_on(pid, inside);
-        }
+        // While it waits it is what it was when it made the call; afterwards it may be another program.
+        self.renew(pid, ts);
+        self.processes.goes_on(pid, inside);
         match what.more {
             // What it is now is seen for the last time.
             More::Exit { thread } => return self.exit(call.id, what, (pid, inside), call.arguments[0], thread, ts),
-            More::Argv(_) => self.renew(pid, ts),
             More::Sibling if call.arguments[0] & calls::SIBLING != 0 => self.processes.makes_sibling(pid),
             _ => {}
         }
@@ -159,7 +156,9 @@ impl Look {
             }
             return;
         }
-        let Seen { args, trust, file, to } = seen;
+        let Seen { mut args, trust, file, to } = seen;
+        let is_foreign = self.processes.get(pid).is_some_and(|process| process.foreign);
+        args.foreign = is_foreign && (file.is_some() || to.is_some());
         let mut kind = what.kind;
         if kind == Kind::Open && args.flags.is_some_and(|flags| !calls::writes(flags)) {
             kind = Kind::Read;
@@ -175,7 +174,7 @@ impl Look {
         }
         let event = self.event(pid, inside, ts, kind, args, (Src::Seccomp, trust, Phase::Attempt));
         let is_text = what.kind == Kind::Symlink;
-        self.open = event.map(|event| Open { pid, event, file, to, is_text });
+        self.open = event.map(|event| Open { event, file, to, is_text });
         if moves {
             self.settle();
             self.moves(pid, inside, what);
@@ -186,7 +185,14 @@ impl Look {
     fn moves(&mut self, pid: i32, tid: u32, what: &Call) {
         match what.more {
             More::Argv(_) => self.processes.asks(pid, tid),
-            _ => self.processes.mark_stale(pid),
+            _ => {
+                // Its threads may have different mounts and roots from here on.
+                let splits = matches!(what.kind, Kind::Chroot | Kind::Setns | Kind::Unshare);
+                if splits && !self.processes.is_alone(pid) {
+                    self.processes.scatter(pid);
+                }
+                self.processes.mark_stale(pid);
+            }
         }
     }
 
@@ -250,15 +256,8 @@ impl Look {
 
     /// Writes down the call that was let go.
     fn settle(&mut self) {
-        let Some(Open { pid, mut event, file, to, is_text }) = self.open.take() else { return };
+        let Some(Open { mut event, file, to, is_text }) = self.open.take() else { return };
         self.write_noted(event.ts);
-        self.renew(pid, event.ts);
-        if let Some(process) = self.processes.get(pid) {
-            event.args.foreign = process.foreign && (file.is_some() || to.is_some());
-            // The call came from the program that it is by now.
-            (event.exe, event.comm) = (process.exe.clone(), process.comm.clone());
-            (event.uid, event.sid) = (process.uid, process.sid);
-        }
         let root = (!event.args.foreign).then_some(&self.root);
         let cached = self.mounts.may_wait();
         let (mut named, mut resolved) = (false, true);

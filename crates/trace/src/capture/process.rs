@@ -99,8 +99,9 @@ pub struct Process {
     pub comm: Bytes,
     /// It is fvm itself still.
     pub ours: bool,
-    /// It has other mounts than the VM.
+    /// It has other mounts than the VM, or a thread of it may.
     pub foreign: bool,
+    scattered: bool,
     /// Its root directory, as the VM names it, if it has another than the VM.
     pub root: Vec<u8>,
     handle: Option<OwnedFd>,
@@ -125,6 +126,7 @@ impl Process {
             comm: bytes(Vec::new()),
             ours: false,
             foreign: false,
+            scattered: false,
             root: Vec::new(),
             handle: None,
             ticks: 0,
@@ -287,6 +289,7 @@ impl Processes {
             comm: bytes(stat.comm),
             ours,
             foreign: false,
+            scattered: false,
             root: Vec::new(),
             ticks: stat.start_ticks,
             image: stat.image,
@@ -341,7 +344,8 @@ impl Processes {
     fn place(&mut self, pid: i32) {
         let Some(process) = self.known.get_mut(&pid) else { return };
         let mounts = rustix::fs::stat(format!("/proc/{pid}/ns/mnt")).ok().map(|stat| stat.st_ino);
-        process.foreign = matches!((mounts, self.numbers.mounts), (Some(own), Some(vm)) if own != vm);
+        let is_other = matches!((mounts, self.numbers.mounts), (Some(own), Some(vm)) if own != vm);
+        process.foreign = is_other || process.scattered;
         process.root = proc::link(pid, "root").filter(|root| root != b"/").unwrap_or_default();
     }
 
@@ -376,6 +380,13 @@ impl Processes {
             && process.asked == Some(tid)
         {
             process.asked = None;
+        }
+    }
+
+    /// A thread of several takes other mounts or another root: what paths mean differs between them until it executes something.
+    pub fn scatter(&mut self, pid: i32) {
+        if let Some(process) = self.known.get_mut(&pid) {
+            (process.scattered, process.foreign) = (true, true);
         }
     }
 
@@ -439,7 +450,7 @@ impl Processes {
         process.image = stat.image;
         let was_ours = process.ours;
         if executed {
-            (process.ours, process.asked) = (false, None);
+            (process.ours, process.asked, process.scattered) = (false, None, false);
             process.threads.clear();
             let is_stub = was_ours && matches!(&exe, Program::At(exe) if exe == STUB);
             if exe == Program::Hidden {
@@ -622,6 +633,26 @@ mod tests {
             child.kill().unwrap();
             child.wait().unwrap();
         });
+    }
+
+    #[test]
+    fn a_process_whose_threads_differ_is_foreign_until_it_executes_something() {
+        let mut known = processes();
+        let mut child =
+            Command::new("sh").args(["-c", "read x; exec sleep 100"]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = id(&child);
+        while proc::stat(pid).unwrap().comm != b"sh" {}
+        assert_ne!(known.caller(pid), Caller::Gone);
+        known.scatter(pid);
+        known.mark_stale(pid);
+        assert_eq!(known.renew(pid), Renewed::Same);
+        assert!(known.get(pid).unwrap().foreign);
+        drop(child.stdin.take());
+        while proc::stat(pid).unwrap().comm != b"sleep" {}
+        assert_eq!(known.renew(pid), Renewed::Executed(Some(1)));
+        assert!(!known.get(pid).unwrap().foreign);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
