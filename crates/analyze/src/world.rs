@@ -305,6 +305,8 @@ impl World {
                 let is_unread = event.args.cut && event.args.argv.len() < 256 && argv_bytes < 16 << 10;
                 process.asked = Some(Asked { file, argv, library, of_vm, is_unread });
             }
+            // Looked at in the midst of its execution, it was noted already.
+            (Kind::Exec, Phase::Done) if process.asked.is_none() && process.exe == event.exe.0.as_bytes() => {}
             (Kind::Exec, Phase::Done) => {
                 let exe = event.exe.0.as_bytes().to_vec();
                 let Asked { file, argv, of_vm: was_of_vm, .. } = process.asked.take().unwrap_or_default();

@@ -82,6 +82,9 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&key) else { return };
         match (event.kind, event.phase) {
             (Kind::Exec, Phase::Attempt) => node.asked = Some((event.seq, event.args.argv.clone())),
+            // Looked at in the midst of its execution, it was noted already.
+            (Kind::Exec, Phase::Done)
+                if node.asked.is_none() && node.programs.last().is_some_and(|(_, exe, _)| *exe == event.exe) => {}
             (Kind::Exec, Phase::Done) => {
                 // It is noted later than it was: what happened since it was asked for is the new program's.
                 let (from, argv) = node.asked.take().unwrap_or((event.seq, Vec::new()));
@@ -228,6 +231,15 @@ pub(crate) mod tests {
         let child = of(3, (11, 10, 10), "/bin/sh", Kind::Setsid, Args::default());
         [&asked, &child, &Event { seq: 4, ..done }].into_iter().for_each(|e| tree.add(e));
         assert_eq!(tree.ancestors(child.process(), 3)[0].command(), b"/bin/sh x");
+    }
+
+    #[test]
+    fn an_execution_that_is_noted_twice_is_one() {
+        let mut tree = Tree::default();
+        let [asked, done] = exec(1, (10, 0, 10), "[fvm]", &["/bin/sh", "x"]);
+        [&asked, &done, &Event { seq: 3, ..done.clone() }].into_iter().for_each(|e| tree.add(e));
+        let node = tree.get(done.process()).unwrap();
+        assert_eq!((node.programs.len(), node.program_at(9).command()), (2, b"/bin/sh x".to_vec()));
     }
 
     #[test]

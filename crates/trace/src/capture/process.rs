@@ -573,6 +573,19 @@ mod tests {
         Processes::new(Numbers::of(own, None), 64)
     }
 
+    /// Waits until the process has executed what is called so: its name comes before its stack.
+    fn settled(pid: i32, name: &str) {
+        let mut before = Stat::default();
+        loop {
+            let now = proc::stat(pid).unwrap();
+            if now.comm == name.as_bytes() && now.image.0 != 0 && now.image.1 != 0 && now == before {
+                return;
+            }
+            before = now;
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     fn id(child: &std::process::Child) -> i32 {
         i32::try_from(child.id()).unwrap()
     }
@@ -591,7 +604,7 @@ mod tests {
         let mut child =
             Command::new("sh").args(["-c", "read x; exec sleep 100"]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = id(&child);
-        let wait_for = |name: &str| while proc::stat(pid).unwrap().comm != name.as_bytes() {};
+        let wait_for = |name: &str| settled(pid, name);
         wait_for("sh");
         let Caller::Known { tid, .. } = known.caller(pid) else { panic!("{:?}", known.caller(pid)) };
         assert_eq!(tid, child.id());
@@ -641,14 +654,14 @@ mod tests {
         let mut child =
             Command::new("sh").args(["-c", "read x; exec sleep 100"]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = id(&child);
-        while proc::stat(pid).unwrap().comm != b"sh" {}
+        settled(pid, "sh");
         assert_ne!(known.caller(pid), Caller::Gone);
         known.scatter(pid);
         known.mark_stale(pid);
         assert_eq!(known.renew(pid), Renewed::Same);
         assert!(known.get(pid).unwrap().foreign);
         drop(child.stdin.take());
-        while proc::stat(pid).unwrap().comm != b"sleep" {}
+        settled(pid, "sleep");
         assert_eq!(known.renew(pid), Renewed::Executed(Some(1)));
         assert!(!known.get(pid).unwrap().foreign);
         child.kill().unwrap();
@@ -661,14 +674,14 @@ mod tests {
         let mut child =
             Command::new("sh").args(["-c", "read x; exec sleep 100"]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = id(&child);
-        while proc::stat(pid).unwrap().comm != b"sh" {}
+        settled(pid, "sh");
         known.caller(pid);
         known.asks(pid, child.id());
         // Longer than it is looked at by itself.
         (0..20).for_each(|_| assert_eq!(known.renew(pid), Renewed::Same));
         assert!(!known.has_stale() && known.is_in_doubt(pid));
         drop(child.stdin.take());
-        while proc::stat(pid).unwrap().comm != b"sleep" {}
+        settled(pid, "sleep");
         assert_eq!(known.renew(pid), Renewed::Executed(Some(1)));
         assert!(!known.is_in_doubt(pid));
         known.asks(pid, 5);
