@@ -194,6 +194,13 @@ impl Named {
 
 /// The real path of `text`; the last name is kept as it is unless it is to be followed, and need not be there.
 fn resolve(root: &OwnedFd, text: &[u8], follow: bool, cached: bool) -> Option<Vec<u8>> {
+    resolve_at(root, text, follow, cached, LINKS_MAX)
+}
+
+/// As many links as the kernel follows.
+const LINKS_MAX: usize = 40;
+
+fn resolve_at(root: &OwnedFd, text: &[u8], follow: bool, cached: bool, links_left: usize) -> Option<Vec<u8>> {
     let trimmed = text.iter().rposition(|b| *b != b'/').map_or(&b"/"[..], |last| &text[..=last]);
     let slash = trimmed.iter().rposition(|b| *b == b'/')?;
     let name = &trimmed[slash + 1..];
@@ -211,14 +218,18 @@ fn resolve(root: &OwnedFd, text: &[u8], follow: bool, cached: bool) -> Option<Ve
     if path != b"/" {
         path.push(b'/');
     }
+    // A link to nothing: what is made is what it leads to.
+    if follow && let Ok(target) = fs::readlinkat(&parent, OsStr::from_bytes(name), Vec::new()) {
+        let target = target.into_bytes();
+        let target = if target.starts_with(b"/") { target } else { [path.as_slice(), &target].concat() };
+        return resolve_at(root, &target, true, cached, links_left.checked_sub(1)?);
+    }
     path.extend_from_slice(name);
     Some(path)
 }
 
 /// Whether `text` leads, by links that are not the kernel's own, to such as a process has in `/proc`.
 fn leads_to_proc(root: &OwnedFd, text: &[u8]) -> bool {
-    /// As many links as the kernel follows, and names.
-    const LINKS_MAX: usize = 40;
     const NAMES_MAX: usize = 4096;
     let split = |path: &[u8]| path.split(|b| *b == b'/').map(<[u8]>::to_vec).rev().collect::<Vec<_>>();
     let (mut at, mut rest, mut links) = (Vec::new(), split(text), 0);
@@ -379,6 +390,13 @@ mod tests {
         assert_eq!(find("link", false), text("link"));
         assert_eq!(find("dir/../real/./file", false), text("real/file"));
         assert_eq!(find("dir/", false), text("dir"));
+        symlink("real/to-be", base.join("dangling")).unwrap();
+        symlink(base.join("dangling"), base.join("twice")).unwrap();
+        assert_eq!((find("dangling", true), find("twice", true)), (text("real/to-be"), text("real/to-be")));
+        assert_eq!(find("dangling", false), text("dangling"));
+        symlink("round", base.join("round")).unwrap();
+        let round = Named { text: text("round"), follow: true, is_fact: false, cut: false }.find(Some(&root), false);
+        assert!(!round.resolved);
     }
 
     #[test]
