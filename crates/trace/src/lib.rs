@@ -18,6 +18,7 @@ pub mod ecs;
 pub mod filter;
 pub mod hands;
 pub mod log;
+pub mod names;
 pub mod origin;
 pub mod store;
 pub mod tree;
