@@ -385,6 +385,10 @@ pub fn boot(
     at_once: bool,
 ) -> Result<Running, VmError> {
     boot_in(home, &record.clone(), call, at_once, |caller, first| {
+        if record.policy.trace == Level::Off && !record.ephemeral {
+            // Before the program: it may have run when the log cannot be told.
+            note_unseen(home, &record, "a run without a log")?;
+        }
         Ok((begin(home, facts, record, caller, first)?, lock))
     })
 }

@@ -142,7 +142,9 @@ pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Re
     let kernel = record.policy.kernel;
     let dir = home.events_dir(&record.id);
     let Some((inside, init)) = begun else {
-        return say_unseen(home, record, "a run without a log").map(|()| None);
+        // With the log off that was said before the VM began.
+        let is_said = record.policy.trace == Level::Off;
+        return if is_said { Ok(None) } else { say_unseen(home, record, "a run without a log").map(|()| None) };
     };
     let unseen = [
         (!kernel.filter, "calls that no filter knows"),

@@ -286,3 +286,21 @@ fn a_pool_does_not_promise_a_log() {
     let report: Value = serde_json::from_str(&lab.fvm(["analyze", "k", "--json"]).out).unwrap();
     assert_eq!(report["verdict"], "unknown", "{report}");
 }
+
+#[test]
+fn user_a_run_that_the_log_cannot_know_of_does_not_begin() {
+    if !is_root("user_a_run_that_the_log_cannot_know_of_does_not_begin") {
+        return;
+    }
+    let lab = Lab::new(User::Ordinary);
+    lab.fvm(["run", "--keep", "--name", "t", "--", "sh", "-c", "echo 1 > a"]).expect(0);
+    lab.sh("chmod 400 home/vms/*/events/*.log");
+    for trace in ["basic", "off"] {
+        lab.fvm(["configure", "t", "--trace", trace]).expect(0);
+        let refused = lab.fvm(["run", "--name", "t", "--", "sh", "-c", "echo 2 > b"]);
+        assert!(refused.code == 125 && refused.err.contains("write down"), "{trace}: {} {}", refused.code, refused.err);
+    }
+    lab.sh("chmod 600 home/vms/*/events/*.log");
+    assert!(!lab.fvm(["status", "t"]).expect(0).out.contains("/b"), "nothing of it ran");
+    lab.fvm(["run", "--name", "t", "--", "true"]).expect(0);
+}
