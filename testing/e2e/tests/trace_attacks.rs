@@ -1,5 +1,17 @@
 //! A hostile VM against its log: what it does is written down, under the name of whoever did it, or the log says that it does not
 //! know.
+//!
+//! ```text
+//!   io_uring open, connect             here; testing/zoo io-uring; testing/escape io_uring
+//!   path flipped after the look        here
+//!   memfd exec                         zoo memory-exec, deleted-exec
+//!   reverse shell                      zoo reverse-shell (directly), pipe-shell, pty-shell, bind-shell
+//!   double fork, setsid, unshare       here (and CLONE_PARENT, clone3); trace.rs
+//!   4,096-byte and newline paths       trace.rs; a program whose own path is longer: here
+//!   event flood                        trace.rs; more processes than can be known: fvm-trace, capture/process
+//!   mass rename, the log intact        zoo ransom-rename; trace.rs (nothing in a VM reaches its log); in mounts of its own: here
+//!   forged origins                     here; fvm-trace, origin
+//! ```
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_kit::{Lab, User, is_root};
