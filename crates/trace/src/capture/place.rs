@@ -139,10 +139,16 @@ fn from(dir: Option<u64>, path: super::memory::Text, follow: bool, tid: i32, pro
         let text = if process.root.is_empty() { bytes } else { [process.root.as_slice(), &bytes].concat() };
         return Named { text, follow, is_fact: false, cut };
     }
+    let is_at = dir.is_some();
     let dir = dir.and_then(descriptor);
     if bytes.is_empty() && !cut {
-        // AT_EMPTY_PATH, or an error.
-        return dir.map_or(Named { cut: true, ..Named::default() }, |fd| of_descriptor(tid, fd.cast_unsigned().into()));
+        // AT_EMPTY_PATH, or an error: then nothing comes of it.
+        let here = || Named { text: proc::link(tid, "cwd").unwrap_or_default(), is_fact: true, ..Named::default() };
+        return match dir {
+            Some(fd) => of_descriptor(tid, fd.cast_unsigned().into()),
+            None if is_at => here(),
+            None => Named { is_fact: true, ..Named::default() },
+        };
     }
     let base = match dir {
         Some(fd) => proc::link(tid, &format!("fd/{fd}")),
@@ -435,6 +441,10 @@ mod tests {
         for text in ["/proc/self/comm", "/proc/sys/kernel/x", "/etc/x", "/proc/1/mem"] {
             assert_eq!(magic(text.as_bytes(), own, &process), None, "{text}");
         }
+        // An empty path names nothing, or where one is: that is no path which is not whole.
+        let empty = || super::super::memory::Text::default();
+        assert_eq!(from(None, empty(), true, own, &process), Named { is_fact: true, ..Named::default() });
+        assert!(!from(Some(libc::AT_FDCWD as u64), empty(), true, own, &process).cut);
         let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let leads = |name: &str| leads_to_proc(&root, base.join(name).as_os_str().as_bytes());
         assert!(leads("link") && leads("dir/x") && !leads("plain") && !leads("nothing/x") && !leads("file"));
