@@ -749,8 +749,8 @@ pub struct Commit {
     /// All but what matches
     #[arg(long, value_name = "GLOB")]
     pub except: Vec<String>,
-    /// Only what this program made, and what it started: words of its command line ('npm install'), a pattern of the whole, or a
-    /// number; as the behaviour log says
+    /// Only what this program and what it started made alone: the first words of its command line ('npm install'), a pattern of the
+    /// whole, or a number; as the behaviour log says
     #[arg(long, value_name = "PROGRAM")]
     pub from: Vec<String>,
     /// Choose on the terminal: changes, and parts of text files

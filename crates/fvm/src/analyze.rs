@@ -33,14 +33,16 @@ pub struct Findings {
 }
 
 impl Fvm {
-    /// Judges what a VM did: `set` are all its changes. With the socket of a clamd its files are scanned too.
+    /// Judges what a VM did: `changes` are all its changes, `warnings` what reading them said. With the socket of a clamd its
+    /// files are scanned too.
     ///
     /// # Errors
     /// When the log cannot be read, or clamd does not answer.
     pub fn analyze(
         &self,
         record: &VmRecord,
-        set: &ChangeSet,
+        changes: &mut dyn Iterator<Item = Change>,
+        warnings: &[String],
         settings: &Settings,
         clamd: Option<&Path>,
     ) -> Result<Findings, FvmError> {
@@ -52,11 +54,16 @@ impl Fvm {
             log => Some(log?.read(&mut |event| analysis.see(&event))?),
         };
         let input = self.scan_input(record)?;
-        if let Some(socket) = clamd {
-            scan_files(&input, set, socket, &mut analysis)?;
+        for change in changes {
+            analysis.change(&change, &mut |change| both(&input, change));
+            if let Some(socket) = clamd {
+                scan_file(&input, &change, socket, &mut analysis)?;
+            }
         }
-        let report = analysis.finish(set, whole.as_ref(), runs, &mut |change| both(&input, change));
-        Ok(Findings { report })
+        if !warnings.is_empty() {
+            analysis.gap("not all changes could be read".into());
+        }
+        Ok(Findings { report: analysis.finish(whole.as_ref(), runs) })
     }
 
     /// Users' homes, as far as they are this user's to protect.
@@ -81,32 +88,29 @@ fn both(input: &ScanInput, change: &Change) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((before, begin(open_after(input, change).ok()?)?))
 }
 
-fn scan_files(input: &ScanInput, set: &ChangeSet, socket: &Path, analysis: &mut Analysis<'_>) -> Result<(), FvmError> {
-    let is_content = |change: &&Change| {
-        let same = matches!(
-            change.kind,
-            ChangeKind::Deleted | ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. }
-        );
-        change.file_type == FileType::File && !same
+fn scan_file(input: &ScanInput, change: &Change, socket: &Path, analysis: &mut Analysis<'_>) -> Result<(), FvmError> {
+    let is_same = matches!(
+        change.kind,
+        ChangeKind::Deleted | ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. }
+    );
+    if is_same || change.file_type != FileType::File {
+        return Ok(());
+    }
+    if change.after.as_ref().is_some_and(|after| after.size_bytes > clamd::FILE_MAX_BYTES) {
+        analysis.gap(format!("{} is too large for clamd", change.path));
+        return Ok(());
+    }
+    let Ok(file) = open_after(input, change) else {
+        analysis.gap(format!("{} could not be scanned", change.path));
+        return Ok(());
     };
-    for change in set.changes.iter().filter(is_content) {
-        if change.after.as_ref().is_some_and(|after| after.size_bytes > clamd::FILE_MAX_BYTES) {
-            analysis.gap(format!("{} is too large for clamd", change.path));
-            continue;
+    match clamd::scan(socket, &mut File::from(file)) {
+        Ok(Some(name)) => analysis.known_malware(change, &name),
+        Ok(None) => {}
+        Err(ClamdError::Refused(why)) => {
+            analysis.gap(format!("{}: clamd says: {}", change.path, fvm_model::path::printable(why.as_bytes())));
         }
-        let Ok(file) = open_after(input, change) else {
-            analysis.gap(format!("{} could not be scanned", change.path));
-            continue;
-        };
-        match clamd::scan(socket, &mut File::from(file)) {
-            Ok(Some(name)) => analysis.known_malware(change, &name),
-            Ok(None) => {}
-            Err(ClamdError::Refused(why)) => {
-                let why = fvm_model::path::printable(why.as_bytes());
-                analysis.gap(format!("{}: clamd says: {why}", change.path));
-            }
-            Err(e) => return Err(e.into()),
-        }
+        Err(e) => return Err(e.into()),
     }
     Ok(())
 }

@@ -253,8 +253,13 @@ fn root_and_user_a_run_without_a_log_leaves_no_invented_origins() {
             lab.fvm(["run", "--keep", "--name", "off", "--trace", "off", "--", "sh", "-c", "echo 1 > b"]).expect(0);
         assert!(!off.err.contains("note"), "{}", off.err);
         let status = lab.fvm(["status", "off", "--by", "process"]).expect(0);
-        assert!(status.out.contains("origin unknown") && status.err.contains("no behaviour log"), "{}", status.err);
+        assert!(status.out.contains("origin unknown") && status.err.contains("a run without a log"), "{}", status.err);
         assert!(!lab.fvm(["explain", "off"]).expect(0).out.contains("write down"));
+        // A log that begins later does not look whole.
+        lab.fvm(["configure", "off", "--trace", "basic"]).expect(0);
+        lab.fvm(["run", "--name", "off", "--", "true"]).expect(0);
+        let analysed = lab.fvm(["analyze", "off"]).expect(6);
+        assert!(analysed.out.contains("a run without a log"), "{}", analysed.out);
         assert!(lab.fvm(["explain"]).expect(0).out.contains("write down what programs do (basic)"));
     });
 }

@@ -3,7 +3,7 @@
 use crate::{Analysis, Settings};
 use fvm_model::event::{Args, Event, Kind, Phase, Src, Trust};
 use fvm_model::path::Bytes;
-use fvm_model::{ChangeSet, Level, Timestamp};
+use fvm_model::{Change, Level, Timestamp};
 use fvm_trace::Integrity;
 use fvm_trace::store::own_event;
 use std::collections::HashMap;
@@ -96,6 +96,10 @@ impl Story {
         self.file(pid, Kind::Rename, from, Args { to: Some(Bytes(to.into())), ..Args::default() });
     }
 
+    pub fn symlink(&mut self, pid: u32, path: &str, to: &str) {
+        self.file(pid, Kind::Symlink, path, Args { to: Some(Bytes(to.into())), ..Args::default() });
+    }
+
     pub fn unlink(&mut self, pid: u32, path: &str) {
         self.file(pid, Kind::Unlink, path, Args::default());
     }
@@ -120,10 +124,16 @@ impl Story {
 
     /// What is found, sorted.
     pub fn ids(&self) -> Vec<String> {
+        self.ids_with(&[])
+    }
+
+    /// The same, with changes.
+    pub fn ids_with(&self, changes: &[Change]) -> Vec<String> {
         let settings = Settings::default();
         let mut analysis = Analysis::new(&settings);
         self.events.iter().for_each(|event| analysis.see(event));
-        let report = analysis.finish(&ChangeSet::default(), Some(&whole()), false, &mut |_| None);
+        changes.iter().for_each(|change| analysis.change(change, &mut |_| None));
+        let report = analysis.finish(Some(&whole()), false);
         let mut ids: Vec<String> = report.findings.into_iter().map(|finding| finding.id).collect();
         ids.sort();
         ids

@@ -47,7 +47,6 @@ pub struct Look {
 /// A call that was let go.
 #[derive(Debug)]
 struct Open {
-    pid: i32,
     event: Event,
     file: Option<Named>,
     to: Option<Named>,
@@ -93,13 +92,6 @@ impl Look {
         self.mounts.look();
     }
 
-    /// The log begins.
-    pub fn begin(&mut self, level: Level, blind: Option<&str>) {
-        if let Some(store) = &mut self.store {
-            store.begin(now(), level, blind);
-        }
-    }
-
     /// The log ends well.
     pub fn end(&mut self) {
         self.settle_all();
@@ -137,10 +129,14 @@ impl Look {
             return self.answer(call.id, Answer::GoOn);
         };
         let ts = now();
+        self.tell_dropped();
+        // While it waits it is what it was when it made the call; afterwards it may be another program.
+        self.renew(pid, ts);
+        self.processes.goes_on(pid, inside);
         match what.more {
             // What it is now is seen for the last time.
             More::Exit { thread } => return self.exit(call.id, what, (pid, inside), call.arguments[0], thread, ts),
-            More::Argv(_) => self.renew(pid, ts),
+            More::Sibling if call.arguments[0] & calls::SIBLING != 0 => self.processes.makes_sibling(pid),
             _ => {}
         }
         let Some(process) = self.processes.get(pid) else { return self.answer(call.id, Answer::GoOn) };
@@ -156,11 +152,13 @@ impl Look {
         let is_own = seen.args.pid.is_some_and(|to| i64::from(to) == i64::from(self.number(pid)));
         if is_ours || (what.more == More::ToOthers && is_own) {
             if moves {
-                self.processes.mark_stale(pid);
+                self.moves(pid, inside, what);
             }
             return;
         }
-        let Seen { args, trust, file, to } = seen;
+        let Seen { mut args, trust, file, to } = seen;
+        let is_foreign = self.processes.get(pid).is_some_and(|process| process.foreign);
+        args.foreign = is_foreign && (file.is_some() || to.is_some());
         let mut kind = what.kind;
         if kind == Kind::Open && args.flags.is_some_and(|flags| !calls::writes(flags)) {
             kind = Kind::Read;
@@ -169,12 +167,40 @@ impl Look {
                 return;
             }
         }
+        // At the basic level only who controls whom counts.
+        let is_detail = kind == Kind::Ptrace && !args.flags.is_some_and(calls::takes_over);
+        if is_detail && self.level == Level::Basic {
+            return;
+        }
         let event = self.event(pid, inside, ts, kind, args, (Src::Seccomp, trust, Phase::Attempt));
         let is_text = what.kind == Kind::Symlink;
-        self.open = event.map(|event| Open { pid, event, file, to, is_text });
+        self.open = event.map(|event| Open { event, file, to, is_text });
         if moves {
             self.settle();
-            self.processes.mark_stale(pid);
+            self.moves(pid, inside, what);
+        }
+    }
+
+    /// What is known of the process may not be so any more.
+    fn moves(&mut self, pid: i32, tid: u32, what: &Call) {
+        match what.more {
+            More::Argv(_) => self.processes.asks(pid, tid),
+            _ => {
+                // Its threads may have different mounts and roots from here on.
+                let splits = matches!(what.kind, Kind::Chroot | Kind::Setns | Kind::Unshare);
+                if splits && !self.processes.is_alone(pid) {
+                    self.processes.scatter(pid);
+                }
+                self.processes.mark_stale(pid);
+            }
+        }
+    }
+
+    /// Where more live at once than can be known, who made whom is lost.
+    fn tell_dropped(&mut self) {
+        let dropped = self.processes.take_dropped();
+        if let (1.., Some(store)) = (dropped, &mut self.store) {
+            store.lose(dropped);
         }
     }
 
@@ -230,15 +256,8 @@ impl Look {
 
     /// Writes down the call that was let go.
     fn settle(&mut self) {
-        let Some(Open { pid, mut event, file, to, is_text }) = self.open.take() else { return };
+        let Some(Open { mut event, file, to, is_text }) = self.open.take() else { return };
         self.write_noted(event.ts);
-        self.renew(pid, event.ts);
-        if let Some(process) = self.processes.get(pid) {
-            event.args.foreign = process.foreign && (file.is_some() || to.is_some());
-            // The call came from the program that it is by now.
-            (event.exe, event.comm) = (process.exe.clone(), process.comm.clone());
-            (event.uid, event.sid) = (process.uid, process.sid);
-        }
         let root = (!event.args.foreign).then_some(&self.root);
         let cached = self.mounts.may_wait();
         let (mut named, mut resolved) = (false, true);
@@ -380,8 +399,10 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
         More::Argv(index) => {
             let (argv, cut) = memory.argv(argument(index));
             (args.argv, args.cut) = (argv, cut);
-            let loaded = memory.variable(argument(index + 1), &[b"LD_PRELOAD=", b"LD_AUDIT="]);
-            args.name = loaded.map(|variable| Bytes(OsString::from_vec(variable)));
+            let (loaded, more) =
+                memory.variables(argument(index + 1), &[b"LD_PRELOAD=", b"LD_AUDIT=", b"LD_LIBRARY_PATH="]);
+            args.cut |= more;
+            args.name = (!loaded.is_empty()).then(|| Bytes(OsString::from_vec(loaded)));
             from_memory = true;
         }
         More::Name(index) => {
@@ -408,7 +429,7 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
             args.cut = args.flags.is_none();
         }
         More::CallName => args.name = Some(Bytes(what.name.into())),
-        More::Nothing | More::Exit { .. } | More::Moves | More::ToOthers => {}
+        More::Nothing | More::Exit { .. } | More::Moves | More::ToOthers | More::Sibling => {}
     }
     let trust = if from_memory { Trust::Usermem } else { Trust::Kernel };
     Seen { args, trust, file, to }
@@ -439,7 +460,7 @@ fn socket(pid: i32, fd: i32) -> char {
     }
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
 }
