@@ -9,6 +9,7 @@
 //! The log has reads only of what the built-in list names, at the full level (`docs/spec/events.md`, K2).
 
 use super::Detector;
+use super::scripts::looks_users_up;
 use crate::found::{Found, command, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, path_of};
@@ -219,7 +220,7 @@ impl Secrets {
         }
         let rule = rule_of(path);
         let is_allowed = if std::ptr::eq(rule, &raw const rules::SHADOW_READ) {
-            world.is_one_of(key, LOGINS)
+            world.is_one_of(key, LOGINS) || looks_users_up(world, key)
         } else {
             OWNERS.iter().any(|(part, owners)| contains(path, part) && world.is_one_of(key, owners))
         };
