@@ -10,6 +10,7 @@
 use crate::packages::Packages;
 use fvm_model::event::{Event, Kind, Phase, ProcessKey, Program};
 use fvm_model::path::Bytes;
+use fvm_model::policy::Pattern;
 use fvm_model::{Timestamp, VmPath};
 use fvm_trace::Tree;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -100,6 +101,7 @@ pub struct World {
     /// Who made whom.
     pub tree: Tree,
     homes: Vec<Vec<u8>>,
+    hidden: Vec<Pattern>,
     procs: HashMap<ProcessKey, Proc>,
     made: BTreeMap<Vec<u8>, Made>,
     /// The last names of those.
@@ -160,6 +162,23 @@ impl World {
     pub fn new(homes: &[VmPath]) -> Self {
         let homes = homes.iter().map(|home| home.as_bytes().to_vec()).filter(|home| home != b"/").collect();
         Self { homes, ..Self::default() }
+    }
+
+    /// With what the policy hides.
+    #[must_use]
+    pub fn hiding(self, hidden: &[Pattern]) -> Self {
+        Self { hidden: hidden.to_vec(), ..self }
+    }
+
+    /// Whether the policy hides the file, or a directory above it.
+    #[must_use]
+    pub fn is_hidden(&self, path: &[u8]) -> bool {
+        let covers = |pattern: &Pattern| {
+            let below = if pattern.is_in_home() { self.below_home(path) } else { path.strip_prefix(b"/") };
+            let mut names = below.unwrap_or_default().split(|b| *b == b'/');
+            pattern.names().all(|known| names.next().is_some_and(|name| Pattern::name_matches(known, name)))
+        };
+        self.hidden.iter().any(covers)
     }
 
     /// The part of a path below somebody's home.

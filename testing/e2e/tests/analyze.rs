@@ -65,6 +65,12 @@ fn root_and_user_a_package_is_committed_without_what_its_script_did_beside() {
             assert!(ran.err.contains(words), "{words}: {}", ran.err);
         }
         assert!(ran.err.lines().count() <= 24, "{}", ran.err);
+        // The key was not to be had. What is left out stands before all else, and a new directory is one line.
+        assert!(ran.err.contains("tried to read") && ran.err.contains("id_rsa, which the policy hides"), "{}", ran.err);
+        let first = ran.err.lines().skip_while(|line| !line.contains(" added, ")).nth(1).unwrap();
+        assert!(first.starts_with("fvm:   ! A  ") && first.ends_with("/helper.desktop"), "{}", ran.err);
+        let modules = |line: &str| line.contains("/node_modules/ and ") && line.ends_with(" in it");
+        assert!(ran.err.lines().any(modules) && !ran.err.contains("node_modules/evil"), "{}", ran.err);
         let report = json(&lab.fvm(["analyze", "n", "--json"]).expect(5));
         assert_eq!(rules(&report), ["autostart", "secret-read"], "{report}");
         assert_eq!(report["gaps"], serde_json::json!([]));

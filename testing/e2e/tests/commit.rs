@@ -236,7 +236,8 @@ fn user_a_project_below_a_directory_of_roots_is_committed() {
     // Between the root of a mount, which is not compared, and the project.
     std::os::unix::fs::chown(lab.dir(), Some(0), Some(0)).unwrap();
     // It works there: that opens the way.
-    let mut run = lab.fvm_command(["run", "--keep", "-n", "p", "--", "sh", "-ec", "echo new > file; mkdir d; echo x > d/x"]);
+    let mut run =
+        lab.fvm_command(["run", "--keep", "-n", "p", "--", "sh", "-ec", "echo new > file; mkdir d; echo x > d/x"]);
     Ran::of(run.current_dir(lab.path("project")).output().unwrap()).expect(0);
     // The VM was given a copy of the directory, with another owner and mode: that is no change.
     let status = lab.fvm(["status", "p", "--json"]).expect(0).out;
