@@ -22,6 +22,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+/// Why a new directory is left out about which nothing was found.
+pub const ALL_LEFT_OUT: &str = "all that is in it is left out";
+
 /// So much of each version of a file is looked at.
 pub const LOOK_BYTES: u64 = 256 << 10;
 
@@ -172,8 +175,7 @@ pub fn withheld(found: &Findings, set: &ChangeSet, named: &BTreeSet<VmPath>) -> 
     for change in set.changes.iter().rev() {
         let path = change.path.as_path();
         let is_new_dir = change.file_type == FileType::Directory && matches!(change.kind, ChangeKind::Created);
-        let empty =
-            || (is_new_dir && stays_in.get(path) == Some(&false)).then(|| "all that is in it is left out".into());
+        let empty = || (is_new_dir && stays_in.get(path) == Some(&false)).then(|| ALL_LEFT_OUT.into());
         let why = (!named.contains(&change.path)).then(|| why(change).or_else(empty)).flatten();
         if let Some(parent) = path.parent() {
             *stays_in.entry(parent).or_default() |= why.is_none();
