@@ -7,7 +7,13 @@ use std::process::Command;
 fn bench(part: &str, more: &[&str]) -> (String, Value) {
     let json = std::path::PathBuf::from(format!("{}/trace-{part}.json", env!("CARGO_TARGET_TMPDIR")));
     let mut command = Command::new(env!("CARGO_BIN_EXE_fvm-bench"));
-    command.args(["trace", "--rounds", "1", "--only", part]).args(more).arg("--fvm").arg(binary()).arg("--json").arg(&json);
+    command
+        .args(["trace", "--rounds", "1", "--only", part])
+        .args(more)
+        .arg("--fvm")
+        .arg(binary())
+        .arg("--json")
+        .arg(&json);
     let out = command.output().expect("the benchmark can be run");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let text = std::fs::read(&json).expect("JSON was written");

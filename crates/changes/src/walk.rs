@@ -262,13 +262,7 @@ impl Layer<'_> {
     /// Metadata of a directory. Its mtime follows its entries, so it is a change only when it was set by hand (to
     /// before the fork or to the future); else the directory is noted as touched. An mtime that was merely copied up
     /// long ago, while the host's has moved on, is neither.
-    fn dir_delta(
-        &self,
-        rel: &Path,
-        upper: Side<'_>,
-        lower: Side<'_>,
-        notes: &mut Notes,
-    ) -> Result<MetaDelta, Errno> {
+    fn dir_delta(&self, rel: &Path, upper: Side<'_>, lower: Side<'_>, notes: &mut Notes) -> Result<MetaDelta, Errno> {
         // An ordinary user gives no directory away: the VM was given its own copy of another user's directory. (The
         // kernel notes an origin, without a name, on it too, once something below is copied up.)
         if !self.trusted() && upper.stat.stx_uid != lower.stat.stx_uid {

@@ -384,7 +384,7 @@ fn of(process: &Process, vm: &str, tid: u32, ts: Timestamp, kind: Kind, args: Ar
 /// is not looked up.
 fn opens_no_secret(what: &Call, arguments: &[u64; 6], tid: i32) -> bool {
     let (File::Path(index, _) | File::At(_, index, _)) = what.file else { return false };
-    if !what.open_flags(arguments).is_some_and(|flags| !calls::writes(flags)) {
+    if what.open_flags(arguments).is_none_or(calls::writes) {
         return false;
     }
     let text = Memory::of(tid).path(arguments[usize::from(index)]);
