@@ -204,12 +204,22 @@ fn root_and_user_real_software_works_as_outside() {
 #[test]
 fn the_table_of_the_book_has_a_row_for_each_program_and_none_that_fails() {
     let book = include_str!("../../../docs/book/software.md");
+    // What nobody may find anything in, whatever is installed where the table is made.
+    const ALWAYS: [&str; 7] = [
+        "git: ",
+        "Python venv and pip",
+        "npm install",
+        "cargo build, with",
+        "apt: a package with",
+        "LibreOffice",
+        "Chromium",
+    ];
     for case in CASES {
-        assert!(
-            book.contains(&format!("| {} | works, clean | ", case.name)),
-            "{}: FVM_SOFTWARE_TABLE writes it",
-            case.name
-        );
+        let row = book.lines().find(|line| line.starts_with(&format!("| {} | ", case.name)));
+        let row = row.unwrap_or_else(|| panic!("{}: FVM_SOFTWARE_TABLE writes it", case.name));
+        let is_clean = row.contains(" | works, clean | ");
+        let is_always = ALWAYS.iter().any(|name| case.name.starts_with(name));
+        assert!(is_clean || (!is_always && row.contains("not tried: ")), "{row}");
     }
     assert!(!book.contains("fails") && !book.contains("it is found"), "{book}");
     assert_eq!(book.lines().filter(|line| line.starts_with("| ")).count(), CASES.len() + 1, "a row of no program");
