@@ -31,6 +31,7 @@ use detect::places::Places;
 use found::{Found, Sighting, text};
 use fvm_model::event::{Event, Kind};
 use fvm_model::finding::{Finding, REPORT, Report, Verdict};
+use fvm_model::policy::Pattern;
 use fvm_model::{Change, Level, VmPath};
 use fvm_trace::Integrity;
 use world::World;
@@ -43,6 +44,8 @@ pub type Contents<'c> = dyn FnMut(&Change) -> Option<(Vec<u8>, Vec<u8>)> + 'c;
 pub struct Settings {
     /// Homes of the VM's users, beside root's and those in `/home`.
     pub homes: Vec<VmPath>,
+    /// What the VM's policy hides from it.
+    pub hidden: Vec<Pattern>,
     /// Sigma rules.
     pub sigma: Option<Sigma>,
     /// What does not count.
@@ -72,7 +75,7 @@ impl<'s> Analysis<'s> {
     pub fn new(settings: &'s Settings) -> Self {
         Self {
             settings,
-            world: World::new(&settings.homes),
+            world: World::new(&settings.homes).hiding(&settings.hidden),
             places: Places::default(),
             changes: Changes::default(),
             detectors: detect::all(),

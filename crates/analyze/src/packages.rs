@@ -58,7 +58,7 @@ impl Packages {
             let is_apts = world.is_one_of(event.process(), LOADERS);
             self.links.insert(path.to_vec(), to.filter(|_| is_apts));
         }
-        if event.kind == Kind::Exec && world.is_one_of(event.process(), UNPACKERS) {
+        if event.kind == Kind::Exec && world.is_one_of_packages(event.process(), UNPACKERS) {
             self.strange |= !self.is_known(event.process(), world);
         }
     }
@@ -69,11 +69,11 @@ impl Packages {
         if self.strange {
             return false;
         }
-        if world.is_one_of(key, UNPACKERS) {
+        if world.is_one_of_packages(key, UNPACKERS) {
             return self.is_known(key, world);
         }
-        let above = || world.line(key).skip(1).any(|(key, _)| world.is_one_of(key, UNPACKERS));
-        world.is_one_of(key, HELPERS) && above()
+        let above = || world.line(key).skip(1).any(|(key, _)| world.is_one_of_packages(key, UNPACKERS));
+        world.is_one_of_packages(key, HELPERS) && above()
     }
 
     /// Whether all archives that it was given are known.

@@ -10,6 +10,7 @@
 use crate::packages::Packages;
 use fvm_model::event::{Event, Kind, Phase, ProcessKey, Program};
 use fvm_model::path::Bytes;
+use fvm_model::policy::Pattern;
 use fvm_model::{Timestamp, VmPath};
 use fvm_trace::Tree;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,6 +31,8 @@ pub struct Proc {
     pub tampered: bool,
     /// The VM had made, moved or hidden its file when it was executed.
     pub of_vm: bool,
+    /// The same, and it was not only brought in a package.
+    pub of_strangers: bool,
     /// What its descriptors 0, 1, 2 were then.
     pub streams: Vec<u8>,
     /// When it talked to the network first, beyond this machine.
@@ -50,6 +53,7 @@ struct Asked {
     /// `LD_PRELOAD=...`
     library: Option<Vec<u8>>,
     of_vm: bool,
+    of_strangers: bool,
     /// Not all of its variables could be read.
     is_unread: bool,
 }
@@ -97,6 +101,7 @@ pub struct World {
     /// Who made whom.
     pub tree: Tree,
     homes: Vec<Vec<u8>>,
+    hidden: Vec<Pattern>,
     procs: HashMap<ProcessKey, Proc>,
     made: BTreeMap<Vec<u8>, Made>,
     /// The last names of those.
@@ -157,6 +162,23 @@ impl World {
     pub fn new(homes: &[VmPath]) -> Self {
         let homes = homes.iter().map(|home| home.as_bytes().to_vec()).filter(|home| home != b"/").collect();
         Self { homes, ..Self::default() }
+    }
+
+    /// With what the policy hides.
+    #[must_use]
+    pub fn hiding(self, hidden: &[Pattern]) -> Self {
+        Self { hidden: hidden.to_vec(), ..self }
+    }
+
+    /// Whether the policy hides the file, or a directory above it.
+    #[must_use]
+    pub fn is_hidden(&self, path: &[u8]) -> bool {
+        let covers = |pattern: &Pattern| {
+            let below = if pattern.is_in_home() { self.below_home(path) } else { path.strip_prefix(b"/") };
+            let mut names = below.unwrap_or_default().split(|b| *b == b'/');
+            pattern.names().all(|known| names.next().is_some_and(|name| Pattern::name_matches(known, name)))
+        };
+        self.hidden.iter().any(covers)
     }
 
     /// The part of a path below somebody's home.
@@ -242,6 +264,15 @@ impl World {
         self.is_own(key).is_some_and(|name| is_named(name, names))
     }
 
+    /// The same, or as a package brought it: a package manager that replaced itself is still one.
+    #[must_use]
+    pub fn is_one_of_packages(&self, key: ProcessKey, names: &[&str]) -> bool {
+        let Some(process) = self.procs.get(&key) else { return false };
+        let may_be = |file: &[u8]| self.is_of_machine(file) || self.made(file).is_some_and(|made| made.packaged);
+        let is = !process.tampered && !process.of_strangers && !self.has_lost_track();
+        is && may_be(&process.exe) && may_be(&process.file) && is_named(name_of(&process.file), names)
+    }
+
     /// The same of the process or one that it came from.
     #[must_use]
     pub fn comes_from(&self, key: ProcessKey, names: &[&str]) -> bool {
@@ -290,10 +321,10 @@ impl World {
             [&event.args.path, &Some(event.exe.clone())].map(|path| path.as_ref().map(|p| p.0.as_bytes().to_vec()));
         let is_asked = event.phase == Phase::Attempt;
         // What it was before says nothing of what it is to be.
-        let of_vm = event.kind == Kind::Exec
-            && (event.args.foreign
-                || event.args.links == Some(0)
-                || at.iter().take(if is_asked { 1 } else { 2 }).flatten().any(|path| self.made.contains_key(path)));
+        let is_hidden = event.args.foreign || event.args.links == Some(0);
+        let files = || at.iter().take(if is_asked { 1 } else { 2 }).flatten().filter_map(|path| self.made.get(path));
+        let of_vm = event.kind == Kind::Exec && (is_hidden || files().next().is_some());
+        let of_strangers = event.kind == Kind::Exec && (is_hidden || files().any(|made| !made.packaged));
         let Some(process) = self.procs.get_mut(&key) else { return };
         match (event.kind, event.phase) {
             (Kind::Exec, Phase::Attempt) => {
@@ -303,16 +334,18 @@ impl World {
                 // More arguments than the log keeps are usual, more variables are not.
                 let argv_bytes: usize = event.args.argv.iter().map(|arg| arg.0.len()).sum();
                 let is_unread = event.args.cut && event.args.argv.len() < 256 && argv_bytes < 16 << 10;
-                process.asked = Some(Asked { file, argv, library, of_vm, is_unread });
+                process.asked = Some(Asked { file, argv, library, of_vm, of_strangers, is_unread });
             }
             // Looked at in the midst of its execution, it was noted already.
             (Kind::Exec, Phase::Done) if process.asked.is_none() && process.exe == event.exe.0.as_bytes() => {}
             (Kind::Exec, Phase::Done) => {
                 let exe = event.exe.0.as_bytes().to_vec();
-                let Asked { file, argv, of_vm: was_of_vm, .. } = process.asked.take().unwrap_or_default();
+                let asked = process.asked.take().unwrap_or_default();
+                (process.of_vm, process.of_strangers) = (of_vm || asked.of_vm, of_strangers || asked.of_strangers);
+                let Asked { file, argv, .. } = asked;
                 process.file = if file.is_empty() { exe.clone() } else { file };
                 (process.exe, process.argv, process.executed) = (exe, argv, event.seq);
-                (process.tampered, process.of_vm) = (tampered, of_vm || was_of_vm);
+                process.tampered = tampered;
                 process.streams = event.args.streams.as_deref().unwrap_or_default().as_bytes().to_vec();
             }
             (Kind::Listen, _) => process.listened = process.listened.or(Some(event.seq)),

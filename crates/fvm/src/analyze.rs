@@ -17,10 +17,13 @@ use fvm_model::finding::Report;
 use fvm_model::policy::Demand;
 use fvm_model::{Change, ChangeKind, ChangeSet, FileType, Level, Verdict, VmPath, VmRecord, VmState};
 use fvm_trace::LogError;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+/// Why a new directory is left out about which nothing was found.
+pub const ALL_LEFT_OUT: &str = "all that is in it is left out";
 
 /// So much of each version of a file is looked at.
 pub const LOOK_BYTES: u64 = 256 << 10;
@@ -166,8 +169,20 @@ pub fn withheld(found: &Findings, set: &ChangeSet, named: &BTreeSet<VmPath>) -> 
             None => None,
         }
     };
-    let unnamed = set.changes.iter().filter(|change| !named.contains(&change.path));
-    unnamed.filter_map(|change| Some((change.path.clone(), why(change)?))).collect()
+    // Of a new directory: whether something of what is in it stays. What is in it comes behind it.
+    let mut stays_in: HashMap<&Path, bool> = HashMap::new();
+    let mut withheld = BTreeMap::new();
+    for change in set.changes.iter().rev() {
+        let path = change.path.as_path();
+        let is_new_dir = change.file_type == FileType::Directory && matches!(change.kind, ChangeKind::Created);
+        let empty = || (is_new_dir && stays_in.get(path) == Some(&false)).then(|| ALL_LEFT_OUT.into());
+        let why = (!named.contains(&change.path)).then(|| why(change).or_else(empty)).flatten();
+        if let Some(parent) = path.parent() {
+            *stays_in.entry(parent).or_default() |= why.is_none();
+        }
+        withheld.extend(why.map(|why| (change.path.clone(), why)));
+    }
+    withheld
 }
 
 #[cfg(test)]
@@ -235,6 +250,17 @@ mod tests {
         assert_eq!(paths(&found(&["/b", "/d"], level, false), &[]), ["/b/c", "/d.locked"]);
         assert_eq!(paths(&found(&["/b", "/d"], level, false), &["/b/c"]), ["/d.locked"]);
         assert_eq!(paths(&found(&["/b"], level, true), &[]), ["/a", "/b/c", "/d.locked"]);
+        let dir = |at: &str| Change { file_type: FileType::Directory, ..change(at, None) };
+        let changes =
+            vec![dir("/n"), dir("/n/e"), dir("/n/o"), change("/n/o/p", None), dir("/n/o/q"), change("/n/o/q/r", None)];
+        let set = ChangeSet { changes, ..ChangeSet::default() };
+        let dirs = |found: &Findings, named: &[&str]| -> Vec<String> {
+            let named = named.iter().map(|p| path(p)).collect();
+            withheld(found, &set, &named).keys().map(ToString::to_string).collect()
+        };
+        assert_eq!(dirs(&found(&["/n/o/q/r"], level, false), &[]), ["/n/o/q", "/n/o/q/r"]);
+        assert_eq!(dirs(&found(&["/n/o/q/r", "/n/o/p"], level, false), &[]), ["/n/o", "/n/o/p", "/n/o/q", "/n/o/q/r"]);
+        assert_eq!(dirs(&found(&["/n/o/q/r"], level, false), &["/n/o/q/r"]), [""; 0]);
         assert_eq!(paths(&found(&["/b"], None, false), &[]), [""; 0]);
         assert_eq!(paths(&found(&["/b"], Some(Level::Off), false), &[]), [""; 0]);
     }

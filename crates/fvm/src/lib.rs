@@ -22,7 +22,7 @@ mod stack;
 mod trace;
 mod worker;
 
-pub use analyze::{Findings, withheld};
+pub use analyze::{ALL_LEFT_OUT, Findings, withheld};
 pub use changes::Sight;
 pub use child::{CAPTURE_MAX_BYTES, Child, Output, Place, Ran, Stream, Streams};
 pub use commits::{Committed, How, StoreChange};

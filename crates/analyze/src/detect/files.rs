@@ -8,7 +8,7 @@
 //! Invariant: a file that the VM itself made is nobody's loss: renaming, emptying or removing it is not found here. Whether it made
 //! one that it also wrote to the changes say, which know what the host has: writing to a file first hides nothing.
 
-use super::Detector;
+use super::{Detector, scripts};
 use crate::found::{Found, Sighting, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, dir_of, name_of, path_of, written};
@@ -286,7 +286,7 @@ fn modes(event: &Event, world: &World, found: &mut Found) {
             let mode = event.args.mode.unwrap_or(0);
             let gives = mode & 0o4000 != 0
                 || (mode & 0o2010 == 0o2010 && world.made(path).is_some_and(|made| made.executable.is_some()));
-            if gives && !world.is_packager(key) {
+            if gives && !world.is_packager(key) && !scripts::gives_mode(event, world, path) {
                 found.event(&rules::SET_UID, event, format!("gave {} mode {mode:o}", text(path)), &[path]);
             }
         }

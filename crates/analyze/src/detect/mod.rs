@@ -7,6 +7,7 @@
 //!   network   scans, sweeps, pools, metadata, names
 //!   kernel    other processes' memory, modules, mounts, namespaces, what is refused
 //!   secrets   what strangers should not read
+//!   scripts   what scripts of packages do that the package could have brought: no finding
 //!   changes   what only the changes show: content, modes, times
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod kernel;
 pub mod network;
 pub mod places;
 pub mod programs;
+pub mod scripts;
 pub mod secrets;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -9,6 +9,7 @@
 //! Invariants: the events say who, the changes what is there: a place that changed without an event is found as well; a program
 //! may write its place only while it is the machine's own, untouched.
 
+use super::scripts;
 use crate::found::{Found, Sighting, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, written};
@@ -424,7 +425,10 @@ impl Places {
         let Some(path) = written(event) else { return };
         let Some((rule, known)) = place_of(&self.index, world, path) else { return };
         let key = event.process();
-        if world.is_packager(key) || world.is_one_of(key, known) {
+        let is_unit = std::ptr::eq(rule, &raw const rules::SYSTEMD_UNIT);
+        let enables = || is_unit && scripts::enables_unpacked(event, world);
+        let may = world.is_packager(key) || world.is_one_of(key, known) || scripts::writes_settings(world, key, known);
+        if may || enables() {
             self.allowed.insert(path.to_vec());
             return;
         }

@@ -206,7 +206,7 @@ impl Programs {
         };
         let below_maker = |key| world.line(key).skip(1).take(2).any(|(key, _)| world.is_one_of(key, MAKERS));
         let of_makers = made.is_one_of(MAKERS) || made.is_executable_by(MAKERS);
-        if of_makers || below_maker(*by) || below_maker(*marker) || !family(*by) || !family(*marker) {
+        if made.packaged || of_makers || below_maker(*by) || below_maker(*marker) || !family(*by) || !family(*marker) {
             return;
         }
         let what = format!("ran {}, written and made executable before", text(path));

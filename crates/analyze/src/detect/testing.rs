@@ -71,6 +71,16 @@ impl Story {
         self.execute((pid, ppid), exe, argv, done, None);
     }
 
+    /// A script of an interpreter.
+    pub fn run_script(&mut self, pid: u32, exe: &str, script: &str) {
+        let asked = Args { path: Some(Bytes(script.into())), argv: vec![Bytes("x".into())], ..Args::default() };
+        self.who.insert(pid, (0, "[fvm]".into()));
+        self.event(pid, Kind::Exec, Phase::Attempt, asked);
+        self.who.insert(pid, (0, exe.to_owned()));
+        let done = Args { path: Some(Bytes(exe.into())), links: Some(1), ..Args::default() };
+        self.event(pid, Kind::Exec, Phase::Done, done);
+    }
+
     pub fn run_in_memory(&mut self, pid: u32, ppid: u32, exe: &str) {
         self.execute((pid, ppid), exe, &["x"], Args { links: Some(0), ..Args::default() }, None);
     }

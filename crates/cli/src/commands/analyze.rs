@@ -40,7 +40,8 @@ pub fn findings(
     warnings: &[String],
     args: &AnalysisArgs,
 ) -> Result<Findings, Failure> {
-    let settings = settings(fvm, out, args)?;
+    let mut settings = settings(fvm, out, args)?;
+    settings.hidden.clone_from(&record.policy.files.hide);
     let what = format!("looking at what {} did", record.name);
     Ok(out.during(&what, || fvm.analyze(record, changes, warnings, &settings, args.clamd.as_deref()))?)
 }

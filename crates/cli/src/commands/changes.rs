@@ -390,7 +390,8 @@ pub fn commit_all(fvm: &Fvm, out: &Output, lock: &VmLock, record: &VmRecord) -> 
 
 /// How to get what was left out for what was found.
 fn tell_withheld(out: &Output, record: &VmRecord, choice: &Choice, plan: &Plan) {
-    let left = plan.skipped.iter().find(|skipped| choice.withheld.contains_key(&skipped.path));
+    let why = |path| choice.withheld.get(path).map(String::as_str);
+    let left = plan.skipped.iter().find(|skipped| why(&skipped.path).is_some_and(|why| why != fvm::ALL_LEFT_OUT));
     if let Some(skipped) = left {
         let (name, path) = (&record.name, &skipped.path);
         out.say(&format!(

@@ -22,6 +22,8 @@ pub enum When {
     Any(u8, u32),
     /// When it has both of these bits.
     Both(u8, u32, u32),
+    /// When it has one of the first bits, or none of the second.
+    AnyOrNone(u8, u32, u32),
     /// When it is not null.
     Given(u8),
 }
@@ -121,6 +123,13 @@ pub struct Call {
 }
 
 impl Call {
+    /// Of an open, its flags, where they are in a register.
+    #[must_use]
+    pub fn open_flags(&self, arguments: &[u64; 6]) -> Option<u64> {
+        let flags = self.fields.iter().find(|(field, _)| *field == Field::Flags).filter(|_| self.kind == Kind::Open);
+        flags.map(|(_, index)| arguments[usize::from(*index)])
+    }
+
     /// When it is captured at `level`.
     #[must_use]
     pub fn when(&self, level: Level) -> When {
@@ -164,13 +173,13 @@ pub fn writes(flags: u64) -> bool {
 /// Whether an open with these flags gives no content: of a directory, or of a place.
 #[must_use]
 pub fn gives_no_content(flags: u64) -> bool {
-    #[allow(clippy::cast_sign_loss, reason = "flags are bits")]
-    const NO_CONTENT: u64 = (libc::O_DIRECTORY | libc::O_PATH) as u64;
-    flags & NO_CONTENT != 0
+    flags & u64::from(NO_CONTENT) != 0
 }
-/// At the full level those for reading wait too: which of them are written down is [`super::secret`]'s.
+/// `O_DIRECTORY | O_PATH`.
+const NO_CONTENT: u32 = (libc::O_DIRECTORY | libc::O_PATH) as u32;
+/// At the full level those for reading wait too, if they give content: which of them are written down is [`super::secret`]'s.
 const fn opens(flags: u8) -> (When, When) {
-    (When::Any(flags, WRITES), When::Always)
+    (When::Any(flags, WRITES), When::AnyOrNone(flags, WRITES, NO_CONTENT))
 }
 /// Set-uid, set-gid and execute bits: what a mode can give a file.
 const POWERS: u32 = 0o6111;

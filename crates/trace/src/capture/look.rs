@@ -9,7 +9,7 @@
 //! waited afterwards; whoever makes a call that is refused by number is refused, whatever else fails.
 
 use super::LinkRule;
-use super::calls::{self, Call, Field, More, Refused};
+use super::calls::{self, Call, Field, File, More, Refused};
 use super::memory::{Address, Memory, address};
 use super::place::{self, Mounts, Named};
 use super::process::{Caller, Process, Processes, Renewed};
@@ -40,6 +40,8 @@ pub struct Look {
     calls: HashMap<u32, &'static Call>,
     refused: HashMap<u32, Refused>,
     links: Option<LinkRule>,
+    /// Somebody has another root, or other mounts: paths alone say nothing.
+    moved: bool,
     /// The last call, let go, not written down yet.
     open: Option<Open>,
 }
@@ -74,7 +76,7 @@ impl Look {
     ) -> Self {
         let calls = calls::all().map(|call| (call.number, call)).collect();
         let refused = refused.into_iter().map(|call| (call.number, call)).collect();
-        Self { listener, root, mounts, store, processes, vm, level, calls, refused, links, open: None }
+        Self { listener, root, mounts, store, processes, vm, level, calls, refused, links, moved: false, open: None }
     }
 
     /// Where calls wait.
@@ -125,6 +127,9 @@ impl Look {
         if matches!(what.kind, Kind::Link) && self.fails_link(call.id, tid) {
             return;
         }
+        if !self.moved && opens_no_secret(what, &call.arguments, tid) {
+            return self.answer(call.id, Answer::GoOn);
+        }
         let Caller::Known { pid, tid: inside } = self.processes.caller(tid) else {
             return self.answer(call.id, Answer::GoOn);
         };
@@ -156,6 +161,7 @@ impl Look {
             }
             return;
         }
+        self.moved |= matches!(what.kind, Kind::Chroot | Kind::Setns | Kind::Unshare);
         let Seen { mut args, trust, file, to } = seen;
         let is_foreign = self.processes.get(pid).is_some_and(|process| process.foreign);
         args.foreign = is_foreign && (file.is_some() || to.is_some());
@@ -372,6 +378,19 @@ fn of(process: &Process, vm: &str, tid: u32, ts: Timestamp, kind: Kind, args: Ar
         trust,
         phase,
     }
+}
+
+/// Whether a call opens for reading what nobody is to hear of, as its absolute path says: most of what programs do. Who it was
+/// is not looked up.
+fn opens_no_secret(what: &Call, arguments: &[u64; 6], tid: i32) -> bool {
+    let (File::Path(index, _) | File::At(_, index, _)) = what.file else { return false };
+    if what.open_flags(arguments).is_none_or(calls::writes) {
+        return false;
+    }
+    let text = Memory::of(tid).path(arguments[usize::from(index)]);
+    // What leads through links of the process's own is looked up while it waits.
+    let is_own = [&b"/proc/"[..], b"/dev/"].iter().any(|place| text.bytes.starts_with(place));
+    !text.cut && !is_own && text.bytes.starts_with(b"/") && !secret::may_be(&text.bytes)
 }
 
 /// Reads the arguments of a call that waits.

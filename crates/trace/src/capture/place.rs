@@ -66,6 +66,8 @@ pub fn read(file: File, arguments: &[u64; 6], tid: i32, process: &Process, memor
             let text = memory.path(argument(index));
             from(None, text, follows(follow), tid, process)
         }
+        // utimensat(2): the open file itself.
+        File::At(dir, index, _) if argument(index) == 0 => of_descriptor(tid, argument(dir)),
         File::At(dir, index, follow) => {
             let text = memory.path(argument(index));
             from(Some(argument(dir)), text, follows(follow), tid, process)
@@ -186,7 +188,8 @@ impl Named {
         if self.is_fact {
             return done(self.text, !self.cut);
         }
-        let Some(root) = root.filter(|_| !self.cut) else { return done(self.text, false) };
+        let is_whole = !self.cut && !self.text.is_empty();
+        let Some(root) = root.filter(|_| is_whole) else { return done(self.text, false) };
         match resolve(root, &self.text, self.follow, cached) {
             Some(path) => done(path, true),
             // What is a link of the process's own, or cannot be asked, may be any file.
@@ -458,6 +461,9 @@ mod tests {
         assert_eq!((path.bytes.0.into_vec(), path.resolved), (b"/nothing/x".to_vec(), false));
         let path = named(b"/etc", true).find(Some(&root), false);
         assert!(path.cut && !path.resolved);
+        // mkdir(""): it fails, and names nothing.
+        let path = named(b"", false).find(Some(&root), false);
+        assert!(path.bytes.0.is_empty() && !path.cut && !path.resolved);
         assert_eq!(lexical(b"/.."), b"/");
     }
 }

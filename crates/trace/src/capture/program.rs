@@ -99,6 +99,13 @@ fn leaf(asm: &mut Assembler, when: When) {
             asm.bind(second);
             asm.if_any_of(other, yes, no);
         }
+        When::AnyOrNone(argument, any, none) => {
+            asm.load(low(argument));
+            let second = asm.label();
+            asm.if_any_of(any, yes, second);
+            asm.bind(second);
+            asm.if_any_of(none, no, yes);
+        }
         When::Given(argument) => {
             asm.load(low(argument));
             let high = asm.label();
@@ -189,7 +196,8 @@ mod tests {
                 let all = run(&program, NATIVE, number.into(), [u64::MAX; 6]);
                 assert_eq!(all == WAIT, waits, "{level} {number}");
                 let nothing = run(&program, NATIVE, number.into(), [0; 6]);
-                assert_eq!(nothing == WAIT, told || when == When::Always, "{level} {number}");
+                let waits = told || matches!(when, When::Always | When::AnyOrNone(..));
+                assert_eq!(nothing == WAIT, waits, "{level} {number}");
             }
         }
     }
