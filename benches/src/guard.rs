@@ -93,6 +93,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let person = lab.strongest();
     let mut report = Report {
         bench: options.bench,
+        part: None,
         settings,
         machine,
         tables: Vec::new(),
