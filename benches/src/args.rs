@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 
 /// Shown with an error.
 pub const USAGE: &str = "\
-usage: cargo xtask bench start|density|steady|commit|scan [OPTION...]
-  --rounds N    how often each candidate runs (start 100, density 20, steady 3, commit 5, scan 3)
-  --count N     how many VMs in a pool, and a tenth one by one (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000)
+usage: cargo xtask bench start|density|steady|commit|scan|guard|trace [OPTION...]
+  --rounds N    how often each candidate runs (start 100, density 20, steady 3, commit 5, scan 3, guard 400, trace 3; of trace
+                --only start a hundred times as often)
+  --count N     how many VMs in a pool, and a tenth one by one (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000), or how often the guard is killed (guard, 100)
   --gib N       size of the large file (commit, 4; 0: without it)
   --peers       start: the peers that Debian has as well; as root those that are not there are installed
+  --only PART   trace: which part, calls|build|npm|start: each takes less than three minutes
+  --as PERSON   trace: only root, or only user
+  --more        trace: add to what --json FILE has of the same part: short sessions make one table
   --json FILE   write all that was measured to FILE
   --book        rewrite the tables of docs/book/performance.md
   --fvm PATH    the fvm to measure (otherwise the one beside this program)
@@ -29,6 +33,10 @@ pub enum Bench {
     Commit,
     /// Diff of very many files.
     Scan,
+    /// What the guard costs, and whom it keeps waiting when it is killed.
+    Guard,
+    /// The behaviour log.
+    Trace,
 }
 
 impl Bench {
@@ -41,6 +49,37 @@ impl Bench {
             Self::Steady => "steady",
             Self::Commit => "commit",
             Self::Scan => "scan",
+            Self::Guard => "guard",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// What of a benchmark that is measured in parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// System calls.
+    Calls,
+    /// A build.
+    Build,
+    /// An installation of packages.
+    Npm,
+    /// Starting.
+    Start,
+}
+
+impl Part {
+    /// All.
+    pub const ALL: [Self; 4] = [Self::Calls, Self::Build, Self::Npm, Self::Start];
+
+    /// As it is called on the command line, in JSON and in the book.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Calls => "calls",
+            Self::Build => "build",
+            Self::Npm => "npm",
+            Self::Start => "start",
         }
     }
 }
@@ -52,10 +91,16 @@ pub struct Options {
     pub bench: Bench,
     /// How often.
     pub rounds: usize,
-    /// How many VMs, or files.
+    /// How many VMs, or files, or kills.
     pub count: usize,
     /// Size of the large file.
     pub gib: usize,
+    /// Which part: of `trace`, always.
+    pub only: Option<Part>,
+    /// Only this person.
+    pub person: Option<String>,
+    /// Whether to add to what the JSON has.
+    pub more: bool,
     /// Whether with all peers.
     pub peers: bool,
     /// Where the JSON goes.
@@ -83,10 +128,13 @@ impl Options {
             Some("steady") => (Bench::Steady, 3, 0),
             Some("commit") => (Bench::Commit, 5, 20_000),
             Some("scan") => (Bench::Scan, 3, 1_000_000),
+            Some("guard") => (Bench::Guard, 400, 100),
+            Some("trace") => (Bench::Trace, 3, 0),
             _ => return Err(wrong("which benchmark?")),
         };
         let (peers, json, book, fvm) = (false, None, false, None);
-        let mut options = Self { bench, rounds, count, gib: 4, peers, json, book, fvm, dir: "/var/tmp".into() };
+        let (only, person, more, dir) = (None, None, false, "/var/tmp".into());
+        let mut options = Self { bench, rounds, count, gib: 4, only, person, more, peers, json, book, fvm, dir };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| wrong(&format!("{}: a value is missing", word.display())));
             match word.to_str() {
@@ -98,8 +146,17 @@ impl Options {
                 Some("--book") => options.book = true,
                 Some("--fvm") => options.fvm = Some(value()?.into()),
                 Some("--dir") => options.dir = value()?.into(),
+                Some("--only") => options.only = Some(part_of(&value()?)?),
+                Some("--as") => options.person = Some(person_of(&value()?)?),
+                Some("--more") => options.more = true,
                 _ => return Err(wrong(&format!("unknown option '{}'", word.display()))),
             }
+        }
+        if (options.bench == Bench::Trace) != options.only.is_some() {
+            return Err(wrong("trace is measured in parts: --only calls|build|npm|start, and only trace"));
+        }
+        if options.more && options.json.is_none() {
+            return Err(wrong("--more needs --json FILE"));
         }
         Ok(options)
     }
@@ -122,6 +179,16 @@ fn number(word: &OsString) -> Result<usize, Error> {
     parsed.ok_or_else(|| Error::Usage(format!("'{}' is not a number", word.display())))
 }
 
+fn part_of(word: &OsString) -> Result<Part, Error> {
+    let part = Part::ALL.into_iter().find(|part| word == part.name());
+    part.ok_or_else(|| Error::Usage(format!("'{}' is no part", word.display())))
+}
+
+fn person_of(word: &OsString) -> Result<String, Error> {
+    let known = word.to_str().filter(|word| ["root", "user"].contains(word));
+    known.map(str::to_owned).ok_or_else(|| Error::Usage(format!("'{}' is neither root nor user", word.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,8 +205,24 @@ mod tests {
     }
 
     #[test]
+    fn trace_is_measured_in_parts() {
+        let options = parse("trace --only npm --as user --more --json /tmp/x").unwrap();
+        assert_eq!((options.only, options.person.as_deref(), options.more), (Some(Part::Npm), Some("user"), true));
+        assert!(parse("trace --only npm --more").is_err());
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
-        for line in ["", "run", "start --rounds", "start --rounds x", "start --fast"] {
+        for line in [
+            "",
+            "run",
+            "start --rounds",
+            "start --rounds x",
+            "start --fast",
+            "trace",
+            "start --only calls",
+            "trace --only x",
+        ] {
             assert!(matches!(parse(line), Err(Error::Usage(_))), "{line}");
         }
     }

@@ -18,7 +18,7 @@ use std::path::Path;
 /// When the page cannot be read or written, or has no such markers.
 pub fn rewrite(page: &Path, report: &Report) -> Result<(), Error> {
     let text = std::fs::read_to_string(page).map_err(Error::file("read", page))?;
-    let (begin, end) = markers(report.bench.name());
+    let (begin, end) = markers(&report.place());
     let new = replaced(&text, &begin, &end, &report.markdown())
         .ok_or_else(|| Error::Marker { path: page.to_owned(), marker: begin })?;
     std::fs::write(page, new).map_err(Error::file("write", page))
@@ -51,7 +51,9 @@ mod tests {
     fn the_book_has_a_place_for_each_benchmark() {
         let options = crate::args::Options::parse(["start".into()]).unwrap();
         let text = std::fs::read_to_string(options.book_path()).unwrap();
-        for name in ["start", "density", "steady", "commit", "scan"] {
+        let parts = crate::args::Part::ALL.map(|part| format!("trace {}", part.name()));
+        for name in ["start", "density", "steady", "commit", "scan"].into_iter().chain(parts.iter().map(String::as_str))
+        {
             let (begin, end) = markers(name);
             assert!(replaced(&text, &begin, &end, "").is_some(), "{name}");
         }

@@ -14,6 +14,7 @@ use rustix::io::{Errno, pread, pwrite, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::hint::black_box;
 use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,13 +24,17 @@ const TENTH: Duration = Duration::from_millis(100);
 
 type Operation<'a> = (&'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
 
-/// Measures every operation, with files of its own in `dir`; prints a line each: name, tab, nanoseconds.
+/// Measures every operation, or those of these `names`, with files of its own in `dir`; prints a line each: name, tab,
+/// nanoseconds.
 ///
 /// # Errors
 /// The kernel's.
-pub fn run(dir: &Path) -> io::Result<()> {
+pub fn run(dir: &Path, names: &[&str]) -> io::Result<()> {
     let place = Place::new(dir)?;
     for (name, operation) in operations(&place) {
+        if !names.is_empty() && !names.contains(&name) {
+            continue;
+        }
         println!("{name}\t{:.1}", quickest(&*operation)?);
     }
     place.close()
@@ -68,6 +73,8 @@ struct Place {
     from: OwnedFd,
     to: OwnedFd,
     echo: i32,
+    /// On the loopback.
+    listener: TcpListener,
 }
 
 impl Place {
@@ -88,7 +95,8 @@ impl Place {
                 exit_now(0)
             }
         };
-        Ok(Self { own, other, file, zero, from, to, echo })
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok(Self { own, other, file, zero, from, to, echo, listener })
     }
 
     fn close(self) -> io::Result<()> {
@@ -115,6 +123,7 @@ fn operations(place: &Place) -> Vec<Operation<'_>> {
         ("open and close a host file", Box::new(|| done(open(HOST_FILE, OFlags::RDONLY)))),
         ("open and close an own file", Box::new(|| done(open(&place.own, OFlags::RDWR)))),
         ("create and remove a file", Box::new(|| create(&place.other))),
+        ("connect to a port of its own", Box::new(|| connect(&place.listener))),
         ("list /usr/bin", Box::new(list)),
         ("a byte to another process and back", Box::new(|| round_trip(place))),
         ("map, touch, unmap a page", Box::new(|| done(fvm_sys::vfork::touch_a_page()))),
@@ -143,6 +152,16 @@ fn execute() -> io::Result<()> {
 fn socket() -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     done(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None))
+}
+
+/// Both ends are closed by a reset: ports that wait for late packets would be used up.
+fn connect(listener: &TcpListener) -> io::Result<()> {
+    let ours = TcpStream::connect(listener.local_addr()?)?;
+    let (theirs, _) = listener.accept()?;
+    for end in [&ours, &theirs] {
+        rustix::net::sockopt::set_socket_linger(end, Some(Duration::ZERO))?;
+    }
+    Ok(())
 }
 
 fn create(path: &Path) -> io::Result<()> {

@@ -61,7 +61,16 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     }
     let settings = format!("--rounds {} --count {} --gib {}", options.rounds, options.count, options.gib);
     let notes = vec!["A commit syncs before its point of no return; `cp` does not.".to_owned()];
-    Ok(Report { bench: options.bench, settings, machine, tables, notes, unavailable, data: json!({ "places": data }) })
+    Ok(Report {
+        bench: options.bench,
+        part: None,
+        settings,
+        machine,
+        tables,
+        notes,
+        unavailable,
+        data: json!({ "places": data }),
+    })
 }
 
 /// A tmpfs, for as long as this lives.

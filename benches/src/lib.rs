@@ -1,9 +1,9 @@
 //! fvm measured side by side with its peers, and with what the kernel needs at least.
 //!
 //! ```text
-//!   args ─► start | density | steady | commit | scan ─► Report ─┬─► Markdown on standard output
-//!              │ measure: one program, fork to wait             ├─► --json FILE
-//!              │ lab, pools: a place of our own, two users      └─► --book: docs/book/performance.md
+//!   args ─► start | density | steady | commit | scan | guard | trace ─► Report ─┬─► Markdown on standard output
+//!              │ measure: one program, fork to wait                     ├─► --json FILE
+//!              │ lab, pools: a place of our own, two users              └─► --book: docs/book/performance.md
 //!              └ machine: what it ran on, how quiet it was
 //! ```
 //!
@@ -18,6 +18,7 @@ pub mod census;
 pub mod commit;
 pub mod density;
 pub mod error;
+pub mod guard;
 pub mod lab;
 pub mod machine;
 pub mod measure;
@@ -27,6 +28,7 @@ pub mod scan;
 pub mod start;
 pub mod stats;
 pub mod steady;
+pub mod trace;
 
 use args::{Bench, Options};
 use error::Error;
@@ -43,6 +45,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Bench::Steady => steady::run(options)?,
         Bench::Commit => commit::run(options)?,
         Bench::Scan => scan::run(options)?,
+        Bench::Guard => guard::run(options)?,
+        Bench::Trace => trace::run(options)?,
     };
     print!("{}", report.markdown());
     if let Some(path) = &options.json {

@@ -1,6 +1,6 @@
 //! What a benchmark found: as Markdown for people, as JSON for programs.
 
-use crate::args::Bench;
+use crate::args::{Bench, Part};
 use crate::machine::Machine;
 use serde_json::{Value, json};
 
@@ -47,6 +47,8 @@ pub struct Unavailable {
 pub struct Report {
     /// Which one.
     pub bench: Bench,
+    /// Which part of it.
+    pub part: Option<Part>,
     /// What it was asked to do: rounds, counts.
     pub settings: String,
     /// What it ran on.
@@ -62,6 +64,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// Its name in the book.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let part = self.part.map(|part| format!(" {}", part.name()));
+        format!("{}{}", self.bench.name(), part.unwrap_or_default())
+    }
+
     /// In Markdown, without a heading.
     #[must_use]
     pub fn markdown(&self) -> String {
@@ -91,6 +100,7 @@ impl Report {
         let document = json!({
             "format": 1,
             "bench": self.bench.name(),
+            "part": self.part.map(Part::name),
             "settings": self.settings,
             "machine": self.machine.json(),
             "notes": self.notes,

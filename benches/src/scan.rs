@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let data = json!({"files": options.count, "rows": measured.iter().map(json_of).collect::<Vec<_>>()});
     let notes = vec!["The ratios are to `find -printf`, which looks at each inode and prints a line. `fvm diff` and `--stat` read every file too, as grep does.".to_owned()];
     let (tables, unavailable) = (vec![table], Vec::new());
-    Ok(Report { bench: options.bench, settings, machine, tables, notes, unavailable, data })
+    Ok(Report { bench: options.bench, part: None, settings, machine, tables, notes, unavailable, data })
 }
 
 /// The upper of the layer that is not empty.

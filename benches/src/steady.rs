@@ -8,7 +8,7 @@
 //! Invariants: the clock runs inside; the VM is one that is kept, its layers on the laboratory's disk; every place works in the
 //! same directory, with the same program; `again` is outside once more, and how far it is from outside is the noise.
 
-mod jobs;
+pub(crate) mod jobs;
 
 use crate::args::Options;
 use crate::error::Error;
@@ -92,7 +92,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let data = json!({"operations": bench.json(&calls), "jobs": bench.json(&jobs)});
     let unavailable = std::mem::take(&mut bench.unavailable);
     let settings = format!("--rounds {}", options.rounds);
-    Ok(Report { bench: options.bench, settings, machine, tables, notes, unavailable, data })
+    Ok(Report { bench: options.bench, part: None, settings, machine, tables, notes, unavailable, data })
 }
 
 impl Bench<'_> {

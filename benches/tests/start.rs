@@ -91,3 +91,24 @@ fn root_a_few_vms_leave_nothing_behind() {
         );
     }
 }
+
+#[test]
+fn root_the_guard_is_killed_and_everything_goes_on() {
+    if !is_root("root_the_guard_is_killed_and_everything_goes_on") {
+        return;
+    }
+    let (table, json) = bench(&["guard", "--rounds", "8", "--count", "3"]);
+    let missing = json["unavailable"].as_array().expect("a list");
+    if let Some(why) = missing.first() {
+        eprintln!("skipped: {}: {}", why["name"], why["reason"]);
+        return;
+    }
+    let data = &json["data"];
+    assert_eq!(data["cost"].as_array().map(Vec::len), Some(3), "{table}");
+    let kills = data["kills"].as_array().expect("rows");
+    assert_eq!(kills.len(), 4, "{table}");
+    for row in kills {
+        assert!(row["runs"].as_u64() > Some(0), "{row}");
+    }
+    assert!(data["longest_ms"].as_f64() > Some(0.0));
+}

@@ -22,7 +22,7 @@ enum Task {
         #[arg(default_value = "target/completions")]
         dir: PathBuf,
     },
-    /// Measure fvm side by side with its peers (benches/README.md): start, density, steady, commit, scan
+    /// Measure fvm side by side with its peers (benches/README.md): start, density, steady, commit, scan, guard, trace
     Bench {
         /// Which, and its options; without: what there is
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

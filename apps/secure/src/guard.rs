@@ -2,38 +2,37 @@
 //!
 //! ```text
 //!   main thread     next ─► one thread for each that waits, at most so many; the others queue
-//!     its thread    /proc ─► rules ─► allow | refuse | redirect
+//!     its thread    /proc ─► rules ─► allow | refuse | redirect       (turns: fair among users)
 //!   deadlines       whoever waited for too long is refused
 //!   heart           the main thread did not turn for long: this process ends, and the kernel lets everybody go on
 //!   watch           marks files (another thread)
 //! ```
 //!
-//! Invariants: the main thread reads the events and nothing else, so no disk and no lock keeps it; it opens no watched file,
+//! Invariants: the main thread reads the events and asks whose they are, so no disk and no lock keeps it; it opens no watched file,
 //! and what other threads of this process open is allowed at once; each that waits is answered exactly once, or when this
 //! process ends, by the kernel.
 
 use crate::redirect::{Redirected, redirect};
 use crate::status::{self, Status};
 use crate::task::{Call, FileId, Own, Task};
+use crate::turns::Turns;
 use crate::watch::Watch;
 use crate::{Act, GuardError, GuardPolicy, Reads, rules};
 use fvm::Fvm;
 use fvm_sys::divert::{self, Environment, Program};
 use fvm_sys::fanotify::{Asked, Group};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsRawFd, RawFd};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Nobody waits for longer.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// So many are decided about at once.
-const THREADS_MAX: usize = 32;
 /// The main thread turns at least so often.
 const TURN: Duration = Duration::from_millis(500);
 /// When it did not for so long, the process ends.
@@ -44,6 +43,8 @@ const HEART: Duration = Duration::from_secs(3);
 pub struct Options {
     /// What it does.
     pub policy: GuardPolicy,
+    /// Whether this kernel lets a waiting thread be redirected.
+    pub redirects: bool,
     /// The directories of other books of marks, such as those of users.
     pub books: Vec<PathBuf>,
     /// Directories below which copies are looked for.
@@ -57,12 +58,12 @@ pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 pub(crate) struct Shared {
     pub group: Group,
     pub policy: GuardPolicy,
+    redirects: bool,
     pub tell: Tell,
     pub status: Mutex<Status>,
     own: Own,
     waiting: Mutex<HashMap<RawFd, Instant>>,
-    queue: Mutex<VecDeque<Asked>>,
-    threads: AtomicUsize,
+    turns: Mutex<Turns<Asked>>,
     /// When the main thread turned last, in milliseconds since the beginning.
     turned_ms: AtomicU64,
     begun: Instant,
@@ -86,10 +87,16 @@ pub fn work(fvm: Fvm, dir: &Path, options: Options, tell: Tell) -> Result<(), Gu
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         usual(info);
-        std::process::abort();
+        die();
     }));
+    // Whoever waits does not wait for a dump of our memory as well.
+    let _dumped = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     // Nobody starts it again, and it is in nobody's way.
     let _same = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // It may have died before that.
+    if !status::is_held(dir) {
+        return Err(GuardError::Alone);
+    }
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let all = rustix::process::Rlimit { current: files, maximum: files };
     let _fewer = rustix::process::setrlimit(rustix::process::Resource::Nofile, all);
@@ -100,18 +107,18 @@ pub fn work(fvm: Fvm, dir: &Path, options: Options, tell: Tell) -> Result<(), Gu
         worker: std::process::id().cast_signed(),
         supervisor: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get()),
         policy: options.policy,
-        redirects: divert::KNOWN,
+        redirects: divert::KNOWN && options.redirects,
         ..Status::default()
     };
     let shared = Arc::new(Shared {
         group: Group::new().map_err(GuardError::Kernel)?,
         policy: options.policy,
+        redirects: divert::KNOWN && options.redirects,
         tell,
         status: Mutex::new(status),
         own: Own { path, id },
         waiting: Mutex::default(),
-        queue: Mutex::default(),
-        threads: AtomicUsize::new(0),
+        turns: Mutex::default(),
         turned_ms: AtomicU64::new(0),
         begun: Instant::now(),
     });
@@ -126,6 +133,12 @@ pub fn work(fvm: Fvm, dir: &Path, options: Options, tell: Tell) -> Result<(), Gu
     events(&shared)
 }
 
+/// Ends this process at once: the kernel lets everybody go on.
+fn die() -> ! {
+    let _dead = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
 fn events(shared: &Arc<Shared>) -> Result<(), GuardError> {
     let turn_ms = i64::try_from(TURN.as_millis()).unwrap_or(500);
     let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: turn_ms * 1_000_000 };
@@ -136,40 +149,56 @@ fn events(shared: &Arc<Shared>) -> Result<(), GuardError> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(GuardError::Kernel(e)),
         }
-        for asked in shared.group.next().map_err(GuardError::Kernel)? {
+        let next = match shared.group.next() {
+            Ok(next) => next,
+            Err(e @ Errno::PROTO) => return Err(GuardError::Kernel(e)),
+            // It could not open the file for us, as when there are too many: it refused that one, and says why. No reason to
+            // let all others go.
+            Err(e) => {
+                locked(&shared.status).refused += 1;
+                (shared.tell)(&format!("refused: the kernel cannot ask about it: {e}"));
+                continue;
+            }
+        };
+        for asked in next {
             // Its own threads look at marked files, too.
             if Path::new(&format!("/proc/self/task/{}", asked.tid)).exists() {
                 let _gone = shared.group.answer(asked.file.as_raw_fd(), true);
                 continue;
             }
             locked(&shared.waiting).insert(asked.file.as_raw_fd(), Instant::now());
-            locked(&shared.queue).push_back(asked);
+            locked(&shared.turns).push(Task::owner(asked.tid), asked);
             employ(shared);
         }
     }
 }
 
-/// Starts a thread for the next one in the queue, if there may be one more.
+/// Starts a thread for the next one whose turn it is, if there is one.
 fn employ(shared: &Arc<Shared>) {
-    if shared.threads.fetch_add(1, Ordering::AcqRel) >= THREADS_MAX {
-        shared.threads.fetch_sub(1, Ordering::AcqRel);
-        return;
-    }
+    let Some((owner, asked)) = locked(&shared.turns).next() else { return };
     let of = Arc::clone(shared);
+    // Not in the thread's own hands until it is there: what is dropped unanswered waits, and its number is given to another.
+    let slot = Arc::new(Mutex::new(Some(asked)));
+    let taken = Arc::clone(&slot);
     let started = std::thread::Builder::new().name("decide".into()).spawn(move || {
-        let next = locked(&of.queue).pop_front();
-        if let Some(asked) = next {
+        let asked = locked(&taken).take();
+        if let Some(asked) = asked {
             decide(&of, asked);
         }
-        of.threads.fetch_sub(1, Ordering::AcqRel);
+        locked(&of.turns).done(owner);
         // A new thread: the kernel lets go what this one traces when it ends.
-        if !locked(&of.queue).is_empty() {
-            employ(&of);
-        }
+        employ(&of);
     });
     if started.is_err() {
-        // The deadline answers.
-        shared.threads.fetch_sub(1, Ordering::AcqRel);
+        let asked = locked(&slot).take();
+        if let Some(asked) = asked {
+            let file = asked.file.as_raw_fd();
+            if locked(&shared.waiting).remove(&file).is_some() {
+                let _gone = shared.group.answer(file, false);
+                locked(&shared.status).late += 1;
+            }
+        }
+        locked(&shared.turns).done(owner);
     }
 }
 
@@ -181,7 +210,7 @@ fn deadlines(shared: &Shared, dir: &Path) {
         std::thread::sleep(LOOK);
         let turned = Duration::from_millis(shared.turned_ms.load(Ordering::Relaxed));
         if shared.begun.elapsed().saturating_sub(turned) > HEART {
-            std::process::abort();
+            die();
         }
         let mut late = 0;
         locked(&shared.waiting).retain(|file, since| {
@@ -194,7 +223,7 @@ fn deadlines(shared: &Shared, dir: &Path) {
         });
         {
             let waiting = locked(&shared.waiting);
-            locked(&shared.queue).retain(|asked| waiting.contains_key(&asked.file.as_raw_fd()));
+            locked(&shared.turns).retain(|asked| waiting.contains_key(&asked.file.as_raw_fd()));
         }
         let now = {
             let mut status = locked(&shared.status);
@@ -274,16 +303,19 @@ fn judge(shared: &Shared, task: &Task, asked: &Asked, place: &Path) -> Result<Ve
         return executed(shared, task, file, place);
     }
     let (program, id) = task.program()?;
-    if id == shared.own.id || task.call()? == Call::OpenToWrite {
+    let call = task.call()?;
+    if shared.own.is(id) || call == Call::OpenToWrite {
         return Ok(Verdict::Allow);
     }
     let refused = |why: &str| Ok(Verdict::Refuse(why.into()));
     if shared.policy.reads == Reads::Refuse {
         return refused("marked files are not read on the host");
     }
-    let preloaded = rules::preloaded(&task.environment().unwrap_or_default());
-    if shared.policy.reads == Reads::Interpreters && preloaded.iter().any(|path| task.file(path) == Ok(file)) {
-        return refused("it would be loaded into a program of the host");
+    if shared.policy.reads == Reads::Interpreters {
+        let preloaded = rules::preloaded(&task.environment()?);
+        if preloaded.iter().any(|path| task.file(path) == Ok(file)) {
+            return refused("it would be loaded into a program of the host");
+        }
     }
     if !rules::is_interpreter(&program) {
         return Ok(Verdict::Allow);
@@ -291,16 +323,27 @@ fn judge(shared: &Shared, task: &Task, asked: &Asked, place: &Path) -> Result<Ve
     let argv = task.arguments()?;
     let is_script = rules::script(&program, &argv).filter(|at| task.file(&argv[*at]) == Ok(file)).is_some();
     match (is_script, shared.policy.run) {
-        (true, Act::Redirect) => {
+        (true, Act::Redirect) if call == Call::Open => {
             let interpreter = interpreter(task, &program, id, argv.first());
             let words = [interpreter].into_iter().chain(argv.into_iter().skip(1));
             let environment = Environment::Texts(task.environment_texts()?);
             instead(shared, task, words.collect(), environment)
         }
-        (true, Act::Refuse) => refused("marked scripts run in VMs only"),
-        (false, _) if shared.policy.reads == Reads::Interpreters => refused("an interpreter would read it"),
+        (true, _) => refused("marked scripts run in VMs only"),
+        (false, _) if shared.policy.reads == Reads::Interpreters && is_program(&asked.file, place) => {
+            refused("an interpreter would read it")
+        }
         (false, _) => Ok(Verdict::Allow),
     }
+}
+
+/// Whether a file looks like what is run: what a script reads besides may be anything.
+fn is_program(file: &OwnedFd, place: &Path) -> bool {
+    let mut head = [0; 4];
+    // What cannot be read here may be one.
+    let Ok(len) = rustix::io::pread(file, &mut head[..], 0) else { return true };
+    let mode = rustix::fs::fstat(file).map_or(0o777, |stat| stat.st_mode);
+    rules::is_program(&head[..len], mode, place.file_name().unwrap_or_default())
 }
 
 /// One that executes the file itself.
@@ -308,17 +351,22 @@ fn executed(shared: &Shared, task: &Task, file: FileId, place: &Path) -> Result<
     if shared.policy.run == Act::Refuse {
         return Ok(Verdict::Refuse("marked programs run in VMs only".into()));
     }
-    let Call::Exec { path, argv, environment } = task.call()? else {
+    let Call::Exec { file: called, is_path, argv, environment } = task.call()? else {
         return Ok(Verdict::Refuse("it is executed in a way that is not known".into()));
     };
-    // The kernel opens the loader and the interpreter of another program in the same call, when it is too late to stop it.
-    let named = path.filter(|path| task.file(path) == Ok(file));
-    let inner =
-        |path: &OsStr| path.as_encoded_bytes().starts_with(b"/proc/") || path.as_encoded_bytes().starts_with(b"/dev/");
-    let program = match named {
-        Some(path) if !inner(&path) => path,
-        _ if task.file(place.as_os_str()) == Ok(file) => place.as_os_str().to_owned(),
-        _ => return Ok(Verdict::Refuse("it is not reached by a path, or is part of another program".into())),
+    // The kernel opens the loader and the interpreter of another program in the same call, when it is too late to stop it:
+    // it holds a lock then that whoever traces it needs.
+    if task.file(&called) != Ok(file) {
+        return Ok(Verdict::Refuse("it is part of another program, or not reached by a path that is known".into()));
+    }
+    // What leads through a process means something else to another one.
+    let inner = [&b"/proc/"[..], b"/dev/"].iter().any(|dir| called.as_encoded_bytes().starts_with(dir));
+    let program = if is_path && !inner {
+        called
+    } else if task.file(place.as_os_str()) == Ok(file) {
+        place.as_os_str().to_owned()
+    } else {
+        return Ok(Verdict::Refuse("it is not reached by a path".into()));
     };
     // By name alone it would be looked for in PATH.
     let program = if program.as_encoded_bytes().contains(&b'/') {
@@ -337,10 +385,10 @@ fn instead(shared: &Shared, task: &Task, words: Vec<OsString>, environment: Envi
     if let Some(why) = task.untouchable() {
         return Ok(Verdict::Refuse(why.into()));
     }
-    if !divert::KNOWN {
-        return Ok(Verdict::Refuse("programs cannot be redirected on this kind of machine".into()));
+    if !shared.redirects {
+        return Ok(Verdict::Refuse("programs cannot be redirected on this kernel or kind of machine".into()));
     }
-    if task.file(shared.own.path.as_os_str()) != Ok(shared.own.id) {
+    if !task.file(shared.own.path.as_os_str()).is_ok_and(|fvm| shared.own.is(fvm)) {
         return Ok(Verdict::Refuse("it sees another file system, without fvm".into()));
     }
     let argv = ["fvm", "run", "--marked", "--"].map(OsString::from).into_iter().chain(words).collect();

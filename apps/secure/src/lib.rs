@@ -7,6 +7,9 @@
 //!       task    what a waiting thread is, from /proc
 //!       rules   what becomes of it: allowed, refused, or another program instead
 //!       redirect  the thread executes `fvm run --marked FILE` instead
+//!       turns   whose turn it is: fair among users
+//!       probe   whether this kernel lets it
+//!   exposed     whether fvm is root's alone to change: everybody is made to execute it
 //!   unit, hook, desktop   systemd unit, shell hook, file handlers: texts
 //! ```
 //!
@@ -14,13 +17,17 @@
 //! decide in time is refused; it marks single files, so what is not marked never waits.
 
 pub mod desktop;
+mod exposed;
+mod file;
 pub mod guard;
 pub mod hook;
+mod probe;
 mod redirect;
 mod rules;
 pub mod status;
 pub mod supervise;
 mod task;
+mod turns;
 pub mod unit;
 mod watch;
 
@@ -38,6 +45,12 @@ pub enum GuardError {
     /// Another one runs.
     #[error("a guard runs already, as process {0}")]
     Runs(i32),
+    /// Its supervisor is gone: nobody would start it again.
+    #[error("the guard's worker has no supervisor: 'fvm guard run' starts both")]
+    Alone,
+    /// Whoever can replace what runs instead of marked programs, for every user, is that user.
+    #[error("'{}' can be changed by others than root, and would be executed by everybody", .0.display())]
+    Exposed(PathBuf),
     /// The kernel lacks something.
     #[error("this kernel does not ask before a file is executed (fanotify permission events): {0}")]
     Kernel(Errno),
@@ -70,6 +83,7 @@ impl GuardError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotRoot => Some("'fvm guard hook' and 'fvm guard install --user' work without, and only advise"),
+            Self::Exposed(_) => Some("install fvm where only root can write: install -m 755 fvm /usr/local/bin/fvm"),
             Self::Runs(_) => Some("'fvm guard status' shows it"),
             Self::Kernel(_) => Some("the kernel must be built with CONFIG_FANOTIFY_ACCESS_PERMISSIONS"),
             _ => None,

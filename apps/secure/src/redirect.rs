@@ -5,8 +5,8 @@
 //!                  └ cannot: refused, no more        └ not in time, or it fails: it goes on with the refusal
 //! ```
 //!
-//! Invariants: it is seized before it is refused, so it cannot be anywhere else than behind its call; nothing waits for
-//! longer than the deadline; the thread that seized ends afterwards, and the kernel lets go what it still held.
+//! Invariants: it is seized before it is refused, so it cannot be anywhere else than behind its call; nobody is changed but
+//! the thread that was looked at, in the call that it waited in; nothing waits for longer than the deadline; the thread that seized ends afterwards, and the kernel lets go what it still held.
 
 use crate::task::Task;
 use fvm_sys::divert::{Held, Program, State};
@@ -42,6 +42,11 @@ fn try_to(task: &Task, program: &Program, deadline: Instant, refuse: impl FnOnce
             return Err(errno);
         }
     };
+    // Traced, its number is its own: it was not always, and a stranger in its place may be anybody.
+    if !task.still_waits() {
+        refuse();
+        return Err(Errno::SRCH);
+    }
     if !refuse() {
         return Err(Errno::TIMEDOUT);
     }

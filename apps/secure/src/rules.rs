@@ -6,7 +6,8 @@
 //!   an interpreter     allowed            redirected | refused      sh FILE, python FILE, ld.so FILE
 //!     whose script it is
 //!   another open of    allowed            refused | allowed         bash < FILE, source FILE, import FILE
-//!     an interpreter, LD_PRELOAD
+//!     an interpreter, of what looks
+//!     like a program; LD_PRELOAD
 //!   any other open     allowed            allowed | refused         cat FILE, cp FILE
 //! ```
 //!
@@ -183,8 +184,30 @@ pub fn is_program(head: &[u8], mode: u32, name: &OsStr) -> bool {
         ".bin",
         ".exe",
     ];
+    /// What interpreters look for by themselves.
+    const NAMES: &[&str] = &[
+        "makefile",
+        "gnumakefile",
+        "rakefile",
+        "package.json",
+        ".bashrc",
+        ".bash_profile",
+        ".bash_login",
+        ".bash_logout",
+        ".bash_aliases",
+        ".profile",
+        ".zshrc",
+        ".zshenv",
+        ".zprofile",
+        ".zlogin",
+        ".kshrc",
+        ".cshrc",
+        ".tcshrc",
+        ".login",
+    ];
     let name = name.to_string_lossy().to_ascii_lowercase();
-    mode & 0o111 != 0
+    NAMES.contains(&name.as_str())
+        || mode & 0o111 != 0
         || head.starts_with(b"#!")
         || head.starts_with(b"\x7fELF")
         || name.contains(".so.")
@@ -238,7 +261,8 @@ mod tests {
         let name = OsStr::new;
         assert!(is_program(b"\x7fELF", 0o644, name("x")) && is_program(b"#!/bin/sh", 0o600, name("x")));
         assert!(is_program(b"", 0o700, name("x")) && is_program(b"x", 0o644, name("X.PY")));
-        assert!(is_program(b"", 0o644, name("libx.so.1")));
+        assert!(is_program(b"", 0o644, name("libx.so.1")) && is_program(b"all:", 0o644, name("Makefile")));
+        assert!(is_program(b"x", 0o600, name(".bashrc")));
         assert!(!is_program(b"%PDF-", 0o644, name("a.pdf")) && !is_program(b"", 0o644, name("notes")));
     }
 

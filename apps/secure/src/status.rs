@@ -27,7 +27,7 @@ pub struct Status {
     pub redirects: bool,
     /// How many files are watched.
     pub watched: usize,
-    /// How many marked files are not watched, because they are no programs.
+    /// How many marked files are not watched because there is no room for more; programs come first.
     pub documents: usize,
     /// How many could not be watched.
     pub unwatched: usize,
@@ -55,6 +55,11 @@ pub(crate) fn lock(dir: &Path) -> Result<std::fs::File, GuardError> {
     file.map_err(GuardError::io("open", path))
 }
 
+/// Whether the guard of this directory runs.
+pub(crate) fn is_held(dir: &Path) -> bool {
+    lock(dir).is_ok_and(|file| fvm_sys::process::is_locked(&file).unwrap_or(false))
+}
+
 fn place(dir: &Path) -> PathBuf {
     dir.join("status.json")
 }
@@ -74,7 +79,8 @@ pub fn read(dir: &Path) -> Result<Status, GuardError> {
 }
 
 pub(crate) fn write(dir: &Path, status: &Status) -> Result<(), GuardError> {
-    let (path, new) = (place(dir), dir.join(format!("status.{}", std::process::id())));
+    // One name: a worker that was killed leaves it to the next.
+    let (path, new) = (place(dir), dir.join("status.new"));
     let bytes = serde_json::to_vec(status).unwrap_or_default();
     std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, &path)).map_err(GuardError::io("write", path))
 }

@@ -8,6 +8,7 @@
 //! Invariant: the supervisor has no part of the worker's fanotify group: when the worker dies, the kernel lets everybody go
 //! on who waits for it.
 
+use crate::exposed::exposed;
 use crate::{GuardError, status};
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// The signals that end it.
 pub(crate) const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+/// The worker's word for a kernel on which nobody can be redirected.
+pub const CANNOT_REDIRECT: &str = "--cannot-redirect";
 /// First pause before it is started again.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longest one: until it is over, nothing is guarded.
@@ -30,12 +33,18 @@ pub fn supervise(dir: &Path, mut worker: Command, tell: &dyn Fn(&str)) -> Result
     if !rustix::process::geteuid().is_root() {
         return Err(GuardError::NotRoot);
     }
+    if let Some(path) = exposed(Path::new(worker.get_program())) {
+        return Err(GuardError::Exposed(path));
+    }
     drop(fvm_sys::fanotify::Group::new().map_err(GuardError::Kernel)?);
     let lock = status::lock(dir)?;
     match fvm_sys::process::try_lock(&lock) {
         Ok(true) => {}
         Ok(false) => return Err(GuardError::Runs(status::read(dir)?.supervisor)),
         Err(e) => return Err(GuardError::io("lock", dir.join("lock"))(e.into())),
+    }
+    if !crate::probe::can_redirect(dir)? {
+        worker.arg(CANNOT_REDIRECT);
     }
     let signals = fvm_sys::process::signal_fd(&[&ENDING[..], &[libc::SIGCHLD]].concat())
         .map_err(|e| GuardError::io("wait for signals at", dir)(e.into()))?;

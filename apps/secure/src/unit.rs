@@ -1,6 +1,7 @@
 //! The guard as a service of systemd.
 
 use crate::GuardError;
+use crate::exposed::exposed;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,11 +44,15 @@ fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Writes the unit, and starts it where systemd runs. Returns its file and whether it was started.
+/// Writes the unit of `fvm`, this program, and starts it where systemd runs. Returns its file and whether it was started.
 ///
 /// # Errors
-/// When it cannot be written or started.
-pub fn install(text: &str) -> Result<(PathBuf, bool), GuardError> {
+/// When others than root can change the program, which root then executes at every start of the machine; when the unit
+/// cannot be written or started.
+pub fn install(fvm: &Path, text: &str) -> Result<(PathBuf, bool), GuardError> {
+    if let Some(path) = exposed(fvm) {
+        return Err(GuardError::Exposed(path));
+    }
     let path = Path::new(DIR).join(NAME);
     let made = std::fs::create_dir_all(DIR).and_then(|()| std::fs::write(&path, text));
     made.map_err(GuardError::io("write", &path))?;

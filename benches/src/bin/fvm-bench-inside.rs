@@ -1,7 +1,7 @@
 //! What is run inside VMs and outside of them, and does there exactly the same.
 //!
 //! ```text
-//!   calls DIR               nanoseconds per operation, a line each: what a program asks of the kernel all day
+//!   calls DIR [NAME...]     nanoseconds per operation, a line each: what a program asks of the kernel all day
 //!   time DIR SCRIPT         nanoseconds that a shell takes for SCRIPT in DIR
 //!   fill DIR COUNT BYTES    COUNT files of BYTES bytes, a hundred in each directory
 //!   big FILE MIB            a file of that many MiB, synced
@@ -22,13 +22,15 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let number = |word: &str| word.parse::<usize>().map_err(|e| io::Error::other(format!("'{word}': {e}")));
     let done = match words[..] {
-        ["calls", dir] => calls::run(Path::new(dir)),
+        ["calls", dir, ref names @ ..] => calls::run(Path::new(dir), names),
         ["time", dir, script] => time(Path::new(dir), script),
         ["fill", dir, count, bytes] => number(count)
             .and_then(|count| Ok((count, number(bytes)?)))
             .and_then(|(n, len)| fill(Path::new(dir), n, len)),
         ["big", file, mib] => number(mib).and_then(|mib| big(Path::new(file), mib)),
-        _ => Err(io::Error::other("usage: calls DIR | time DIR SCRIPT | fill DIR COUNT BYTES | big FILE MIB")),
+        _ => {
+            Err(io::Error::other("usage: calls DIR [NAME...] | time DIR SCRIPT | fill DIR COUNT BYTES | big FILE MIB"))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -150,7 +150,7 @@ fn report(
         "census": {"before": before.0, "during": during.0, "after": after.0},
     });
     let settings = format!("--count {} --rounds {}", options.count, options.rounds);
-    Report { bench: options.bench, settings, machine, tables, notes, unavailable, data }
+    Report { bench: options.bench, part: None, settings, machine, tables, notes, unavailable, data }
 }
 
 /// What there was before, with them, after; and what cannot be counted.

@@ -281,7 +281,7 @@ fn report(
     let noises: Vec<Value> =
         lab.people().iter().map(|person| json!({"person": person.name, "ratio": noise(person, rows)})).collect();
     let data = json!({"candidates": found, "noise": noises});
-    Report { bench: options.bench, settings, machine, tables, notes, unavailable, data }
+    Report { bench: options.bench, part: None, settings, machine, tables, notes, unavailable, data }
 }
 
 fn cells(row: &Row, rows: &[Row]) -> Option<Vec<String>> {

@@ -49,7 +49,7 @@ pub(super) const ALL: &[Job] = &[
 ];
 
 /// With the places filled in.
-pub(super) fn script(template: &str) -> String {
+pub(crate) fn script(template: &str) -> String {
     let repository = Options::repository().canonicalize().unwrap_or_else(|_| Options::repository().into());
     template.replace("@repository", &quoted(&repository)).replace("@cargo", &cargo())
 }

@@ -66,7 +66,11 @@ fn ask(stream: &mut UnixStream, content: &mut dyn Read) -> std::io::Result<Vec<u
     Ok(answer)
 }
 
-fn understand(answer: &[u8]) -> Result<Option<String>, ClamdError> {
+/// What an answer says.
+///
+/// # Errors
+/// When it says neither that the file is clean nor what it is.
+pub fn understand(answer: &[u8]) -> Result<Option<String>, ClamdError> {
     let text = String::from_utf8_lossy(answer);
     let text = text.trim_matches(['\0', '\n', ' ']);
     let said = text.strip_prefix("stream: ").unwrap_or(text);
@@ -122,6 +126,9 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_an_error() {
+        for no_answer in [&b"stream: OK\xff"[..], b"OK OK", b"stream: ", b"\0\0", b"stream: \x1b[2JOK", b" FOUND OK"] {
+            assert!(understand(no_answer).is_err(), "{no_answer:?}");
+        }
         assert!(understand(b"INSTREAM size limit exceeded. ERROR\0").is_err());
         assert!(understand(b"").is_err());
         assert_eq!(understand(b"stream: OK\0").unwrap(), None);

@@ -16,6 +16,7 @@ pub mod detect;
 pub mod exceptions;
 pub mod found;
 pub mod look;
+pub mod packages;
 pub mod rules;
 pub mod sigma;
 pub mod world;
@@ -24,12 +25,14 @@ pub use exceptions::{ExceptionError, Exceptions};
 pub use rules::Rule;
 pub use sigma::{Sigma, SigmaError};
 
-use detect::places::{PACKAGERS, Places};
-use detect::{Detector, changes};
+use detect::Detector;
+use detect::changes::Changes;
+use detect::places::Places;
 use found::{Found, Sighting, text};
 use fvm_model::event::{Event, Kind};
 use fvm_model::finding::{Finding, REPORT, Report, Verdict};
-use fvm_model::{Change, ChangeSet, Level, VmPath};
+use fvm_model::policy::Pattern;
+use fvm_model::{Change, Level, VmPath};
 use fvm_trace::Integrity;
 use world::World;
 
@@ -41,6 +44,8 @@ pub type Contents<'c> = dyn FnMut(&Change) -> Option<(Vec<u8>, Vec<u8>)> + 'c;
 pub struct Settings {
     /// Homes of the VM's users, beside root's and those in `/home`.
     pub homes: Vec<VmPath>,
+    /// What the VM's policy hides from it.
+    pub hidden: Vec<Pattern>,
     /// Sigma rules.
     pub sigma: Option<Sigma>,
     /// What does not count.
@@ -53,11 +58,14 @@ pub struct Analysis<'s> {
     settings: &'s Settings,
     world: World,
     places: Places,
+    changes: Changes,
     detectors: Vec<Box<dyn Detector>>,
     sigma: Option<sigma::Matcher<'s>>,
     found: Found,
     level: Option<Level>,
     events: u64,
+    /// Of files, by paths that are not whole, or that name other files.
+    unplaced: u64,
     gaps: Vec<String>,
 }
 
@@ -67,13 +75,15 @@ impl<'s> Analysis<'s> {
     pub fn new(settings: &'s Settings) -> Self {
         Self {
             settings,
-            world: World::new(&settings.homes),
+            world: World::new(&settings.homes).hiding(&settings.hidden),
             places: Places::default(),
+            changes: Changes::default(),
             detectors: detect::all(),
             sigma: settings.sigma.as_ref().map(sigma::Matcher::new),
             found: Found::default(),
             level: None,
             events: 0,
+            unplaced: 0,
             gaps: Vec::new(),
         }
     }
@@ -87,6 +97,7 @@ impl<'s> Analysis<'s> {
             return;
         }
         self.events += 1;
+        self.unplaced += u64::from(is_unplaced(event));
         self.world.enter(event);
         self.places.see(event, &self.world);
         for detector in &mut self.detectors {
@@ -111,18 +122,29 @@ impl<'s> Analysis<'s> {
         self.found.add(&rules::KNOWN_MALWARE, &sighting);
     }
 
+    /// Takes a change in. All changes of the VM, after the last event.
+    pub fn change(&mut self, change: &Change, contents: &mut Contents<'_>) {
+        self.places.change(change, &self.world, &mut self.found);
+        for detector in &mut self.detectors {
+            detector.change(change, &mut self.found);
+        }
+        let made = self.world.made(change.path.as_bytes());
+        let packaged = made.is_some_and(|made| made.packaged);
+        self.changes.look_at(change, packaged, contents, &mut self.found);
+    }
+
     /// The report. `whole`: how whole the log is, `None` where there is none; `runs`: the VM runs.
     #[must_use]
-    pub fn finish(self, set: &ChangeSet, whole: Option<&Integrity>, runs: bool, contents: &mut Contents<'_>) -> Report {
-        let Self { settings, world, places, mut detectors, sigma, mut found, level, events, gaps: mut unseen } = self;
+    pub fn finish(self, whole: Option<&Integrity>, runs: bool) -> Report {
+        let Self { settings, world, places, changes, mut detectors, sigma, mut found, level, events, .. } = self;
+        let (unplaced, mut unseen) = (self.unplaced, self.gaps);
         for detector in &mut detectors {
-            detector.end(&world, set, &mut found);
+            detector.end(&world, &mut found);
         }
-        places.end(&world, set, &mut found);
-        let packaged = |change: &Change| {
-            world.made(change.path.as_bytes()).is_some_and(|made| world.is_one_of(made.by, PACKAGERS))
-        };
-        changes::look_at(set, &packaged, contents, &mut found);
+        places.end(&mut found);
+        let lost_track = world.has_lost_track();
+        unseen.extend(changes.gap());
+        changes.end(&mut found);
         let mut findings: Vec<Finding> = Vec::new();
         let mut excused = Vec::new();
         let sigma = sigma.map(sigma::Matcher::into_findings).unwrap_or_default();
@@ -132,15 +154,41 @@ impl<'s> Analysis<'s> {
             excused.extend(out);
         }
         findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.at.cmp(&b.at)).then(a.id.cmp(&b.id)));
-        let mut gaps = gaps(whole, runs, level, set);
-        gaps.append(&mut unseen);
+        let mut gaps = gaps(whole, runs, level);
+        if unplaced > 0 {
+            gaps.push(format!(
+                "{unplaced} events are of files whose paths are not whole, or of programs with mounts of their own"
+            ));
+        }
+        if lost_track {
+            gaps.push("too many files were moved about to follow them".into());
+        }
+        gaps.extend(unseen);
         let verdict = Verdict::of(&findings, gaps.is_empty());
         Report { version: REPORT, verdict, gaps, level, events, findings, excused }
     }
 }
 
+/// Whether nobody can say which file of the VM's it is about.
+fn is_unplaced(event: &Event) -> bool {
+    let names_files = matches!(
+        event.kind,
+        Kind::Open
+            | Kind::Truncate
+            | Kind::Mkdir
+            | Kind::Mknod
+            | Kind::Symlink
+            | Kind::Link
+            | Kind::Rename
+            | Kind::Unlink
+            | Kind::Rmdir
+            | Kind::Read
+    );
+    names_files && (event.args.cut || event.args.foreign)
+}
+
 /// What was not seen, in words.
-fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>, set: &ChangeSet) -> Vec<String> {
+fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>) -> Vec<String> {
     let mut gaps = Vec::new();
     match whole {
         None => gaps.push("there is no behaviour log".into()),
@@ -159,9 +207,6 @@ fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>, set: &Chang
             );
         }
     }
-    if !set.warnings.is_empty() {
-        gaps.push("not all changes could be read".into());
-    }
     gaps
 }
 
@@ -173,7 +218,7 @@ mod tests {
     fn report(story: &Story, settings: &Settings, whole: Option<&Integrity>, runs: bool) -> Report {
         let mut analysis = Analysis::new(settings);
         story.events.iter().for_each(|event| analysis.see(event));
-        analysis.finish(&ChangeSet::default(), whole, runs, &mut |_| None)
+        analysis.finish(whole, runs)
     }
 
     #[test]
@@ -192,6 +237,20 @@ mod tests {
             assert_eq!(verdict(Some(&broken), false), Verdict::Unknown, "{broken:?}");
         }
         assert_eq!(verdict(Some(&Integrity { is_open: true, ..whole() }), true), Verdict::Clean);
+    }
+
+    #[test]
+    fn files_that_nobody_can_place_are_a_gap() {
+        use fvm_model::event::Args;
+        for hide in [|args: &mut Args| args.foreign = true, |args: &mut Args| args.cut = true] {
+            let mut story = Story::new();
+            story.run(10, "/usr/bin/python3", &["python3"]);
+            story.write(10, "/w/x");
+            let verdict = |story: &Story| report(story, &Settings::default(), Some(&whole()), false).verdict;
+            assert_eq!(verdict(&story), Verdict::Clean);
+            hide(&mut story.events.last_mut().unwrap().args);
+            assert_eq!(verdict(&story), Verdict::Unknown);
+        }
     }
 
     #[test]
@@ -219,7 +278,7 @@ mod tests {
             if tampered {
                 story.write(10, "/usr/bin/dpkg");
             }
-            story.run_under(11, 10, "/usr/bin/dpkg", &["dpkg", "--unpack", "x.deb"]);
+            story.run_under(11, 10, "/usr/bin/dpkg", &["dpkg", "--unpack", "/var/cache/apt/archives/x.deb"]);
             story.write(11, "/usr/lib/systemd/system/x.service.dpkg-new");
             story.rename(11, "/usr/lib/systemd/system/x.service.dpkg-new", "/usr/lib/systemd/system/x.service");
             let report = report(&story, &Settings::default(), Some(&whole()), false);

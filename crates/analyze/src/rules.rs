@@ -102,6 +102,8 @@ rules! {
         "Its input and output are a network connection: somebody else types.";
     PIPE_SHELL "pipe-shell" High "T1059.004" Full "a shell is joined to the network by pipes"
         "It reads its orders from a pipe, and the program at the other end talks to the network.";
+    PTY_SHELL "pty-shell" High "T1059.004" Full "a shell on a terminal of its own is joined to the network"
+        "The program that holds the other end of its terminal talks to the network: somebody else types.";
     BIND_SHELL "bind-shell" Critical "T1059.004" Full "a shell waits for orders on a port"
         "Whoever connects to the port gets a shell.";
     PTRACE "ptrace" High "T1055.008" Full "another process is taken over"

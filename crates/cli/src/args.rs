@@ -752,8 +752,8 @@ pub struct Commit {
     /// All but what matches
     #[arg(long, value_name = "GLOB")]
     pub except: Vec<String>,
-    /// Only what this program made, and what it started: words of its command line ('npm install'), a pattern of the whole, or a
-    /// number; as the behaviour log says
+    /// Only what this program and what it started made alone: the first words of its command line ('npm install'), a pattern of the
+    /// whole, or a number; as the behaviour log says
     #[arg(long, value_name = "PROGRAM")]
     pub from: Vec<String>,
     /// Choose on the terminal: changes, and parts of text files
@@ -884,6 +884,9 @@ pub struct GuardRun {
     /// Be the part that is started again when it ends
     #[arg(long, hide = true)]
     pub worker: bool,
+    /// This kernel does not let a waiting thread be redirected
+    #[arg(long, hide = true)]
+    pub cannot_redirect: bool,
 }
 
 /// `fvm guard install`.

@@ -17,10 +17,13 @@ use fvm_model::finding::Report;
 use fvm_model::policy::Demand;
 use fvm_model::{Change, ChangeKind, ChangeSet, FileType, Level, Verdict, VmPath, VmRecord, VmState};
 use fvm_trace::LogError;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+/// Why a new directory is left out about which nothing was found.
+pub const ALL_LEFT_OUT: &str = "all that is in it is left out";
 
 /// So much of each version of a file is looked at.
 pub const LOOK_BYTES: u64 = 256 << 10;
@@ -33,14 +36,16 @@ pub struct Findings {
 }
 
 impl Fvm {
-    /// Judges what a VM did: `set` are all its changes. With the socket of a clamd its files are scanned too.
+    /// Judges what a VM did: `changes` are all its changes, `warnings` what reading them said. With the socket of a clamd its
+    /// files are scanned too.
     ///
     /// # Errors
     /// When the log cannot be read, or clamd does not answer.
     pub fn analyze(
         &self,
         record: &VmRecord,
-        set: &ChangeSet,
+        changes: &mut dyn Iterator<Item = Change>,
+        warnings: &[String],
         settings: &Settings,
         clamd: Option<&Path>,
     ) -> Result<Findings, FvmError> {
@@ -52,11 +57,16 @@ impl Fvm {
             log => Some(log?.read(&mut |event| analysis.see(&event))?),
         };
         let input = self.scan_input(record)?;
-        if let Some(socket) = clamd {
-            scan_files(&input, set, socket, &mut analysis)?;
+        for change in changes {
+            analysis.change(&change, &mut |change| both(&input, change));
+            if let Some(socket) = clamd {
+                scan_file(&input, &change, socket, &mut analysis)?;
+            }
         }
-        let report = analysis.finish(set, whole.as_ref(), runs, &mut |change| both(&input, change));
-        Ok(Findings { report })
+        if !warnings.is_empty() {
+            analysis.gap("not all changes could be read".into());
+        }
+        Ok(Findings { report: analysis.finish(whole.as_ref(), runs) })
     }
 
     /// Users' homes, as far as they are this user's to protect.
@@ -81,32 +91,29 @@ fn both(input: &ScanInput, change: &Change) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((before, begin(open_after(input, change).ok()?)?))
 }
 
-fn scan_files(input: &ScanInput, set: &ChangeSet, socket: &Path, analysis: &mut Analysis<'_>) -> Result<(), FvmError> {
-    let is_content = |change: &&Change| {
-        let same = matches!(
-            change.kind,
-            ChangeKind::Deleted | ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. }
-        );
-        change.file_type == FileType::File && !same
+fn scan_file(input: &ScanInput, change: &Change, socket: &Path, analysis: &mut Analysis<'_>) -> Result<(), FvmError> {
+    let is_same = matches!(
+        change.kind,
+        ChangeKind::Deleted | ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. }
+    );
+    if is_same || change.file_type != FileType::File {
+        return Ok(());
+    }
+    if change.after.as_ref().is_some_and(|after| after.size_bytes > clamd::FILE_MAX_BYTES) {
+        analysis.gap(format!("{} is too large for clamd", change.path));
+        return Ok(());
+    }
+    let Ok(file) = open_after(input, change) else {
+        analysis.gap(format!("{} could not be scanned", change.path));
+        return Ok(());
     };
-    for change in set.changes.iter().filter(is_content) {
-        if change.after.as_ref().is_some_and(|after| after.size_bytes > clamd::FILE_MAX_BYTES) {
-            analysis.gap(format!("{} is too large for clamd", change.path));
-            continue;
+    match clamd::scan(socket, &mut File::from(file)) {
+        Ok(Some(name)) => analysis.known_malware(change, &name),
+        Ok(None) => {}
+        Err(ClamdError::Refused(why)) => {
+            analysis.gap(format!("{}: clamd says: {}", change.path, fvm_model::path::printable(why.as_bytes())));
         }
-        let Ok(file) = open_after(input, change) else {
-            analysis.gap(format!("{} could not be scanned", change.path));
-            continue;
-        };
-        match clamd::scan(socket, &mut File::from(file)) {
-            Ok(Some(name)) => analysis.known_malware(change, &name),
-            Ok(None) => {}
-            Err(ClamdError::Refused(why)) => {
-                let why = fvm_model::path::printable(why.as_bytes());
-                analysis.gap(format!("{}: clamd says: {why}", change.path));
-            }
-            Err(e) => return Err(e.into()),
-        }
+        Err(e) => return Err(e.into()),
     }
     Ok(())
 }
@@ -162,8 +169,20 @@ pub fn withheld(found: &Findings, set: &ChangeSet, named: &BTreeSet<VmPath>) -> 
             None => None,
         }
     };
-    let unnamed = set.changes.iter().filter(|change| !named.contains(&change.path));
-    unnamed.filter_map(|change| Some((change.path.clone(), why(change)?))).collect()
+    // Of a new directory: whether something of what is in it stays. What is in it comes behind it.
+    let mut stays_in: HashMap<&Path, bool> = HashMap::new();
+    let mut withheld = BTreeMap::new();
+    for change in set.changes.iter().rev() {
+        let path = change.path.as_path();
+        let is_new_dir = change.file_type == FileType::Directory && matches!(change.kind, ChangeKind::Created);
+        let empty = || (is_new_dir && stays_in.get(path) == Some(&false)).then(|| ALL_LEFT_OUT.into());
+        let why = (!named.contains(&change.path)).then(|| why(change).or_else(empty)).flatten();
+        if let Some(parent) = path.parent() {
+            *stays_in.entry(parent).or_default() |= why.is_none();
+        }
+        withheld.extend(why.map(|why| (change.path.clone(), why)));
+    }
+    withheld
 }
 
 #[cfg(test)]
@@ -231,6 +250,17 @@ mod tests {
         assert_eq!(paths(&found(&["/b", "/d"], level, false), &[]), ["/b/c", "/d.locked"]);
         assert_eq!(paths(&found(&["/b", "/d"], level, false), &["/b/c"]), ["/d.locked"]);
         assert_eq!(paths(&found(&["/b"], level, true), &[]), ["/a", "/b/c", "/d.locked"]);
+        let dir = |at: &str| Change { file_type: FileType::Directory, ..change(at, None) };
+        let changes =
+            vec![dir("/n"), dir("/n/e"), dir("/n/o"), change("/n/o/p", None), dir("/n/o/q"), change("/n/o/q/r", None)];
+        let set = ChangeSet { changes, ..ChangeSet::default() };
+        let dirs = |found: &Findings, named: &[&str]| -> Vec<String> {
+            let named = named.iter().map(|p| path(p)).collect();
+            withheld(found, &set, &named).keys().map(ToString::to_string).collect()
+        };
+        assert_eq!(dirs(&found(&["/n/o/q/r"], level, false), &[]), ["/n/o/q", "/n/o/q/r"]);
+        assert_eq!(dirs(&found(&["/n/o/q/r", "/n/o/p"], level, false), &[]), ["/n/o", "/n/o/p", "/n/o/q", "/n/o/q/r"]);
+        assert_eq!(dirs(&found(&["/n/o/q/r"], level, false), &["/n/o/q/r"]), [""; 0]);
         assert_eq!(paths(&found(&["/b"], None, false), &[]), [""; 0]);
         assert_eq!(paths(&found(&["/b"], Some(Level::Off), false), &[]), [""; 0]);
     }

@@ -22,7 +22,7 @@ mod stack;
 mod trace;
 mod worker;
 
-pub use analyze::{Findings, withheld};
+pub use analyze::{ALL_LEFT_OUT, Findings, withheld};
 pub use changes::Sight;
 pub use child::{CAPTURE_MAX_BYTES, Child, Output, Place, Ran, Stream, Streams};
 pub use commits::{Committed, How, StoreChange};
@@ -38,6 +38,7 @@ pub use fvm_model as model;
 pub use fvm_registry::KeyChange;
 pub use fvm_review::{Choice, Conflict, Given, OnConflict, hunks, named, narrow};
 pub use fvm_sys::socket;
+pub use fvm_trace::origin::Maker;
 pub use fvm_trace::tree::{Ended as ProcessEnded, Node};
 pub use fvm_trace::{Filter, Integrity, Log, LogError, Origins, Tree, ecs};
 pub use fvm_vm::attach::{Attached, Ended};
@@ -54,7 +55,7 @@ pub use marks::{By, Entry as MarksEntry, Marked, REQUEST as MARKS_REQUEST, Risks
 pub use migrate::{Imported, Machine};
 pub use policies::{PolicyEntry, amended, amended_policy, policies, policy};
 pub use pool::NewPool;
-pub use trace::made_by;
+pub use trace::{Made, made_by};
 
 use fvm_changes::LayerView;
 use fvm_host::HostFacts;

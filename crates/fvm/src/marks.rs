@@ -14,7 +14,7 @@ use fvm_commit::{Attributes, Marks, NewFile};
 use fvm_marks::{Act, Book, Hash, Known, Line, Mark, Verb};
 use fvm_model::path::Bytes;
 use fvm_model::{Change, ChangeSet, VmRecord};
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -37,11 +37,17 @@ const RISKS_MAX: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Marked {
     /// Where it is.
+    #[serde(serialize_with = "any_name")]
     pub path: PathBuf,
     /// How it is known.
     pub by: By,
     /// What its mark says; of a copy: what that of the original says.
     pub mark: Mark,
+}
+
+/// A path is bytes, and need not be text.
+fn any_name<S: serde::Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    Bytes(path.to_owned().into()).serialize(to)
 }
 
 /// How a marked file is known.
@@ -151,14 +157,38 @@ impl Fvm {
     /// # Errors
     /// When the book cannot be read, or one cannot be marked.
     pub fn mark_copies(&self, paths: &[PathBuf], told: &mut dyn FnMut(&Path, Errno)) -> Result<Vec<Marked>, FvmError> {
-        let copies = self.marks(paths, told)?.into_iter().filter(|marked| marked.by == By::Copy).collect::<Vec<_>>();
-        let mut lines = Vec::new();
-        for copy in &copies {
-            let (file, hash, size_bytes) = read(&copy.path)?;
-            lines.push(Line { hash, size_bytes, path: Bytes(copy.path.clone().into()) });
-            fvm_marks::set(&file, &copy.mark).map_err(|e| failed("mark", &copy.path, e))?;
+        let known = self.book().read()?;
+        let (mut copies, mut lines) = (Vec::new(), Vec::new());
+        let mut failure = None;
+        for path in paths {
+            walk(path, &mut |path| match fvm_marks::open(path).and_then(|file| mark_copy(path, &file, &known)) {
+                Ok(Some((marked, line))) => {
+                    copies.push(marked);
+                    lines.push(line);
+                }
+                Ok(None) => {}
+                Err(errno @ (Errno::PERM | Errno::OPNOTSUPP | Errno::NOSPC | Errno::DQUOT | Errno::ROFS)) => {
+                    failure.get_or_insert_with(|| failed("mark", path, errno));
+                }
+                Err(errno) => told(path, errno),
+            });
         }
         if !lines.is_empty() {
+            self.book().add(Verb::Mark, &by_hand(), &lines)?;
+        }
+        failure.map_or(Ok(copies), Err)
+    }
+
+    /// The same of open files, whatever their paths lead to by now. `write_down`: the book hears of them, too.
+    ///
+    /// # Errors
+    /// When the book cannot be read or written.
+    pub fn mark_open_copies(&self, files: &[(PathBuf, OwnedFd)], write_down: bool) -> Result<Vec<Marked>, FvmError> {
+        // Read anew: what was unmarked meanwhile stays so.
+        let known = self.book().read()?;
+        let done = files.iter().filter_map(|(path, file)| mark_copy(path, file, &known).ok().flatten());
+        let (copies, lines): (Vec<_>, Vec<_>) = done.unzip();
+        if write_down && !lines.is_empty() {
             self.book().add(Verb::Mark, &by_hand(), &lines)?;
         }
         Ok(copies)
@@ -371,19 +401,37 @@ impl Marks for Marking {
 /// Where, what and how of one file, if it is marked.
 fn look(path: &Path, known: &Known) -> Result<Option<Marked>, Errno> {
     let file = fvm_marks::open(path)?;
-    let found = |by, mark| Ok(Some(Marked { path: path.to_owned(), by, mark }));
     if let Some(mark) = fvm_marks::read(&file)? {
-        return found(By::Mark, mark);
+        return Ok(Some(Marked { path: path.to_owned(), by: By::Mark, mark }));
     }
+    Ok(copy(path, &file, known)?.map(|(marked, _)| marked))
+}
+
+/// The same of an open file without a mark, if it is a copy; and what the book is to say of it.
+fn copy(path: &Path, file: impl AsFd, known: &Known) -> Result<Option<(Marked, Line)>, Errno> {
     let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
     if !known.sizes.contains(&size) {
         return Ok(None);
     }
-    let (hash, _) = fvm_marks::hash_of(&file)?;
-    match known.act(&hash) {
-        Some(act) => found(By::Copy, mark_of(act, path.as_os_str().as_bytes()).of(&hash)),
-        None => Ok(None),
+    let (hash, size_bytes) = fvm_marks::hash_of(file)?;
+    Ok(known.act(&hash).map(|act| {
+        let mark = mark_of(act, path.as_os_str().as_bytes()).of(&hash);
+        let line = Line { hash, size_bytes, path: Bytes(path.to_owned().into()) };
+        (Marked { path: path.to_owned(), by: By::Copy, mark }, line)
+    }))
+}
+
+/// Marks an open file if it is a copy, and no other: what was looked at is what is marked, for its path may lead elsewhere
+/// by now, where its owner wishes.
+fn mark_copy(path: &Path, file: impl AsFd, known: &Known) -> Result<Option<(Marked, Line)>, Errno> {
+    if fvm_marks::read(&file)?.is_some() {
+        return Ok(None);
     }
+    let found = copy(path, &file, known)?;
+    if let Some((marked, _)) = &found {
+        fvm_marks::set(&file, &marked.mark)?;
+    }
+    Ok(found)
 }
 
 fn mark_of(act: &Act, path: &[u8]) -> Mark {
@@ -442,5 +490,37 @@ mod tests {
         let many = risks(RISKS_MAX + 7);
         assert_eq!(many.len(), RISKS_MAX + 1);
         assert_eq!((many[0].as_str(), many[RISKS_MAX].as_str()), ("0", "7 more like these were left out"));
+    }
+
+    #[test]
+    fn what_was_looked_at_is_marked_whatever_its_path_leads_to_by_now() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let book = Book::in_dir(dir.path().join("marks"));
+        let place = dir.path().join("d");
+        std::fs::create_dir_all(dir.path().join("root")).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        for at in ["d/sh", "root/sh", "unlike"] {
+            std::fs::write(dir.path().join(at), if at == "unlike" { "other" } else { "shell" }).unwrap();
+        }
+        let (shell, hash, size_bytes) = read(&place.join("sh")).unwrap();
+        let line = Line { hash, size_bytes, path: Bytes("/elsewhere".into()) };
+        book.add(Verb::Mark, &Act { vm: Some("u".into()), ..Act::default() }, &[line]).unwrap();
+        let known = book.read().unwrap();
+        let unlike = fvm_marks::open(&dir.path().join("unlike")).unwrap();
+        // Its owner moves the directory away between the look and the mark, and a link to another in its place.
+        std::fs::rename(&place, dir.path().join("gone")).unwrap();
+        std::os::unix::fs::symlink("root", &place).unwrap();
+        let (marked, _) = mark_copy(&place.join("sh"), &shell, &known).unwrap().unwrap();
+        assert_eq!((marked.by, marked.mark.vm.as_deref()), (By::Copy, Some("u")));
+        assert!(fvm_marks::read(&shell).unwrap().is_some());
+        let root = fvm_marks::open(&dir.path().join("root/sh")).unwrap();
+        assert_eq!(fvm_marks::read(&root), Ok(None), "somebody else's file was marked");
+        // And what is no copy, or is marked already, stays as it is.
+        assert!(mark_copy(&place.join("sh"), &unlike, &known).unwrap().is_none());
+        assert!(mark_copy(&place.join("sh"), &shell, &known).unwrap().is_none());
+        // Unmarked meanwhile.
+        book.add(Verb::Unmark, &Act::default(), &[Line { hash, size_bytes, path: Bytes("/elsewhere".into()) }])
+            .unwrap();
+        assert!(mark_copy(&place.join("sh"), &root, &book.read().unwrap()).unwrap().is_none());
     }
 }

@@ -8,6 +8,9 @@
 //! What this host has otherwise than the one the VM comes from is kept in `vms/<id>/unlike`, a JSON list of paths: a change that
 //! stands on one of those is a conflict.
 //!
+//! The behaviour log comes along, guarded as all of the archive is by its sums. Who made the archive may have made the log up: unless
+//! the caller trusts it, it says itself that it knows nothing of what was before, and so does that of a VM without one.
+//!
 //! Invariants: an archive is a stranger's: its policy opens nothing of this host, and its directories stand for no others, unless
 //! the caller trusts it; until the last byte is read and compared, there is no VM.
 
@@ -29,12 +32,14 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// The version of the manifest.
-const MANIFEST_FORMAT: u32 = 1;
+/// The version of the manifest: 2 where the behaviour log comes along.
+const MANIFEST_FORMAT: u32 = 2;
 /// More layers no VM has.
 const LAYERS_MAX: u32 = 100_000;
 /// Directories and files of a VM's that go with it, beside its layers.
-const COMPANIONS: [&str; 3] = ["bases", "output.log", "services.log"];
+const COMPANIONS: [&str; 4] = ["bases", "events", "output.log", "services.log"];
+/// More than a log of this machine's can be, in bytes.
+const LOG_MAX_BYTES: u64 = 2 * fvm_trace::QUOTA_BYTES;
 
 /// Where a VM was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +169,7 @@ impl Fvm {
         }
         let input = self.scan_input(record)?;
         let manifest = Manifest {
-            format: MANIFEST_FORMAT,
+            format: if self.home.events_dir(&record.id).is_dir() { MANIFEST_FORMAT } else { 1 },
             fvm: env!("CARGO_PKG_VERSION").into(),
             exported: lifecycle::now(),
             machine: machine(),
@@ -237,7 +242,7 @@ impl Fvm {
             Ok::<_, FvmError>(((manifest, closed), top, owners))
         });
         let finished = match (restored, made.as_ref()) {
-            (Ok((manifest, closed)), Some((draft, _))) => self.finish(manifest, closed, draft, name),
+            (Ok((manifest, closed)), Some((draft, _))) => self.finish(manifest, closed, draft, name, trust),
             (Err(e), _) => Err(e),
             (Ok(_), None) => Err(failed("it has no manifest".into())),
         };
@@ -297,11 +302,13 @@ impl Fvm {
         closed: Vec<&'static str>,
         draft: &VmRecord,
         name: Option<&VmName>,
+        trust: bool,
     ) -> Result<Imported, FvmError> {
         let unlike = |was: &&Base| was.changed || Base { changed: false, ..(*was).clone() } != base(&was.path);
         let unlike: Vec<HostPath> = manifest.base.iter().filter(unlike).map(|was| was.path.clone()).collect();
         self.note_unlike(draft, &unlike)?;
         self.take_companions(draft)?;
+        self.take_log(draft, trust)?;
         // The places that overlayfs works in.
         for layer in draft.layers.iter().filter(|layer| layer.kind != LayerKind::File) {
             let dir = draft.layers_dir.as_path().join(layer.n.to_string());
@@ -340,6 +347,34 @@ impl Fvm {
             crate::stack::remove(&from)?;
         }
         Ok(())
+    }
+
+    /// The log that came with the archive, as one of this machine's.
+    fn take_log(&self, draft: &VmRecord, trust: bool) -> Result<(), FvmError> {
+        let dir = self.home.events_dir(&draft.id);
+        let has_log = dir.is_dir();
+        if has_log {
+            let mut left = LOG_MAX_BYTES;
+            let failed = |why: &str| FvmError::Archive { what: "import its log".into(), why: why.into() };
+            let own = |path: &Path, mode: u32| {
+                let mode = rustix::fs::Mode::from_raw_mode(mode);
+                let me = (rustix::process::geteuid(), rustix::process::getegid());
+                rustix::fs::chown(path, Some(me.0), Some(me.1))
+                    .and_then(|()| rustix::fs::chmod(path, mode))
+                    .map_err(|errno| VmError::Io { what: "own", path: path.to_owned(), errno })
+            };
+            own(&dir, 0o700)?;
+            for entry in std::fs::read_dir(&dir).map_err(|_| failed("it cannot be read"))?.flatten() {
+                own(&entry.path(), 0o600)?;
+                let size = entry.metadata().map_err(|_| failed("it cannot be read"))?.len();
+                left = left.checked_sub(size).ok_or_else(|| failed("it is larger than a log can be"))?;
+            }
+        }
+        if has_log && trust {
+            return Ok(());
+        }
+        let what = if has_log { "another machine's log" } else { "what another machine did" };
+        Ok(lifecycle::note_unseen(&self.home, draft, what)?)
     }
 
     /// Paths of the host that are not what the VM's changes stand on.

@@ -93,6 +93,11 @@ impl Fvm {
         if !pool.policy.publish.is_empty() {
             return Err(refused(&pool.name, "only one VM can publish a port: leave '--publish' out"));
         }
+        if pool.policy.is_judged() {
+            let why = "what its VMs do is not written down, so nobody can judge it: leave '--trace full' and a verdict \
+                       that commits demand out, or use 'fvm run' without a pool";
+            return Err(refused(&pool.name, why));
+        }
         let mode = lifecycle::mode_for(&crate::facts()?);
         if pool.policy.limits.disk_bytes.is_some() && !disk::wants(mode, &pool.policy) {
             return Err(refused(
@@ -157,6 +162,15 @@ impl Fvm {
     }
 
     fn pool_member(&self, pool: &PoolRecord, facts: &HostFacts) -> Result<(VmRecord, VmLock), VmError> {
+        let (record, lock) = self.new_member(pool, facts)?;
+        if pool.kept {
+            // Its log, that of its template too, knows nothing of what it does in the pool.
+            lifecycle::note_unseen(&self.home, &record, "a run in a pool")?;
+        }
+        Ok((record, lock))
+    }
+
+    fn new_member(&self, pool: &PoolRecord, facts: &HostFacts) -> Result<(VmRecord, VmLock), VmError> {
         let Some(template) = &pool.template else {
             let policy = pool.policy.clone();
             let new = NewVm { policy, ephemeral: !pool.kept, pool: Some(pool.name.clone()), ..NewVm::default() };

@@ -241,15 +241,20 @@ impl Fvm {
             copy_file(&from.join("unlike"), &copy)?;
             std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|e| io("sync", &copy, &e))?;
         }
-        // The log says who made what the copy has, too.
-        for companion in ["bases", "events"] {
-            let (from, to) = (from.join(companion), to.join(companion));
-            if let Ok(entries) = std::fs::read_dir(from)
-                && create(&to).is_ok()
-            {
-                for entry in entries.flatten() {
-                    let _without = copy_file(&entry.path(), &to.join(entry.file_name()));
-                }
+        if let Ok(entries) = std::fs::read_dir(from.join("bases"))
+            && create(&to.join("bases")).is_ok()
+        {
+            for entry in entries.flatten() {
+                let _without = copy_file(&entry.path(), &to.join("bases").join(entry.file_name()));
+            }
+        }
+        // The log says who made what the copy has, too. A part of it would look whole.
+        let (from, to) = (from.join("events"), to.join("events"));
+        if from.is_dir() {
+            create(&to)?;
+            for entry in std::fs::read_dir(&from).map_err(|e| io("read", &from, &e))? {
+                let entry = entry.map_err(|e| io("read", &from, &e))?;
+                copy_file(&entry.path(), &to.join(entry.file_name()))?;
             }
         }
         Ok(())

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   log ─► events                                              fvm trace
-//!   changes + log ─ with_origins ─► each change with its program        fvm status --by process
-//!                                   └ made_by("npm install") ─► paths   fvm commit --from
+//!   log ─ origins ─► of a change, its program                           fvm status --by process
+//!            └ origins ─ made_by("npm install") ─► paths that are theirs alone   fvm commit --from
 //! ```
 
 use crate::{Fvm, FvmError};
+use fvm_model::event::Program;
 use fvm_model::{ChangeSet, VmPath, VmRecord};
 use fvm_trace::{Integrity, Log, LogError, Origins, origin};
 use std::collections::BTreeSet;
@@ -18,18 +19,6 @@ impl Fvm {
     /// [`LogError::None`] when nothing was ever written down.
     pub fn events(&self, record: &VmRecord) -> Result<Log, FvmError> {
         Ok(Log::open(&self.home.events_dir(&record.id), record.id.as_str())?)
-    }
-
-    /// Says of each change which program made it, as far as the log knows. Returns how whole the log is; `None`: there is none.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn with_origins(&self, record: &VmRecord, set: &mut ChangeSet) -> Result<Option<Integrity>, FvmError> {
-        let Some((origins, whole)) = self.origins(record)? else { return Ok(None) };
-        for change in &mut set.changes {
-            change.origin = origins.of(change).map(Box::new);
-        }
-        Ok(Some(whole))
     }
 
     /// Who made what, by the VM's log, and how whole that is; `None`: there is no log.
@@ -47,10 +36,44 @@ impl Fvm {
     }
 }
 
-/// The changes that a program which `text` names made, or one that came from it ([`origin::names`]). The set has its origins.
+/// What a program made, and what came from it.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// The changes that are theirs alone.
+    pub paths: BTreeSet<VmPath>,
+    /// Those that they wrote last, but that others had a hand in.
+    pub shared: BTreeSet<VmPath>,
+    /// The programs that are meant, where the text can mean more than one: several files that are called so.
+    pub ambiguous: Vec<Program>,
+}
+
+/// The changes that the programs which `text` names made ([`origin::is_called`]), or what came from them.
 #[must_use]
-pub fn made_by(set: &ChangeSet, text: &str) -> BTreeSet<VmPath> {
-    let is_from = |origin: &fvm_model::Origin| origin.tree().any(|program| origin::names(text, program));
-    let made = set.changes.iter().filter(|change| change.origin.as_ref().is_some_and(|origin| is_from(origin)));
-    made.map(|change| change.path.clone()).collect()
+pub fn made_by(origins: &Origins, set: &ChangeSet, text: &str) -> Made {
+    let is = |program: &Program| origin::is_called(text, program);
+    let mut meant = origins.meant(&is);
+    let is_number = text.parse::<u32>().is_ok();
+    // A number that was given away again is another process; wildcards ask for whatever matches.
+    meant.sort_by_key(|program| program.start_ns);
+    meant.dedup_by(|a, b| {
+        if is_number { a.process() == b.process() } else { origin::identity(text, a) == origin::identity(text, b) }
+    });
+    let is_wild = text.contains(['*', '?']);
+    let mut made = Made::default();
+    if meant.len() > 1 && !is_wild {
+        made.ambiguous = meant;
+        return made;
+    }
+    let by: Vec<&fvm_model::Change> = set.changes.iter().filter(|change| origins.is_by(change, &is)).collect();
+    made.paths = by.iter().map(|change| change.path.clone()).collect();
+    // Names of one file: who wrote to the one wrote to the other.
+    let strange = set.changes.iter().filter(|change| !made.paths.contains(&change.path));
+    let strange: BTreeSet<_> = strange.filter_map(|change| change.link_group.as_ref()).collect();
+    let linked = by.iter().filter(|change| change.link_group.as_ref().is_some_and(|group| strange.contains(group)));
+    for change in linked {
+        made.paths.remove(&change.path);
+    }
+    let wrote = set.changes.iter().filter(|change| origins.is_last_by(change, &is));
+    made.shared = wrote.map(|change| change.path.clone()).filter(|path| !made.paths.contains(path)).collect();
+    made
 }

@@ -15,19 +15,21 @@
 
 use crate::Hash;
 use fvm_model::path::Bytes;
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The first line.
 const HEAD: &str = "fvm-marks 1\n";
-/// Longest book that is read.
+/// Longest book of one's own that is read.
 const MAX_BYTES: u64 = 4 << 30;
+/// Longest book of somebody else: whoever reads it pays for it.
+const OTHERS_MAX_BYTES: u64 = 16 << 20;
 
 /// Why the book could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,14 @@ pub enum BookError {
     /// It is not ours to read.
     #[error("'{}' is no book of marks that this version of fvm reads", .0.display())]
     Format(PathBuf),
+    /// More than is ever read: what stands behind that would be forgotten.
+    #[error("the book of marks '{}' is longer than {max_bytes} bytes", .path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// What is read at most.
+        max_bytes: u64,
+    },
     /// Another process holds it for long.
     #[error("the book of marks '{}' is in use", .0.display())]
     Busy(PathBuf),
@@ -89,7 +99,7 @@ pub struct Line {
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     /// What is marked: its last entry, and the paths under which it was marked.
-    pub marked: HashMap<Hash, (usize, Vec<Bytes>)>,
+    pub marked: HashMap<Hash, (usize, BTreeSet<Bytes>)>,
     /// All entries, in order.
     pub acts: Vec<(Verb, Act, Vec<Line>)>,
     /// Lengths of what is marked: what has none of them is no copy.
@@ -99,10 +109,11 @@ pub struct Known {
 }
 
 impl Known {
-    /// Who marked what has this content.
+    /// Who marked what has this content. Nothing is nobody's: an empty file is a copy of none.
     #[must_use]
     pub fn act(&self, hash: &Hash) -> Option<&Act> {
-        self.marked.get(hash).and_then(|(n, _)| self.acts.get(*n)).map(|(_, act, _)| act)
+        let some = Some(hash).filter(|hash| **hash != Hash::OF_NOTHING)?;
+        self.marked.get(some).and_then(|(n, _)| self.acts.get(*n)).map(|(_, act, _)| act)
     }
 
     /// Reads a book. A book of nothing is an empty one; `None`: it is no book.
@@ -146,10 +157,10 @@ impl Known {
                 Verb::Mark => {
                     let (last, paths) = self.marked.entry(line.hash).or_default();
                     *last = n;
-                    if !paths.contains(&line.path) {
-                        paths.push(line.path.clone());
+                    paths.insert(line.path.clone());
+                    if line.size_bytes > 0 {
+                        self.sizes.insert(line.size_bytes);
                     }
-                    self.sizes.insert(line.size_bytes);
                 }
                 Verb::Unmark => drop(self.marked.remove(&line.hash)),
             }
@@ -223,13 +234,20 @@ fn entry(verb: Verb, act: &Act, lines: &[Line]) -> Vec<u8> {
 #[derive(Debug, Clone)]
 pub struct Book {
     dir: PathBuf,
+    max_bytes: u64,
 }
 
 impl Book {
     /// The book in `dir`, which need not be there yet.
     #[must_use]
     pub fn in_dir(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), max_bytes: MAX_BYTES }
+    }
+
+    /// The book of somebody else, who may put anything in its place: less of it is read.
+    #[must_use]
+    pub fn of_another(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), max_bytes: OTHERS_MAX_BYTES }
     }
 
     /// The directory that holds it.
@@ -254,18 +272,25 @@ impl Book {
     /// # Errors
     /// When it cannot be read; a book that is not there says nothing.
     pub fn read(&self) -> Result<Known, BookError> {
-        let file = match fs::open(self.path(), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        let file = match crate::open(&self.path()) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT) => return Ok(Known::default()),
+            // No regular file.
+            Err(Errno::INVAL) => return Err(BookError::Format(self.path())),
             Err(e) => return Err(self.fail("open")(e)),
         };
-        self.read_from(&file)
-    }
-
-    fn read_from(&self, file: &File) -> Result<Known, BookError> {
+        let too_long = || BookError::TooLong { path: self.path(), max_bytes: self.max_bytes };
+        // Not read in vain: a file of holes costs its owner nothing.
+        let len = fs::fstat(&file).map_err(self.fail("look at"))?.st_size;
+        if u64::try_from(len).unwrap_or(0) > self.max_bytes {
+            return Err(too_long());
+        }
         let mut bytes = Vec::new();
-        let read = file.take(MAX_BYTES).read_to_end(&mut bytes);
+        let read = (&file).take(self.max_bytes + 1).read_to_end(&mut bytes);
         read.map_err(|e| self.fail("read")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        if bytes.len() as u64 > self.max_bytes {
+            return Err(too_long());
+        }
         Known::parse(&bytes).ok_or_else(|| BookError::Format(self.path()))
     }
 
@@ -353,7 +378,7 @@ mod tests {
         let known = book.read().unwrap();
         assert_eq!((known.marked.len(), known.acts.len(), known.damaged), (1, 3, 0));
         assert_eq!(known.act(&Hash([2; 32])).map(|act| act.uid), Some(2));
-        assert_eq!(known.marked[&Hash([2; 32])].1, [line(2).path]);
+        assert_eq!(known.marked[&Hash([2; 32])].1, [line(2).path].into());
     }
 
     #[test]
@@ -398,5 +423,55 @@ mod tests {
         }
         assert!(Known::parse(b"fvm-marks 2\n").is_none());
         assert!(Known::parse(b"something else altogether").is_none());
+    }
+
+    #[test]
+    fn what_is_no_book_is_not_waited_for_and_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("book");
+        // Whoever reads another's book finds what that one put there.
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (send, receive) = std::sync::mpsc::channel();
+        let book = Book::of_another(dir.path());
+        let of = book.clone();
+        std::thread::spawn(move || send.send(matches!(of.read(), Err(BookError::Format(_)))));
+        assert_eq!(receive.recv_timeout(std::time::Duration::from_secs(60)), Ok(true), "it waits for a writer");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(matches!(book.read(), Err(BookError::Io { errno: Errno::LOOP, .. })));
+        std::fs::remove_file(&path).unwrap();
+        let file = File::create(&path).unwrap();
+        (&file).write_all(HEAD.as_bytes()).unwrap();
+        assert!(book.read().unwrap().acts.is_empty());
+        file.set_len(OTHERS_MAX_BYTES + 1).unwrap();
+        assert!(matches!(book.read(), Err(BookError::TooLong { .. })));
+        // One's own may be that long, and is no book here.
+        assert!(Book::in_dir(dir.path()).read().is_ok_and(|known| known.acts.is_empty()));
+        file.set_len(MAX_BYTES + 1).unwrap();
+        assert!(matches!(Book::in_dir(dir.path()).read(), Err(BookError::TooLong { .. })));
+    }
+
+    #[test]
+    fn very_many_names_of_one_content_are_read_in_a_moment() {
+        let mut lines: Vec<Line> =
+            (0..200_000).map(|n| Line { path: Bytes(format!("/{n}").into()), ..line(1) }).collect();
+        lines.push(line(1));
+        let mut bytes = HEAD.as_bytes().to_vec();
+        bytes.extend(entry(Verb::Mark, &act(1), &lines));
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || send.send(Known::parse(&bytes).map(|known| known.marked[&Hash([1; 32])].1.len())));
+        // Each compared with all before it, that would be twenty thousand millions.
+        assert_eq!(receive.recv_timeout(std::time::Duration::from_secs(60)), Ok(Some(200_001)));
+    }
+
+    #[test]
+    fn an_empty_file_is_a_copy_of_none() {
+        let nothing = Line { hash: Hash::OF_NOTHING, size_bytes: 0, path: Bytes("/tmp/empty".into()) };
+        let mut bytes = HEAD.as_bytes().to_vec();
+        bytes.extend(entry(Verb::Mark, &act(1), &[nothing, line(1)]));
+        let known = Known::parse(&bytes).unwrap();
+        assert!(known.act(&Hash::OF_NOTHING).is_none() && !known.sizes.contains(&0));
+        assert!(known.act(&line(1).hash).is_some());
+        assert_eq!(known.marked.len(), 2, "where it is, is known");
     }
 }

@@ -13,6 +13,14 @@ const BLOCK_BYTES: usize = 128 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hash(pub [u8; 32]);
 
+impl Hash {
+    /// Of no bytes at all.
+    pub const OF_NOTHING: Self = Self([
+        0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae,
+        0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+    ]);
+}
+
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -82,6 +90,7 @@ mod tests {
     #[test]
     fn the_hash_is_that_of_the_standard() {
         let file = tempfile::tempfile().unwrap();
+        assert_eq!(hash_of(&file).unwrap(), (Hash::OF_NOTHING, 0));
         rustix::io::write(&file, b"abc").unwrap();
         let (hash, len) = hash_of(&file).unwrap();
         assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

@@ -188,7 +188,16 @@ pub fn clone_into(namespaces: Namespaces, sibling: bool) -> Result<Fork, Errno> 
     }
     // SAFETY: without CLONE_VM and with stack 0 this is a fork: the child runs on a copy of this stack. The struct
     // is a clone_args of the size given. The caller is single-threaded (module invariant), so no lock is held.
-    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) } {
+    let cloned = match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) } {
+        // In a VM with a log (`fvm_trace::capture::program`): the older call does the same.
+        -1 if crate::last_errno() == Errno::NOSYS => {
+            let flags = args.flags | args.exit_signal;
+            // SAFETY: as above: a fork, on a copy of this stack.
+            unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) }
+        }
+        cloned => cloned,
+    };
+    match cloned {
         -1 => Err(crate::last_errno()),
         0 => Ok(Fork::Child),
         pid => i32::try_from(pid).ok().and_then(Pid::from_raw).map(Fork::Parent).ok_or(Errno::IO),

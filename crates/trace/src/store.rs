@@ -175,11 +175,12 @@ impl Store {
         self.push(own_event(&self.vm, ts, 0, kind, args));
     }
 
-    /// A run begins. `blind`: what it cannot see.
-    pub fn begin(&mut self, ts: Timestamp, level: Level, blind: Option<&str>) {
+    /// A run begins. `blind`: what it cannot see. Whether that is written: a log that does not know of a run is not to be gone on with.
+    pub fn begin(&mut self, ts: Timestamp, level: Level, blind: Option<&str>) -> bool {
         let name = blind.map(|text| Bytes(text.into()));
         self.push_own(ts, Kind::Start, Args { level: Some(level), name, ..Args::default() });
         self.flush();
+        self.lost == 0
     }
 
     /// So many events were not seen, or not kept.
@@ -332,6 +333,10 @@ mod tests {
         store.begin(Timestamp::default(), Level::Basic, None);
         // A descriptor that cannot be written stands for a full disk.
         let good = store.file.replace(open(dir.path()));
+        assert!(!store.begin(Timestamp::default(), Level::Basic, None), "a run that nobody will know of");
+        store.file.replace(open(dir.path()));
+        store.seq -= 1;
+        store.lost = 0;
         (0..3).for_each(|_| store.push(event(0)));
         store.flush();
         assert!(store.file.is_none() && store.lost == 3);

@@ -69,6 +69,10 @@ impl Tree {
     /// Takes an event in.
     pub fn add(&mut self, event: &Event) {
         if event.tgid == 0 {
+            if event.kind == Kind::Start {
+                // Numbers of an earlier run are given away again; the machine may have begun anew.
+                self.last.clear();
+            }
             return;
         }
         let key = event.process();
@@ -78,6 +82,9 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&key) else { return };
         match (event.kind, event.phase) {
             (Kind::Exec, Phase::Attempt) => node.asked = Some((event.seq, event.args.argv.clone())),
+            // Looked at in the midst of its execution, it was noted already.
+            (Kind::Exec, Phase::Done)
+                if node.asked.is_none() && node.programs.last().is_some_and(|(_, exe, _)| *exe == event.exe) => {}
             (Kind::Exec, Phase::Done) => {
                 // It is noted later than it was: what happened since it was asked for is the new program's.
                 let (from, argv) = node.asked.take().unwrap_or((event.seq, Vec::new()));
@@ -114,6 +121,14 @@ impl Tree {
         self.nodes.get(&key)
     }
 
+    /// Since which event a process is what it is now, or what it is about to be: events from there on are of one program.
+    #[must_use]
+    pub fn era(&self, key: ProcessKey) -> u64 {
+        let Some(node) = self.nodes.get(&key) else { return 0 };
+        let asked = node.asked.as_ref().map(|(seq, _)| *seq);
+        asked.or(node.programs.last().map(|(from, ..)| *from)).unwrap_or(0)
+    }
+
     /// All of them, oldest number first.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
@@ -131,6 +146,18 @@ impl Tree {
             at = node.parent;
         }
         found
+    }
+
+    /// The processes that one came from, nearest first.
+    pub fn line(&self, key: ProcessKey) -> impl Iterator<Item = ProcessKey> {
+        let mut at = self.nodes.get(&key).and_then(|node| node.parent);
+        let mut left = DEPTH_MAX;
+        std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            let key = at?;
+            at = self.nodes.get(&key).and_then(|node| node.parent);
+            Some(key)
+        })
     }
 
     /// The processes in the order of a tree, each with its depth.
@@ -207,6 +234,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_execution_that_is_noted_twice_is_one() {
+        let mut tree = Tree::default();
+        let [asked, done] = exec(1, (10, 0, 10), "[fvm]", &["/bin/sh", "x"]);
+        [&asked, &done, &Event { seq: 3, ..done.clone() }].into_iter().for_each(|e| tree.add(e));
+        let node = tree.get(done.process()).unwrap();
+        assert_eq!((node.programs.len(), node.program_at(9).command()), (2, b"/bin/sh x".to_vec()));
+    }
+
+    #[test]
     fn a_number_that_is_used_again_is_another_process() {
         let mut tree = Tree::default();
         for event in exec(1, (10, 0, 10), "[fvm]", &["/bin/a"]) {
@@ -220,5 +256,9 @@ pub(crate) mod tests {
         tree.add(&again);
         assert_eq!(tree.get(again.process()).unwrap().program_at(4).exe, Bytes("/bin/b".into()));
         assert_eq!(tree.nodes().count(), 3);
+        tree.add(&of(5, (0, 0, 0), "", Kind::Start, Args::default()));
+        let later = Event { start_ns: 200_000, ..of(6, (12, 10, 12), "/bin/c", Kind::Setsid, Args::default()) };
+        tree.add(&later);
+        assert_eq!(tree.get(later.process()).unwrap().parent, None, "process 10 was of another run");
     }
 }

@@ -4,7 +4,7 @@
 //!   manifest.json ─► the caller decides ─► everything else below one directory ─► sums compared ─► the caller makes it a VM
 //! ```
 //!
-//! Invariants: an archive is a stranger's. Entries lie below `layers/`, `bases/` or are logs; all are reached beneath the
+//! Invariants: an archive is a stranger's. Entries lie below `layers/`, `bases/`, `events/` or are logs; all are reached beneath the
 //! target without following a link; nothing is written twice; no device is made but overlayfs's mark of a deletion; of
 //! overlayfs's notes only those that a VM can write are taken; memory goes with the list of sums, which is bounded.
 
@@ -283,15 +283,21 @@ fn is_number(text: &[u8]) -> bool {
     !text.is_empty() && text.len() <= 6 && text.iter().all(u8::is_ascii_digit)
 }
 
+/// Of the behaviour log (`docs/spec/events.md`).
+fn is_segment(name: &[u8]) -> bool {
+    name.strip_suffix(b".log").is_some_and(|n| n.len() == 8 && n.iter().all(u8::is_ascii_digit))
+}
+
 /// Whether an entry of this kind may be there. Whatever fvm reaches by its name is a directory or file of the archive's own, never a
 /// link: through `layers/0/upper -> /` a VM would write to the host.
 fn has_place(path: &Path, kind: EntryType) -> bool {
     let parts: Vec<&[u8]> = path.iter().map(OsStrExt::as_bytes).collect();
     match &parts[..] {
-        [b"layers" | b"bases"] => kind == EntryType::Directory,
+        [b"layers" | b"bases" | b"events"] => kind == EntryType::Directory,
         [b"layers", n] => kind == EntryType::Directory && is_number(n),
         [b"layers", n, b"upper"] => kind == EntryType::Directory && is_number(n),
         [b"layers", n, b"file"] => kind == EntryType::Regular && is_number(n),
+        [b"events", segment] => kind == EntryType::Regular && is_segment(segment),
         [b"bases", _] | [b"output.log" | b"services.log"] => kind == EntryType::Regular,
         _ => is_in_upper(path),
     }
@@ -454,6 +460,9 @@ mod tests {
             &[(Regular, "../f", "")],
             &[(Symlink, "output.log", "/etc/passwd")],
             &[(Directory, "bases", ""), (Symlink, "bases/x", "/etc/passwd")],
+            &[(Directory, "events", ""), (Symlink, "events/00000001.log", "/etc/passwd")],
+            &[(Directory, "events", ""), (Regular, "events/x", "")],
+            &[(Symlink, "events", "/etc")],
         ] {
             let (tmp, result) = restored(&forged(bad));
             assert!(

@@ -289,6 +289,14 @@ pub fn plan(home: &Home, facts: &HostFacts, record: &VmRecord) -> Blueprint {
     drawn
 }
 
+/// The log of a VM says that it saw nothing of `what`.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn note_unseen(home: &Home, record: &VmRecord, what: &str) -> Result<(), VmError> {
+    traced::say_unseen(home, record, what)
+}
+
 /// A VM that this process keeps.
 #[derive(Debug)]
 pub struct Running {
@@ -377,6 +385,10 @@ pub fn boot(
     at_once: bool,
 ) -> Result<Running, VmError> {
     boot_in(home, &record.clone(), call, at_once, |caller, first| {
+        if record.policy.trace == Level::Off && !record.ephemeral {
+            // Before the program: it may have run when the log cannot be told.
+            note_unseen(home, &record, "a run without a log")?;
+        }
         Ok((begin(home, facts, record, caller, first)?, lock))
     })
 }

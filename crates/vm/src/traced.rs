@@ -96,15 +96,41 @@ pub fn inside(fds: Vec<OwnedFd>) -> Option<Inside> {
     Some(Inside { listener: fds.next()?, root: fds.next()?, mounts: fds.next()?, table: fds.next()? })
 }
 
-/// A log that goes on with a later run says that it saw nothing of this one.
-fn say_unseen(dir: &Path, record: &VmRecord) {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(events) = fs::open(dir, flags, FileMode::empty()) else { return };
-    if let Ok(mut store) = Store::open(events, record.id.as_str(), QUOTA_BYTES) {
-        store.begin(crate::lifecycle::now(), Level::Off, Some("a run without a log"));
+/// The log of a VM says that it saw nothing of a run, or of what was before it. Where there is none one is begun, unless the VM is
+/// thrown away: a later run's would look whole.
+///
+/// # Errors
+/// When that cannot be written.
+pub fn say_unseen(home: &Home, record: &VmRecord, what: &str) -> Result<(), VmError> {
+    let dir = home.events_dir(&record.id);
+    let said = || {
+        let (events, again) = match open(&dir, !record.ephemeral) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
+        let mut store = Store::open(events, record.id.as_str(), QUOTA_BYTES)?;
+        let is_said = store.begin(crate::lifecycle::now(), Level::Off, Some(what));
         store.push_own(crate::lifecycle::now(), Kind::End, Args::default());
         store.flush();
-    }
+        if is_said || !again { Ok(()) } else { Err(Errno::NOSPC) }
+    };
+    said().map_err(failed)
+}
+
+fn failed(e: Errno) -> VmError {
+    VmError::Setup { step: "write down what its programs do".into(), why: e.to_string() }
+}
+
+/// The directory of a log, and whether it was there. `make`: it is made where it is not.
+fn open(dir: &Path, make: bool) -> Result<(OwnedFd, bool), Errno> {
+    let again = match make.then(|| std::fs::DirBuilder::new().mode(0o700).create(dir)) {
+        Some(Ok(())) => false,
+        None => true,
+        Some(Err(e)) if e.kind() == std::io::ErrorKind::AlreadyExists => true,
+        Some(Err(e)) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok((fs::open(dir, flags, FileMode::empty())?, again))
 }
 
 /// Begins to answer the calls of a VM, if they are captured: `begun`, where they wait, and its init.
@@ -116,18 +142,9 @@ pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Re
     let kernel = record.policy.kernel;
     let dir = home.events_dir(&record.id);
     let Some((inside, init)) = begun else {
-        say_unseen(&dir, record);
-        return Ok(None);
-    };
-    let open = || {
-        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO));
-            }
-            _ => {}
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::open(&dir, flags, FileMode::empty())
+        // With the log off that was said before the VM began.
+        let is_said = record.policy.trace == Level::Off;
+        return if is_said { Ok(None) } else { say_unseen(home, record, "a run without a log").map(|()| None) };
     };
     let unseen = [
         (!kernel.filter, "calls that no filter knows"),
@@ -135,13 +152,14 @@ pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Re
         (kernel.x86_32 || !kernel.filter, "32-bit programs"),
     ];
     let blind: Vec<&str> = unseen.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
-    let begun = open().and_then(|events| {
+    let begun = open(&dir, true).and_then(|(events, again)| {
         let calls = crate::calls::Calls::from(kernel);
         Tracer::start(Task {
             inside,
             init: init.as_raw_nonzero().get(),
             level,
             events,
+            again,
             vm: record.id.to_string(),
             quota_bytes: QUOTA_BYTES,
             blind: (!blind.is_empty()).then(|| blind.join(", ")),
@@ -149,6 +167,5 @@ pub fn start(home: &Home, record: &VmRecord, begun: Option<(Inside, Pid)>) -> Re
             links: (record.mode == Mode::Rootless).then_some(links::refusal),
         })
     });
-    let failed = |e: Errno| VmError::Setup { step: "write down what its programs do".into(), why: e.to_string() };
     begun.map(Some).map_err(failed)
 }

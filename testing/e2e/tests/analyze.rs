@@ -65,6 +65,14 @@ fn root_and_user_a_package_is_committed_without_what_its_script_did_beside() {
             assert!(ran.err.contains(words), "{words}: {}", ran.err);
         }
         assert!(ran.err.lines().count() <= 24, "{}", ran.err);
+        // The key was not to be had. What is left out stands before all else, and a new directory is one line.
+        assert!(ran.err.contains("tried to read") && ran.err.contains("id_rsa, which the policy hides"), "{}", ran.err);
+        let shown = ran.err.lines().skip_while(|line| !line.contains(" added, ")).skip(1);
+        let marked: Vec<&str> = shown.take_while(|line| line.starts_with("fvm:   ! A  ")).collect();
+        // The directories that were made for nothing else, and the file.
+        assert!(marked.len() == 3 && marked[2].ends_with("/.config/autostart/helper.desktop"), "{}", ran.err);
+        let modules = |line: &str| line.contains("/node_modules/ and ") && line.ends_with(" in it");
+        assert!(ran.err.lines().any(modules) && !ran.err.contains("node_modules/evil"), "{}", ran.err);
         let report = json(&lab.fvm(["analyze", "n", "--json"]).expect(5));
         assert_eq!(rules(&report), ["autostart", "secret-read"], "{report}");
         assert_eq!(report["gaps"], serde_json::json!([]));
@@ -76,7 +84,9 @@ fn root_and_user_a_package_is_committed_without_what_its_script_did_beside() {
         let committed = lab.fvm(["commit", "n"]).expect(0).err;
         let (module, helper) =
             (lab.path("project/node_modules/evil/index.js"), lab.path(".config/autostart/helper.desktop"));
-        assert!(module.exists() && !helper.exists(), "{committed}");
+        assert!(module.exists() && !lab.path(".config/autostart").exists(), "{committed}");
+        let hint = format!("name it: 'fvm commit n {}'", helper.display());
+        assert!(committed.contains(&hint), "{committed}");
         assert!(committed.contains("left out: ") && committed.contains("'fvm analyze n'"), "{committed}");
         let number = committed.split("'fvm undo ").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
         lab.fvm(["undo", &number]).expect(0);

@@ -1,7 +1,7 @@
 //! Commits from the command line: taken back, merged, interrupted, by key.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
-use fvm_kit::{Lab, Snapshot, User, is_root};
+use fvm_kit::{Lab, Ran, Snapshot, User, is_root};
 use std::process::Command;
 use std::time::Duration;
 
@@ -223,4 +223,32 @@ fn root_and_user_what_was_committed_from_a_replaced_directory_is_still_in_the_vm
         assert_eq!(lab.sh("ls t/d t").split_whitespace().collect::<Vec<_>>(), ["t:", "d", "other", "t/d:", "n"]);
         assert_eq!(lab.fvm(["status", "r"]).expect(0).out.lines().count(), 1);
     });
+}
+
+#[test]
+fn user_a_project_below_a_directory_of_roots_is_committed() {
+    if !is_root("user_a_project_below_a_directory_of_roots_is_committed") {
+        return;
+    }
+    let lab = Lab::new(User::Ordinary);
+    lab.sh("mkdir project; echo old > project/file");
+    lab.fvm(["list"]).expect(0);
+    // Between the root of a mount, which is not compared, and the project.
+    std::os::unix::fs::chown(lab.dir(), Some(0), Some(0)).unwrap();
+    // It works there: that opens the way.
+    let mut run =
+        lab.fvm_command(["run", "--keep", "-n", "p", "--", "sh", "-ec", "echo new > file; mkdir d; echo x > d/x"]);
+    Ran::of(run.current_dir(lab.path("project")).output().unwrap()).expect(0);
+    // The VM was given a copy of the directory, with another owner and mode: that is no change.
+    let status = lab.fvm(["status", "p", "--json"]).expect(0).out;
+    let paths: Vec<String> = serde_json::from_str::<serde_json::Value>(&status).unwrap()["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change["path"].as_str().unwrap().to_owned())
+        .collect();
+    let under = |path: &str| lab.path("project").join(path).display().to_string();
+    assert_eq!(paths, [under("d"), under("d/x"), under("file")], "{status}");
+    lab.fvm(["commit", "p"]).expect(0);
+    assert_eq!(lab.sh("cat project/file project/d/x"), "new\nx\n");
 }

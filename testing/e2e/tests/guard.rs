@@ -3,138 +3,14 @@
 //! All tests need root and fanotify permission events; only files of the laboratory are marked.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
-use fvm_kit::{Lab, Ran, User, binary, is_root};
-use serde_json::Value;
+mod guard_world;
+
+use fvm_kit::{Lab, Ran, User, binary};
+use guard_world::{Guarded, HANGS, ended, has, is_in_vm};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Longer than anything here takes on a machine that is busy: whoever takes so long hangs.
-const HANGS: Duration = Duration::from_secs(60);
-
-/// A guard of a laboratory.
-struct Guarded {
-    lab: Lab,
-    supervisor: Child,
-}
-
-/// What the untrusted VM of all tests makes: `m` prints a variable, `m.sh` and `m.py` where they run, `own` a copy of a shell.
-const MADE: &str = "mkdir t; cd t; cp /usr/bin/printenv m; cp /bin/sh interp; \
-     printf '#!/bin/sh\\necho \"in-$FVM\" \"$@\"; echo seen > left; exit 7\\n' > m.sh; chmod 755 m.sh; \
-     printf 'import os, sys\\nprint(\"in-\" + os.environ.get(\"FVM\", \"\"), *sys.argv[1:])\\n' > m.py; \
-     printf '#!%s/t/interp\\necho \"in-$FVM\"\\n' \"$PWD/..\" > inner.sh; chmod 755 inner.sh; \
-     echo text > notes.txt";
-
-impl Guarded {
-    /// A laboratory of root's, with marked files in `t` and this guard.
-    fn new(test: &str, options: &[&str]) -> Option<Self> {
-        if !is_root(test) {
-            return None;
-        }
-        let lab = Lab::new(User::Root);
-        std::fs::set_permissions(lab.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        lab.fvm(["run", "--keep", "--name", "u", "--policy", "untrusted", "--", "sh", "-ec", MADE]).expect(0);
-        lab.fvm(["commit", "u"]).expect(0);
-        let mut command = lab.fvm_command(["guard", "run"].iter().chain(options));
-        let supervisor = command.stdout(Stdio::null()).stderr(std::fs::File::create(lab.path("guard.log")).unwrap());
-        let supervisor = supervisor.spawn().unwrap();
-        let guarded = Self { lab, supervisor };
-        guarded.wait_for(|status| status["watched"].as_u64() >= Some(5));
-        Some(guarded)
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_str(&self.lab.fvm(["guard", "status", "--json"]).out).unwrap_or_default()
-    }
-
-    #[track_caller]
-    fn wait_for(&self, is_so: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let status = self.status();
-            if is_so(&status) {
-                return status;
-            }
-            let log = std::fs::read_to_string(self.lab.path("guard.log")).unwrap_or_default();
-            assert!(begun.elapsed() < HANGS, "the guard: {status}\n{log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// A host command in the directory of marked files.
-    fn command(&self, program: &str) -> Command {
-        let mut command = self.lab.command(program);
-        command.env("FVM_HOME", self.lab.home()).current_dir(self.lab.path("t"));
-        command
-    }
-
-    /// Runs it to its end, which must come.
-    #[track_caller]
-    fn run(&self, words: &[&str]) -> Ran {
-        let mut command = self.command(words[0]);
-        command.args(&words[1..]);
-        ended(command, words)
-    }
-
-    #[track_caller]
-    fn sh(&self, script: &str) -> Ran {
-        self.run(&["bash", "-c", script])
-    }
-
-    /// Runs it; it must have run in a VM.
-    #[track_caller]
-    fn confined(&self, words: &[&str]) -> Ran {
-        let ran = self.run(words);
-        assert!(is_in_vm(&ran.out), "{words:?} ran on the host, or not at all: {ran:?}");
-        assert!(!self.lab.path("t/left").exists(), "{words:?} changed the host");
-        ran
-    }
-
-    #[track_caller]
-    fn refused(&self, words: &[&str]) {
-        let ran = self.run(words);
-        assert!(ran.code != 0 && !ran.out.contains("in-") && !ran.out.contains("vm-"), "{words:?}: {ran:?}");
-        assert!(!self.lab.path("t/left").exists(), "{words:?} changed the host");
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let _gone = Command::new("kill").arg(self.supervisor.id().to_string()).status();
-        let _gone = self.supervisor.wait();
-    }
-}
-
-/// What a VM prints: its name, or `in-` and its name.
-fn is_in_vm(out: &str) -> bool {
-    out.lines().any(|line| line.starts_with("vm-") || line.starts_with("in-vm-"))
-}
-
-#[track_caller]
-fn ended(mut command: Command, words: &[&str]) -> Ran {
-    // A group of its own, so that all of it can be ended.
-    let child = match command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn() {
-        Ok(child) => child,
-        // Refused: as a shell says it.
-        Err(e) => return Ran { code: 126, out: String::new(), err: e.to_string() },
-    };
-    let pid = child.id();
-    let (send, receive) = std::sync::mpsc::channel();
-    std::thread::spawn(move || send.send(child.wait_with_output()));
-    match receive.recv_timeout(HANGS) {
-        Ok(output) => Ran::of(output.unwrap()),
-        Err(_) => {
-            let _gone = Command::new("kill").args(["-KILL", "--", &format!("-{pid}")]).status();
-            panic!("{words:?} hangs");
-        }
-    }
-}
-
-fn has(program: &str) -> bool {
-    Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success()
-}
 
 #[test]
 fn root_a_marked_program_runs_in_a_vm_however_it_is_started_until_it_is_unmarked() {
@@ -252,7 +128,7 @@ fn root_what_is_not_redirected_is_refused_or_known_not_to_be_caught() {
     assert_eq!(it.run(&["x/m", "FVM"]).code, 1, "caught: say so in docs/book/marks.md");
     it.lab.fvm(["marks", "--mark-copies", "t/x"]).expect(0);
     it.sh("touch x/m").expect(0);
-    it.wait_for(|status| status["watched"].as_u64() >= Some(8));
+    it.wait_for(|status| status["watched"].as_u64() >= Some(11));
     it.confined(&["x/m", "FVM"]).expect(0);
     // Changed on the host, it is another file: known.
     it.sh("sed -i s/in-/out-/ m.sh").expect(0);
@@ -312,7 +188,7 @@ fn root_an_ordinary_user_s_programs_are_guarded_as_well() {
     else {
         return;
     };
-    it.wait_for(|status| status["watched"].as_u64() >= Some(6));
+    it.wait_for(|status| status["watched"].as_u64() >= Some(9));
     let ran = run(&["./mine", "FVM"]);
     assert!(is_in_vm(&ran.out) && ran.code == 0, "{ran:?}");
 }
@@ -324,7 +200,7 @@ fn root_by_policy_marked_programs_are_refused_and_marked_files_not_read() {
     else {
         return;
     };
-    it.wait_for(|status| status["watched"].as_u64() >= Some(6));
+    it.wait_for(|status| status["watched"].as_u64() >= Some(8));
     for words in [&["./m", "FVM"][..], &["sh", "m.sh"], &["./m.sh"], &["python3", "m.py"], &["cat", "notes.txt"]] {
         it.refused(words);
     }
@@ -333,7 +209,7 @@ fn root_by_policy_marked_programs_are_refused_and_marked_files_not_read() {
     let ran = Ran::of(it.lab.fvm_command(words).output().unwrap()).expect(7);
     assert!(is_in_vm(&ran.out) && ran.out.contains("text\n"), "{ran:?}");
     it.lab.fvm(["unmark", "t/m"]).expect(0);
-    it.wait_for(|status| status["watched"].as_u64() == Some(5));
+    it.wait_for(|status| status["watched"].as_u64() == Some(7));
     assert_eq!(it.run(&["./m", "FVM"]).code, 1, "on the host");
 }
 
@@ -386,7 +262,7 @@ fn root_nobody_hangs_when_the_guard_is_killed_in_mid_event() {
         let loops: Vec<_> = [marked, marked, free, free].map(run).into();
         let mut seed = 0x2545_f491_4f6c_dd1d_u64 ^ u64::from(std::process::id());
         for _ in 0..kills {
-            let status = it.wait_for(|status| status["watched"].as_u64() >= Some(5));
+            let status = it.wait_for(|status| status["watched"].as_u64() >= Some(8));
             // Anywhere within an event: those come all the time.
             seed ^= seed << 13;
             seed ^= seed >> 7;
@@ -410,7 +286,7 @@ fn root_nobody_hangs_when_the_guard_is_killed_in_mid_event() {
         }
     });
     // As good as new.
-    it.wait_for(|status| status["watched"].as_u64() >= Some(5));
+    it.wait_for(|status| status["watched"].as_u64() >= Some(8));
     let _old = std::fs::remove_file(it.lab.path("t/left"));
     it.confined(&["./m", "FVM"]).expect(0);
     assert!(binary().exists());

@@ -150,6 +150,69 @@ fn root_and_user_a_vm_neither_forges_nor_strips_marks() {
 }
 
 #[test]
+fn root_and_user_hostile_names_and_attributes_are_marked_like_all_others() {
+    as_both("root_and_user_hostile_names_and_attributes_are_marked_like_all_others", |lab| {
+        let deep = vec!["d".repeat(200); 15].join("/");
+        // Names that look like lines of the book, the longest there are, and deep ones; no text; links; an attribute as large as it
+        // gets, and many.
+        let make = format!(
+            "import os\n\
+             names = ['line\\nend 1 0000', 'mark {{}}', 'x' * 255, '\\x1b[2J', b'\\xff\\xfe']\n\
+             for n in names:\n  open(n, 'w').write(repr(n))\n\
+             top = os.getcwd(); os.makedirs('{deep}'); os.chdir('{deep}'); open('deep', 'w').write('deep'); os.chdir(top)\n\
+             open('giant', 'w').write('g')\n\
+             for size in [60000, 30000, 3000, 1000]:\n  try:\n    os.setxattr('giant', 'user.fvm.mark', b'{{' * size); break\n  \
+             except OSError: pass\n\
+             open('many', 'w').write('m')\n\
+             for i in range(40):\n  os.setxattr('many', 'user.fvm.%d' % i, b'')\n\
+             os.symlink('giant', 'link'); os.mkfifo('fifo')\n"
+        );
+        lab.fvm(["run", "--keep", "--name", "h", "--policy", "untrusted", "--", "python3", "-c", &make]).expect(0);
+        // What has forged marks is left out, unless it is named.
+        lab.fvm(["commit", "h"]).expect(0);
+        assert!(!lab.path("giant").exists() && !lab.path("many").exists());
+        let [giant, many] = ["giant", "many"].map(|name| lab.path(name).display().to_string());
+        lab.fvm(["commit", "h", &giant, &many]).expect(0);
+        let names = std::fs::read_dir(lab.dir()).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = names.filter(|path| path.symlink_metadata().unwrap().is_file()).collect();
+        assert_eq!(files.len(), 7, "{files:?}");
+        for path in files.iter().chain([&lab.path(&deep).join("deep")]) {
+            let mark = attr(path, NAMES[0]).unwrap_or_else(|| panic!("{} is not marked", path.display()));
+            let mark: Value = serde_json::from_str(&mark).unwrap();
+            assert_eq!(mark["vm"], "h", "{}: what the VM had there is not taken", path.display());
+        }
+        assert_eq!(attr(&lab.path("many"), "user.fvm.7"), None);
+        let listed: Value = serde_json::from_str(&lab.fvm(["marks", "--json"]).expect(0).out).unwrap();
+        assert_eq!(listed.as_array().unwrap().len(), 8, "{listed}");
+        let history = lab.fvm(["marks", "--history"]).expect(0);
+        assert!(history.err.is_empty() && !history.out.contains('\u{1b}'), "{history:?}");
+        assert!(!lab.fvm(["marks", "."]).expect(0).out.contains('\u{1b}'));
+        // Of a link nobody can say whose mark it is: it has none, and what it leads to stays marked.
+        lab.fvm(["unmark", "link"]).expect(1);
+        assert!(is_marked(&lab.path("giant")));
+        for path in &files {
+            lab.fvm_command(["unmark"]).arg(path).status().unwrap();
+            assert!(!is_marked(path), "{}", path.display());
+        }
+    });
+}
+
+#[test]
+fn root_and_user_an_empty_file_is_a_copy_of_none() {
+    as_both("root_and_user_an_empty_file_is_a_copy_of_none", |lab| {
+        commit(lab, "u", "untrusted", "mkdir t; : > t/empty; echo m > t/m");
+        assert!(is_marked(&lab.path("t/empty")));
+        commit(lab, "d", "unconfined-network", ": > own; cp t/m copy");
+        assert!(!is_marked(&lab.path("own")) && is_marked(&lab.path("copy")));
+        lab.sh(": > other");
+        lab.fvm(["marks", "--mark-copies", "."]).expect(0);
+        assert!(!is_marked(&lab.path("other")));
+        lab.fvm(["unmark", "t/empty"]).expect(0);
+        assert!(!is_marked(&lab.path("t/empty")));
+    });
+}
+
+#[test]
 fn root_and_user_options_overrule_the_policy_and_undo_takes_marked_files_back() {
     as_both("root_and_user_options_overrule_the_policy_and_undo_takes_marked_files_back", |lab| {
         let made = |vm: &str, options: &[&str], commit: &[&str]| {

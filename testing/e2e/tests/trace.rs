@@ -253,8 +253,13 @@ fn root_and_user_a_run_without_a_log_leaves_no_invented_origins() {
             lab.fvm(["run", "--keep", "--name", "off", "--trace", "off", "--", "sh", "-c", "echo 1 > b"]).expect(0);
         assert!(!off.err.contains("note"), "{}", off.err);
         let status = lab.fvm(["status", "off", "--by", "process"]).expect(0);
-        assert!(status.out.contains("origin unknown") && status.err.contains("no behaviour log"), "{}", status.err);
+        assert!(status.out.contains("origin unknown") && status.err.contains("a run without a log"), "{}", status.err);
         assert!(!lab.fvm(["explain", "off"]).expect(0).out.contains("write down"));
+        // A log that begins later does not look whole.
+        lab.fvm(["configure", "off", "--trace", "basic"]).expect(0);
+        lab.fvm(["run", "--name", "off", "--", "true"]).expect(0);
+        let analysed = lab.fvm(["analyze", "off"]).expect(6);
+        assert!(analysed.out.contains("a run without a log"), "{}", analysed.out);
         assert!(lab.fvm(["explain"]).expect(0).out.contains("write down what programs do (basic)"));
     });
 }
@@ -307,7 +312,7 @@ fn root_and_user_all_is_written_down_what_reaches_for_more_than_files() {
             def call(n, *a):\n    r = libc.syscall(n, *a)\n    return ctypes.get_errno() if r < 0 else 0\n\
             print(call(321, 0, 0, 0), call(437, -100, b'/', 0, 24), call(425, 1, 0), call(250, 0, 0))\n\
             os.memfd_create('hidden')\nmmap.mmap(-1, 4096, prot=7)\nos.kill(os.getppid(), 0)\nos.kill(os.getpid(), 0)\n\
-            os.utime('.')\nprint(call(272, 0x20000))\n";
+            os.utime('.')\nfile = open('by-number', 'w')\nos.utime(file.fileno())\nprint(call(272, 0x20000))\n";
         std::fs::write(lab.path("reach.py"), script).unwrap();
         let said =
             lab.fvm(["run", "--keep", "--name", "t", "--trace", "full", "--", "sh", "-c", "python3 reach.py; true"]);
@@ -323,7 +328,11 @@ fn root_and_user_all_is_written_down_what_reaches_for_more_than_files() {
         let kills = all.iter().filter(|e| text(e, "kind") == "kill").count();
         assert_eq!(kills, 1, "not the one to itself: {all:?}");
         assert!(
-            events(lab, "t", &["--kind", "utime"]).iter().any(|e| text(e, "path") == lab.dir().to_str().unwrap()),
+            ["", "by-number"].iter().all(|name| {
+                let path = lab.dir().join(name).display().to_string();
+                let is_it = |e: &Value| text(e, "path") == path.trim_end_matches('/') && e["args"]["cut"].is_null();
+                events(lab, "t", &["--kind", "utime"]).iter().any(is_it)
+            }),
             "the directory itself"
         );
         let exec = events(lab, "t", &["--kind", "exec", "--process", "reach.py"]);

@@ -12,7 +12,7 @@ use crate::found::{Found, Sighting, text};
 use crate::rules;
 use crate::world::name_of;
 use crate::{Contents, look};
-use fvm_model::{Change, ChangeKind, ChangeSet, FileType};
+use fvm_model::{Change, ChangeKind, FileType};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Files whose content is looked at.
@@ -22,66 +22,99 @@ fn seen<'s>(what: String, paths: &'s [&'s [u8]]) -> Sighting<'s> {
     Sighting { what, key: None, at: None, events: &[], paths }
 }
 
-/// Looks at the changes.
-pub fn look_at(set: &ChangeSet, packaged: &dyn Fn(&Change) -> bool, contents: &mut Contents<'_>, found: &mut Found) {
-    let mut noise: Vec<&[u8]> = Vec::new();
-    let mut notes: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
-    let mut left = LOOKED_AT_MAX;
-    for change in &set.changes {
+/// Looks at one change after another.
+#[derive(Debug)]
+pub struct Changes {
+    noise: Vec<Vec<u8>>,
+    notes: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
+    left: usize,
+    /// Files that nobody looked into.
+    unseen: u64,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self { noise: Vec::new(), notes: BTreeMap::new(), left: LOOKED_AT_MAX, unseen: 0 }
+    }
+}
+
+impl Changes {
+    /// At one. `packaged`: a package manager wrote it.
+    pub fn look_at(&mut self, change: &Change, packaged: bool, contents: &mut Contents<'_>, found: &mut Found) {
         let path = change.path.as_bytes();
         if matches!(change.kind, ChangeKind::Deleted) || change.file_type != FileType::File {
-            continue;
+            return;
         }
-        let Some(after) = &change.after else { continue };
+        let Some(after) = &change.after else { return };
         let before = change.before.as_ref().map_or(0, |before| before.mode);
         let power = |mode: u32| mode & 0o4000 != 0 || mode & 0o2010 == 0o2010;
-        if power(after.mode) && !power(before) && !found.has(&rules::SET_UID, &change.path) && !packaged(change) {
+        if power(after.mode) && !power(before) && !packaged && !found.has(&rules::SET_UID, &change.path) {
             found.add(&rules::SET_UID, &seen(format!("{} has mode {:o}", text(path), after.mode), &[path]));
         }
-        old_time(change, packaged, found);
+        if !packaged {
+            old_time(change, found);
+        }
         if is_note(name_of(path)) && matches!(change.kind, ChangeKind::Created) {
-            notes.entry(name_of(path)).or_default().push(path);
+            self.notes.entry(name_of(path).to_vec()).or_default().push(path.to_vec());
         }
-        let is_content =
-            !matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. });
-        if !is_content || left == 0 {
-            continue;
+        let same = matches!(change.kind, ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. });
+        if same {
+            return;
         }
-        left -= 1;
-        let Some((old, new)) = contents(change) else { continue };
+        // However many files a VM puts before them.
+        let is_account = matches!(path, b"/etc/passwd" | b"/etc/shadow");
+        if self.left == 0 && !is_account {
+            self.unseen += 1;
+            return;
+        }
+        self.left = self.left.saturating_sub(1);
+        let Some((old, new)) = contents(change) else {
+            self.unseen += 1;
+            return;
+        };
         if !matches!(change.kind, ChangeKind::Created) && look::became_noise(&old, &new) {
-            noise.push(path);
+            self.noise.push(path.to_vec());
         }
         if let Some(what) = look::disguise(path, &new) {
             found.add(&rules::DISGUISE, &seen(format!("{} is {what}", text(path)), &[path]));
         }
-        if matches!(path, b"/etc/passwd" | b"/etc/shadow") {
+        if is_account {
             for account in look::root_accounts(path, &old, &new) {
                 found.add(&rules::ROOT_ACCOUNT, &seen(format!("{}: {}", text(path), text(&account)), &[path]));
             }
         }
     }
-    if noise.len() >= MANY {
-        let what = format!("{} files were replaced by what looks encrypted", noise.len());
-        found.add(&rules::RANSOM_CONTENT, &seen(what, &noise));
+
+    /// What was not looked at, in words.
+    #[must_use]
+    pub fn gap(&self) -> Option<String> {
+        (self.unseen > 0).then(|| format!("{} changed files were not looked into", self.unseen))
     }
-    for (name, paths) in notes {
-        let dirs: BTreeSet<&[u8]> = paths.iter().map(|path| crate::world::dir_of(path)).collect();
-        if dirs.len() >= 3 {
-            found.add(
-                &rules::RANSOM_NOTE,
-                &seen(format!("{} was put into {} directories", text(name), dirs.len()), &paths),
-            );
+
+    /// When there are no more.
+    pub fn end(self, found: &mut Found) {
+        if self.noise.len() >= MANY {
+            let what = format!("{} files were replaced by what looks encrypted", self.noise.len());
+            let paths: Vec<&[u8]> = self.noise.iter().map(Vec::as_slice).collect();
+            found.add(&rules::RANSOM_CONTENT, &seen(what, &paths));
+        }
+        for (name, paths) in &self.notes {
+            let paths: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+            let dirs: BTreeSet<&[u8]> = paths.iter().map(|path| crate::world::dir_of(path)).collect();
+            if dirs.len() >= 3 {
+                let what = format!("{} was put into {} directories", text(name), dirs.len());
+                found.add(&rules::RANSOM_NOTE, &seen(what, &paths));
+            }
         }
     }
 }
 
 /// Other content, and to the nanosecond the time of the old.
-fn old_time(change: &Change, packaged: &dyn Fn(&Change) -> bool, found: &mut Found) {
+fn old_time(change: &Change, found: &mut Found) {
     let (Some(before), Some(after)) = (&change.before, &change.after) else { return };
     let is_other = matches!(change.kind, ChangeKind::Modified { .. } | ChangeKind::Renamed { modified: true, .. });
     // Without nanoseconds, or in the same moment, it may be an archive's.
-    if is_other && before.mtime == after.mtime && after.mtime.nanos != 0 && !packaged(change) {
+    if is_other && before.mtime == after.mtime && after.mtime.nanos != 0 {
         let path = change.path.as_bytes();
         found.add(&rules::TIME_STOMP, &seen(format!("{} has other content and the same time", text(path)), &[path]));
     }
@@ -136,8 +169,9 @@ mod tests {
 
     fn ids(changes: Vec<Change>, mut contents: impl FnMut(&Change) -> Option<(Vec<u8>, Vec<u8>)>) -> Vec<String> {
         let (world, mut found) = (World::new(&[]), Found::default());
-        let set = ChangeSet { changes, ..ChangeSet::default() };
-        look_at(&set, &|_| false, &mut contents, &mut found);
+        let mut look = Changes::default();
+        changes.iter().for_each(|change| look.look_at(change, false, &mut contents, &mut found));
+        look.end(&mut found);
         let mut ids: Vec<String> = found.into_findings(&world).into_iter().map(|f| f.id).collect();
         ids.sort();
         ids
@@ -165,6 +199,25 @@ mod tests {
         assert_eq!(ids(files(MANY, "txt"), |_| Some((text.clone(), text.clone()))), [""; 0]);
         let zip = |_: &Change| Some((text.clone(), [b"PK\x03\x04".to_vec(), random(4000, 9)].concat()));
         assert_eq!(ids(files(MANY, "txt"), zip), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_not_looked_into_is_said_and_accounts_always_are() {
+        let (world, mut found) = (World::new(&[]), Found::default());
+        let mut look = Changes { left: 1, ..Changes::default() };
+        let mut see = |path: &str, content: Option<&'static [u8]>| {
+            let contents = &mut |_: &Change| content.map(|new| (Vec::new(), new.to_vec()));
+            let before = (path == "/etc/passwd").then(|| meta(0o644, 1));
+            let kind = if before.is_some() { MODIFIED } else { ChangeKind::Created };
+            look.look_at(&change(path, kind, before, meta(0o644, 2)), false, contents, &mut found);
+        };
+        see("/a", Some(b""));
+        see("/b", Some(b""));
+        see("/etc/passwd", Some(b"x:x:0:0::/:/bin/sh\n"));
+        see("/etc/shadow", None);
+        assert_eq!(look.gap().as_deref(), Some("2 changed files were not looked into"));
+        let ids: Vec<String> = found.into_findings(&world).into_iter().map(|f| f.id).collect();
+        assert_eq!(ids, ["root-account"]);
     }
 
     #[test]

@@ -5,15 +5,15 @@
 //!   make /w/a.txt.locked, rm /w/a.txt  ┘ ─► ransom-rename
 //! ```
 //!
-//! Invariant: a file that the VM itself made is nobody's loss: renaming, emptying or removing it is not found here.
+//! Invariant: a file that the VM itself made is nobody's loss: renaming, emptying or removing it is not found here. Whether it made
+//! one that it also wrote to the changes say, which know what the host has: writing to a file first hides nothing.
 
-use super::Detector;
-use super::places::PACKAGERS;
+use super::{Detector, scripts};
 use crate::found::{Found, Sighting, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, dir_of, name_of, path_of, written};
 use fvm_model::event::{Event, Kind, ProcessKey};
-use fvm_model::{ChangeSet, Timestamp};
+use fvm_model::{Change, ChangeKind, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt;
 
@@ -65,13 +65,17 @@ struct Ending {
     files: HashMap<Vec<u8>, (u64, bool)>,
 }
 
+/// Old names that the VM wrote to before: whether the host had them.
+type Touched = HashMap<Vec<u8>, bool>;
+
 /// Looks at files.
 #[derive(Debug, Default)]
 pub struct Files {
     /// By session and ending.
     endings: BTreeMap<(u32, Vec<u8>), Ending>,
-    /// Emptied, or made: only the changes tell.
-    maybe_emptied: BTreeMap<Vec<u8>, (&'static Rule, ProcessKey, u64, Timestamp)>,
+    touched: Touched,
+    /// Emptied or made, removed or never there: only the changes tell.
+    maybe: BTreeMap<Vec<u8>, (&'static Rule, &'static str, ProcessKey, u64, Timestamp)>,
 }
 
 /// The new ending, when `to` is `from` with one more, in the same directory.
@@ -83,17 +87,6 @@ fn new_ending<'t>(from: &[u8], to: &'t [u8]) -> Option<&'t [u8]> {
 }
 
 impl Files {
-    /// Of what was opened to be made or emptied, that which the host has too.
-    fn emptied(&self, set: &ChangeSet, found: &mut Found) {
-        for change in set.changes.iter().filter(|change| change.before.is_some()) {
-            let path = change.path.as_bytes();
-            if let Some((rule, key, seq, at)) = self.maybe_emptied.get(path) {
-                let (what, key, at) = (format!("emptied {}", text(path)), Some(*key), Some(*at));
-                found.add(rule, &Sighting { what, key, at, events: &[*seq], paths: &[path] });
-            }
-        }
-    }
-
     fn ending(&mut self, event: &Event, ending: &[u8]) -> Option<&mut Ending> {
         let of = (event.sid, ending.to_vec());
         if self.endings.len() >= ENDINGS_MAX && !self.endings.contains_key(&of) {
@@ -109,7 +102,7 @@ impl Files {
             Kind::Rename => {
                 let (Some(from), Some(to)) = (path, to) else { return };
                 if let Some(ending) = new_ending(from, to)
-                    && world.made(from).is_none()
+                    && self.may_be_of_host(from, world)
                     && let Some(kept) = self.ending(event, ending)
                     && kept.files.len() < FILES_MAX
                 {
@@ -125,7 +118,7 @@ impl Files {
                 let Some(dot) = name.iter().rposition(|b| *b == b'.').filter(|dot| *dot > 0) else { return };
                 let from = &path[..path.len() - name.len() + dot];
                 if let Some(ending) = new_ending(from, path)
-                    && world.made(from).is_none()
+                    && self.may_be_of_host(from, world)
                     && let Some(kept) = self.ending(event, ending)
                     && kept.files.len() < FILES_MAX
                 {
@@ -143,6 +136,17 @@ impl Files {
             }
             _ => {}
         }
+    }
+
+    /// Remembers a file that was written to before, for the changes to say whose it is.
+    fn may_be_of_host(&mut self, path: &[u8], world: &World) -> bool {
+        if world.made(path).is_none() {
+            return true;
+        }
+        if self.touched.len() < FILES_MAX {
+            self.touched.entry(path.to_vec()).or_insert(false);
+        }
+        self.touched.contains_key(path)
     }
 
     /// A file of this name is there again: an editor's way to save.
@@ -193,9 +197,7 @@ impl Files {
             _ => return,
         };
         let key = event.process();
-        if world.made(path).is_some() {
-            return;
-        }
+        let is_sure = world.made(path).is_none();
         const ROTATE: &[&str] = &[
             "logrotate",
             "savelog",
@@ -210,7 +212,7 @@ impl Files {
             "apache2",
         ];
         if is_log(path) && !world.is_one_of(key, ROTATE) && !world.comes_from(key, &["logrotate", "apt-get", "apt"]) {
-            self.wiped(&rules::LOG_WIPE, event, how, path, found);
+            self.wiped(&rules::LOG_WIPE, event, (how, is_sure), path, found);
         }
         // A shell that keeps its own history writes a new one and moves it there.
         const SHELLS: &[&str] =
@@ -219,15 +221,23 @@ impl Files {
             && event.kind != Kind::Unlink
             && world.process(key).is_some_and(|p| p.argv.len() < 2);
         if world.below_home(path).is_some_and(is_history) && !is_own {
-            self.wiped(&rules::HISTORY_WIPE, event, how, path, found);
+            self.wiped(&rules::HISTORY_WIPE, event, (how, is_sure), path, found);
         }
     }
 
-    fn wiped(&mut self, rule: &'static Rule, event: &Event, how: &str, path: &[u8], found: &mut Found) {
-        if event.kind == Kind::Open && event.args.flags.is_some_and(|flags| flags & MAKES != 0) {
-            let seen = (rule, event.process(), event.seq, event.ts);
-            if self.maybe_emptied.len() < FILES_MAX {
-                self.maybe_emptied.entry(path.to_vec()).or_insert(seen);
+    fn wiped(
+        &mut self,
+        rule: &'static Rule,
+        event: &Event,
+        (how, is_sure): (&'static str, bool),
+        path: &[u8],
+        found: &mut Found,
+    ) {
+        let makes = event.kind == Kind::Open && event.args.flags.is_some_and(|flags| flags & MAKES != 0);
+        if makes || !is_sure {
+            let seen = (rule, how, event.process(), event.seq, event.ts);
+            if self.maybe.len() < FILES_MAX {
+                self.maybe.entry(path.to_vec()).or_insert(seen);
             }
             return;
         }
@@ -276,13 +286,13 @@ fn modes(event: &Event, world: &World, found: &mut Found) {
             let mode = event.args.mode.unwrap_or(0);
             let gives = mode & 0o4000 != 0
                 || (mode & 0o2010 == 0o2010 && world.made(path).is_some_and(|made| made.executable.is_some()));
-            if gives && !world.is_one_of(key, PACKAGERS) {
+            if gives && !world.is_packager(key) && !scripts::gives_mode(event, world, path) {
                 found.event(&rules::SET_UID, event, format!("gave {} mode {mode:o}", text(path)), &[path]);
             }
         }
         Kind::Setxattr | Kind::Removexattr => {
             let name = event.args.name.as_ref().map(|name| name.0.as_bytes()).unwrap_or_default();
-            if name == b"security.capability" && event.kind == Kind::Setxattr && !world.is_one_of(key, PACKAGERS) {
+            if name == b"security.capability" && event.kind == Kind::Setxattr && !world.is_packager(key) {
                 found.event(&rules::FILE_CAPABILITY, event, format!("gave {} capabilities", text(path)), &[path]);
             }
             if name.starts_with(b"user.fvm.") || name.starts_with(b"security.fvm") {
@@ -306,11 +316,28 @@ impl Detector for Files {
         modes(event, world, found);
     }
 
-    fn end(&mut self, _: &World, set: &ChangeSet, found: &mut Found) {
-        self.emptied(set, found);
+    fn change(&mut self, change: &Change, found: &mut Found) {
+        let path = change.path.as_bytes();
+        // Of what was opened to be made or emptied, or removed, that which the host has too.
+        if let (Some(_), Some((rule, how, key, seq, at))) = (&change.before, self.maybe.get(path)) {
+            let (what, key, at) = (format!("{how} {}", text(path)), Some(*key), Some(*at));
+            found.add(rule, &Sighting { what, key, at, events: &[*seq], paths: &[path] });
+        }
+        let is_renamed = matches!(change.kind, ChangeKind::Renamed { .. });
+        let old = change.base.as_ref().filter(|_| is_renamed).map(fvm_model::HostPath::in_vm);
+        let gone = matches!(change.kind, ChangeKind::Deleted).then_some(&change.path);
+        for path in old.iter().chain(gone) {
+            if let Some(of_host) = self.touched.get_mut(path.as_bytes()) {
+                *of_host = true;
+            }
+        }
+    }
+
+    fn end(&mut self, _: &World, found: &mut Found) {
         for ((_, name), ending) in &self.endings {
-            let mut gone: Vec<(&Vec<u8>, u64)> =
-                ending.files.iter().filter(|(_, (_, gone))| *gone).map(|(path, (seq, _))| (path, *seq)).collect();
+            let is_loss = |path: &Vec<u8>| self.touched.get(path).is_none_or(|of_host| *of_host);
+            let lost = ending.files.iter().filter(|(path, (_, gone))| *gone && is_loss(path));
+            let mut gone: Vec<(&Vec<u8>, u64)> = lost.map(|(path, (seq, _))| (path, *seq)).collect();
             if gone.len() < MANY {
                 continue;
             }
@@ -361,6 +388,50 @@ mod tests {
             story.rename(10, &format!("/w/{n}.out"), &format!("/w/{n}.out.done"));
         }
         assert_eq!(story.ids(), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_written_to_first_is_a_loss_where_the_host_had_it() {
+        use fvm_model::{FileType, Meta, VmPath};
+        let lost = |path: String| {
+            let meta = Meta {
+                file_type: FileType::File,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                size_bytes: 1,
+                mtime: Timestamp::default(),
+            };
+            Change {
+                path: VmPath::new(path).unwrap(),
+                kind: ChangeKind::Deleted,
+                file_type: FileType::File,
+                base: None,
+                layer: 0,
+                before: Some(meta),
+                after: None,
+                target: None,
+                link_group: None,
+                link_host: None,
+                source: None,
+                uncommittable: None,
+                conflict: None,
+                origin: None,
+            }
+        };
+        let mut story = Story::new();
+        story.run(10, "/usr/bin/python3", &["python3", "x.py"]);
+        for n in 0..MANY {
+            // Encrypted in place, then renamed.
+            story.write(10, &format!("/w/{n}.txt"));
+            story.rename(10, &format!("/w/{n}.txt"), &format!("/w/{n}.txt.locked"));
+        }
+        story.write(10, "/var/log/auth.log");
+        story.unlink(10, "/var/log/auth.log");
+        assert_eq!(story.ids(), [""; 0], "all of it may be the VM's own");
+        let changes: Vec<Change> = (0..MANY).map(|n| lost(format!("/w/{n}.txt"))).collect();
+        assert_eq!(story.ids_with(&changes), ["ransom-rename"]);
+        assert_eq!(story.ids_with(&[lost("/var/log/auth.log".into())]), ["log-wipe"]);
     }
 
     #[test]

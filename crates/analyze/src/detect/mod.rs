@@ -7,6 +7,7 @@
 //!   network   scans, sweeps, pools, metadata, names
 //!   kernel    other processes' memory, modules, mounts, namespaces, what is refused
 //!   secrets   what strangers should not read
+//!   scripts   what scripts of packages do that the package could have brought: no finding
 //!   changes   what only the changes show: content, modes, times
 //! ```
 //!
@@ -19,13 +20,14 @@ pub mod kernel;
 pub mod network;
 pub mod places;
 pub mod programs;
+pub mod scripts;
 pub mod secrets;
 #[cfg(test)]
 pub(crate) mod testing;
 
 use crate::found::Found;
 use crate::world::World;
-use fvm_model::ChangeSet;
+use fvm_model::Change;
 use fvm_model::event::Event;
 
 /// Looks at events.
@@ -33,9 +35,14 @@ pub trait Detector: std::fmt::Debug {
     /// At one event after another, in order.
     fn see(&mut self, event: &Event, world: &World, found: &mut Found);
 
-    /// When there are no more.
-    fn end(&mut self, world: &World, set: &ChangeSet, found: &mut Found) {
-        let _nothing = (world, set, found);
+    /// At one change after another, when there are no more events.
+    fn change(&mut self, change: &Change, found: &mut Found) {
+        let _nothing = (change, found);
+    }
+
+    /// When there is nothing more.
+    fn end(&mut self, world: &World, found: &mut Found) {
+        let _nothing = (world, found);
     }
 }
 

@@ -9,11 +9,12 @@
 //! Invariants: the events say who, the changes what is there: a place that changed without an event is found as well; a program
 //! may write its place only while it is the machine's own, untouched.
 
+use super::scripts;
 use crate::found::{Found, Sighting, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, written};
 use fvm_model::event::{Event, ProcessKey};
-use fvm_model::{Change, ChangeKind, ChangeSet, Timestamp};
+use fvm_model::{Change, ChangeKind, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Places of one rule.
@@ -23,12 +24,6 @@ struct Kind {
     /// Who may write them, beside package managers.
     known: &'static [&'static str],
 }
-
-/// What unpacks packages. Their scripts are programs of their own, and are judged.
-pub const PACKAGERS: &[&str] = &["dpkg", "rpm", "pacman", "apk", "dpkg-divert", "update-alternatives"];
-/// What packages' scripts call to bring their files in.
-const HELPERS: &[&str] =
-    &["deb-systemd-helper", "deb-systemd-invoke", "update-rc.d", "systemd-sysusers", "ucf", "dpkg-maintscript-helper"];
 
 const KINDS: &[Kind] = &[
     Kind {
@@ -119,7 +114,7 @@ const KINDS: &[Kind] = &[
             "~/.config/systemd/**",
             "~/.local/share/systemd/user/**",
         ],
-        known: HELPERS,
+        known: &[],
     },
     Kind {
         rule: &rules::RC_SCRIPT,
@@ -134,7 +129,7 @@ const KINDS: &[Kind] = &[
             "/etc/dhcp/dhclient-exit-hooks.d/**",
             "/etc/NetworkManager/dispatcher.d/**",
         ],
-        known: HELPERS,
+        known: &[],
     },
     Kind {
         rule: &rules::LD_PRELOAD_FILE,
@@ -169,7 +164,7 @@ const KINDS: &[Kind] = &[
             "~/.rhosts",
             "/etc/hosts.equiv",
         ],
-        known: HELPERS,
+        known: &[],
     },
     Kind {
         rule: &rules::SUDOERS,
@@ -330,6 +325,8 @@ struct Seen {
     key: ProcessKey,
     seq: u64,
     at: Timestamp,
+    /// What came of it, as far as the changes say.
+    became: Option<&'static str>,
 }
 
 /// Looks at places.
@@ -376,6 +373,16 @@ impl Index {
         let places = map.get(names.first()?)?;
         places.iter().find(|(_, pattern)| matches(pattern, &names)).map(|(n, _)| *n)
     }
+
+    /// A place that lies below `below`, or right there.
+    fn around(map: &ByFirst, below: &[u8]) -> Option<usize> {
+        let names: Vec<&[u8]> = below.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect();
+        let places = map.get(names.first()?)?;
+        let holds = |pattern: &[&[u8]]| {
+            pattern.len() > names.len() && pattern.iter().zip(&names).all(|(p, n)| fvm_trace::origin::wild(p, n))
+        };
+        places.iter().find(|(_, pattern)| holds(pattern)).map(|(n, _)| *n)
+    }
 }
 
 fn matches(pattern: &[&[u8]], names: &[&[u8]]) -> bool {
@@ -404,44 +411,73 @@ fn place_of(index: &Index, world: &World, path: &[u8]) -> Option<(&'static Rule,
         .map(|_| (&rules::COMMAND_SHADOW, &[][..]))
 }
 
+/// The rule of a place that lies below `path`: whoever puts a link or a whole directory there fills it.
+fn rule_around(index: &Index, world: &World, path: &[u8]) -> Option<&'static Rule> {
+    let at_home = world.below_home(path);
+    let found =
+        at_home.and_then(|below| Index::around(&index.home, below)).or_else(|| Index::around(&index.root, path));
+    found.map(|n| KINDS[n].rule)
+}
+
 impl Places {
     /// Looks at one event.
     pub fn see(&mut self, event: &Event, world: &World) {
         let Some(path) = written(event) else { return };
         let Some((rule, known)) = place_of(&self.index, world, path) else { return };
         let key = event.process();
-        if world.is_one_of(key, PACKAGERS) || world.is_one_of(key, known) {
+        let is_unit = std::ptr::eq(rule, &raw const rules::SYSTEMD_UNIT);
+        let enables = || is_unit && scripts::enables_unpacked(event, world);
+        let may = world.is_packager(key) || world.is_one_of(key, known) || scripts::writes_settings(world, key, known);
+        if may || enables() {
             self.allowed.insert(path.to_vec());
             return;
         }
-        let seen = Seen { rule, key, seq: event.seq, at: event.ts };
+        let seen = Seen { rule, key, seq: event.seq, at: event.ts, became: None };
         self.seen.entry(path.to_vec()).or_insert(seen);
     }
 
-    /// Says what was found, with what the changes show.
-    pub fn end(self, world: &World, set: &ChangeSet, found: &mut Found) {
-        let changed: BTreeMap<&[u8], &Change> =
-            set.changes.iter().map(|change| (change.path.as_bytes(), change)).collect();
+    /// Looks at one change, when there are no more events.
+    pub fn change(&mut self, change: &Change, world: &World, found: &mut Found) {
+        let path = change.path.as_bytes();
+        if let Some(seen) = self.seen.get_mut(path) {
+            seen.became = Some(match change.kind {
+                ChangeKind::Created => "made",
+                ChangeKind::Deleted => "wrote, and there is no more,",
+                _ => "changed",
+            });
+            return;
+        }
+        let is_there = !matches!(change.kind, ChangeKind::Deleted | ChangeKind::Metadata { .. });
+        let is_file = change.file_type != fvm_model::FileType::Directory;
+        // What comes along with it is no change of its own.
+        let is_whole_dir = !is_file && matches!(change.kind, ChangeKind::Renamed { .. });
+        if (change.file_type == fvm_model::FileType::Symlink || is_whole_dir)
+            && !self.allowed.contains(path)
+            && let Some(rule) = rule_around(&self.index, world, path)
+        {
+            let how = if is_whole_dir { "is a directory that was moved there" } else { "leads elsewhere now" };
+            let what = format!("{} {how}", text(path));
+            found.add(rule, &Sighting { what, key: None, at: None, events: &[], paths: &[path] });
+            return;
+        }
+        if !is_there || !is_file || self.allowed.contains(path) {
+            return;
+        }
+        if let Some((rule, _)) = place_of(&self.index, world, path) {
+            let what = format!("{} was changed; the log does not show by whom", text(path));
+            found.add(rule, &Sighting { what, key: None, at: None, events: &[], paths: &[path] });
+        }
+    }
+
+    /// Says what was found.
+    pub fn end(self, found: &mut Found) {
         for (path, seen) in &self.seen {
-            let what = match changed.get(path.as_slice()).map(|change| &change.kind) {
-                Some(ChangeKind::Created) => format!("made {}", text(path)),
-                Some(ChangeKind::Deleted) => format!("wrote {}, which is gone now", text(path)),
-                Some(_) => format!("changed {}", text(path)),
+            let what = match seen.became {
+                Some(became) => format!("{became} {}", text(path)),
                 None => format!("tried to write {}: it is as it was", text(path)),
             };
             let (key, at, events) = (Some(seen.key), Some(seen.at), &[seen.seq][..]);
             found.add(seen.rule, &Sighting { what, key, at, events, paths: &[path] });
-        }
-        for (path, change) in changed {
-            let is_there = !matches!(change.kind, ChangeKind::Deleted | ChangeKind::Metadata { .. });
-            let is_file = change.file_type != fvm_model::FileType::Directory;
-            if !is_there || !is_file || self.seen.contains_key(path) || self.allowed.contains(path) {
-                continue;
-            }
-            if let Some((rule, _)) = place_of(&self.index, world, path) {
-                let what = format!("{} was changed; the log does not show by whom", text(path));
-                found.add(rule, &Sighting { what, key: None, at: None, events: &[], paths: &[path] });
-            }
         }
     }
 }
@@ -453,6 +489,40 @@ mod tests {
     fn rule_at(path: &str) -> Option<&'static str> {
         let world = World::new(&[fvm_model::VmPath::new("/srv/me").unwrap()]);
         place_of(&Index::new(), &world, path.as_bytes()).map(|(rule, _)| rule.id)
+    }
+
+    #[test]
+    fn a_place_that_is_led_elsewhere_or_moved_in_whole_is_found() {
+        use fvm_model::{FileType, MetaDelta, VmPath};
+        let renamed = || ChangeKind::Renamed { modified: false, meta: MetaDelta::default() };
+        let ids = |path: &str, kind: ChangeKind, file_type| {
+            let (world, mut found, mut places) = (World::new(&[]), Found::default(), Places::default());
+            let change = Change {
+                path: VmPath::new(path).unwrap(),
+                kind,
+                file_type,
+                base: None,
+                layer: 0,
+                before: None,
+                after: None,
+                target: None,
+                link_group: None,
+                link_host: None,
+                source: None,
+                uncommittable: None,
+                conflict: None,
+                origin: None,
+            };
+            places.change(&change, &world, &mut found);
+            places.end(&mut found);
+            found.into_findings(&world).into_iter().map(|finding| finding.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids("/etc/cron.d", ChangeKind::Created, FileType::Symlink), ["cron"]);
+        assert_eq!(ids("/home/a/.config/autostart", renamed(), FileType::Directory), ["autostart"]);
+        assert_eq!(ids("/root/.ssh", ChangeKind::Created, FileType::Symlink), ["authorized-keys"]);
+        assert_eq!(ids("/home/a/.config/autostart", ChangeKind::Created, FileType::Directory), [""; 0]);
+        assert_eq!(ids("/home/a/src/autostart", ChangeKind::Created, FileType::Symlink), [""; 0]);
+        assert_eq!(ids("/home/a/old", renamed(), FileType::Directory), [""; 0]);
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //!   /memfd:x, links 0                                                          memory-exec
 //!   sh, descriptors 0 and 1 are network sockets                                reverse-shell; the family listens: bind-shell
 //!   sh, 0 and 1 are pipes, and whoever made it talks to the network            pipe-shell
+//!   sh begins a session on a terminal, its maker has none and talks            pty-shell
 //! ```
 
 use super::Detector;
 use crate::found::{Found, Sighting, command, text};
 use crate::rules;
 use crate::world::{Made, Proc, World, name_of};
-use fvm_model::ChangeSet;
 use fvm_model::event::{Event, Kind, Phase, ProcessKey};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -66,9 +66,48 @@ const MAKERS: &[&str] = &[
 const SHELLS: &[&[u8]] =
     &[b"sh", b"bash", b"dash", b"zsh", b"ash", b"ksh", b"mksh", b"fish", b"busybox", b"csh", b"tcsh", b"rbash"];
 
-/// A shell whose orders come through pipes.
+/// Who gives shells terminals, for people who are elsewhere or at another window.
+const TERMINALS: &[&str] = &[
+    "sshd*",
+    "mosh-server",
+    "tmux*",
+    "screen*",
+    "dtach",
+    "abduco",
+    "ttyd",
+    "wetty",
+    "code*",
+    "gnome-terminal*",
+    "konsole*",
+    "xterm*",
+    "alacritty",
+    "kitty",
+    "foot*",
+    "wezterm*",
+    "xfce4-terminal*",
+    "tilix",
+    "terminator",
+    "emacs*",
+    "vim*",
+    "nvim",
+    "jupyter*",
+    "login",
+    "script",
+    "expect",
+    "su",
+    "sudo",
+    "runuser",
+    "fvm",
+    "x-terminal-emul*",
+    "urxvt*",
+    "rxvt*",
+    "st",
+];
+
+/// A shell whose orders come through pipes, or a terminal.
 #[derive(Debug)]
 struct Piped {
+    rule: &'static crate::rules::Rule,
     key: ProcessKey,
     seq: u64,
     parent: ProcessKey,
@@ -136,7 +175,24 @@ impl Programs {
             let is_interactive = process.argv.iter().skip(1).any(|arg| arg.starts_with(b"-") && arg.contains(&b'i'));
             let what = format!("{} with pipes for input and output", command(&process.argv));
             if self.piped.len() < 10_000 {
-                self.piped.push(Piped { key, seq: event.seq, parent, is_interactive, what });
+                self.piped.push(Piped { rule: &rules::PIPE_SHELL, key, seq: event.seq, parent, is_interactive, what });
+            }
+        } else if streams.starts_with(b"tt")
+            && takes_orders(process)
+            && event.sid == event.tgid
+            && let Some(parent) = process.parent
+            && !world.line(parent).take(2).any(|(key, _)| world.is_one_of(key, TERMINALS))
+        {
+            let what = format!("{} on a terminal of its own", command(&process.argv));
+            if self.piped.len() < 10_000 {
+                self.piped.push(Piped {
+                    rule: &rules::PTY_SHELL,
+                    key,
+                    seq: event.seq,
+                    parent,
+                    is_interactive: false,
+                    what,
+                });
             }
         }
     }
@@ -144,14 +200,13 @@ impl Programs {
     /// Written, made executable and started by one family.
     fn dropped(&self, event: &Event, world: &World, process: &Proc, found: &mut Found) {
         let path = process.file.as_slice();
-        let Some(Made { by, seq, executable: Some((chmod, marker)) }) = world.made(path) else { return };
+        let Some(made @ Made { by, seq, executable: Some((chmod, marker, _)), .. }) = world.made(path) else { return };
         let family = |key: ProcessKey| {
             world.line(key).take(3).any(|(key, _)| world.line(event.process()).take(6).any(|(own, _)| own == key))
         };
-        let names = |key: ProcessKey| {
-            world.is_one_of(key, MAKERS) || world.line(key).take(3).any(|(key, _)| world.is_one_of(key, MAKERS))
-        };
-        if names(*by) || names(*marker) || !family(*by) || !family(*marker) {
+        let below_maker = |key| world.line(key).skip(1).take(2).any(|(key, _)| world.is_one_of(key, MAKERS));
+        let of_makers = made.is_one_of(MAKERS) || made.is_executable_by(MAKERS);
+        if made.packaged || of_makers || below_maker(*by) || below_maker(*marker) || !family(*by) || !family(*marker) {
             return;
         }
         let what = format!("ran {}, written and made executable before", text(path));
@@ -172,7 +227,7 @@ impl Programs {
         let Some(variable) = event.args.name.as_ref().map(|name| name.0.as_bytes()) else { return };
         let Some(library) = world.library_of_vm(variable) else { return };
         let argv: Vec<Vec<u8>> = event.args.argv.iter().map(|arg| arg.0.as_bytes().to_vec()).collect();
-        let of_makers = world.made(library).is_some_and(|made| world.is_one_of(made.by, &["fakeroot", "dpkg"]));
+        let of_makers = world.made(library).is_some_and(|made| made.is_one_of(&["fakeroot", "dpkg"]));
         if !of_makers {
             found.event(
                 &rules::PRELOAD,
@@ -196,7 +251,7 @@ impl Detector for Programs {
         }
     }
 
-    fn end(&mut self, world: &World, _: &ChangeSet, found: &mut Found) {
+    fn end(&mut self, world: &World, found: &mut Found) {
         for piped in &self.piped {
             let by_parent = world.line(piped.parent).take(2).find_map(|(key, _)| self.talked.get(&key));
             // 'sh -i < fifo | nc': whoever was started beside it.
@@ -210,7 +265,7 @@ impl Detector for Programs {
             if self.told.insert(piped.key) {
                 let (what, at) = (piped.what.clone(), world.began(piped.key));
                 found.add(
-                    &rules::PIPE_SHELL,
+                    piped.rule,
                     &Sighting { what, key: Some(piped.key), at, events: &[piped.seq, *seq], paths: &[] },
                 );
             }
@@ -256,6 +311,27 @@ mod tests {
         story.listen(10);
         story.run_with(11, 10, "/usr/bin/bash", &["bash", "-i"], "nnn");
         assert_eq!(story.ids(), ["bind-shell"]);
+    }
+
+    #[test]
+    fn a_shell_on_a_terminal_of_its_own_is_found_where_its_maker_talks_to_the_network() {
+        for (maker, talks, is_leader, id) in [
+            ("/usr/bin/python3", true, true, Some("pty-shell")),
+            ("/usr/bin/socat", true, true, Some("pty-shell")),
+            ("/usr/bin/python3", false, true, None),
+            ("/usr/bin/python3", true, false, None),
+            ("/usr/sbin/sshd", true, true, None),
+        ] {
+            let mut story = Story::new();
+            story.run(10, maker, &["x"]);
+            if talks {
+                story.connect(10, "198.51.100.7", 443);
+            }
+            story.run_with(11, 10, "/usr/bin/bash", &["bash"], "ttt");
+            let done = story.events.last_mut().unwrap();
+            done.sid = if is_leader { done.tgid } else { 10 };
+            assert_eq!(story.ids(), id.into_iter().collect::<Vec<_>>(), "{maker} {talks} {is_leader}");
+        }
     }
 
     #[test]

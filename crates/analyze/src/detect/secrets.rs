@@ -9,6 +9,7 @@
 //! The log has reads only of what the built-in list names, at the full level (`docs/spec/events.md`, K2).
 
 use super::Detector;
+use super::scripts::looks_users_up;
 use crate::found::{Found, command, text};
 use crate::rules::{self, Rule};
 use crate::world::{World, path_of};
@@ -219,12 +220,17 @@ impl Secrets {
         }
         let rule = rule_of(path);
         let is_allowed = if std::ptr::eq(rule, &raw const rules::SHADOW_READ) {
-            world.is_one_of(key, LOGINS)
+            world.is_one_of(key, LOGINS) || looks_users_up(world, key)
         } else {
             OWNERS.iter().any(|(part, owners)| contains(path, part) && world.is_one_of(key, owners))
         };
         if !is_allowed {
-            found.event(rule, event, format!("opened {} for reading", text(path)), &[]);
+            let what = if world.is_hidden(path) {
+                format!("tried to read {}, which the policy hides", text(path))
+            } else {
+                format!("opened {} for reading", text(path))
+            };
+            found.event(rule, event, what, &[]);
         }
     }
 
@@ -314,6 +320,22 @@ mod tests {
         story.run(11, "/usr/bin/cat", &["cat"]);
         story.read(11, "/root/.ssh/id_new");
         assert_eq!(story.ids(), [""; 0]);
+    }
+
+    #[test]
+    fn what_the_policy_hides_was_only_tried() {
+        let patterns = ["~/.ssh", "/etc/sha*"].map(|text| text.parse().unwrap());
+        let world = crate::world::World::new(&[]).hiding(&patterns);
+        for (path, is_hidden) in [
+            ("/root/.ssh/id_rsa", true),
+            ("/home/a/.ssh", true),
+            ("/etc/shadow", true),
+            ("/srv/.ssh/id_rsa", false),
+            ("/root/.sshx", false),
+            ("/root", false),
+        ] {
+            assert_eq!(world.is_hidden(path.as_bytes()), is_hidden, "{path}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{Analysis, Settings};
 use fvm_model::event::{Args, Event, Kind, Phase, Src, Trust};
 use fvm_model::path::Bytes;
-use fvm_model::{ChangeSet, Level, Timestamp};
+use fvm_model::{Change, Level, Timestamp};
 use fvm_trace::Integrity;
 use fvm_trace::store::own_event;
 use std::collections::HashMap;
@@ -71,6 +71,16 @@ impl Story {
         self.execute((pid, ppid), exe, argv, done, None);
     }
 
+    /// A script of an interpreter.
+    pub fn run_script(&mut self, pid: u32, exe: &str, script: &str) {
+        let asked = Args { path: Some(Bytes(script.into())), argv: vec![Bytes("x".into())], ..Args::default() };
+        self.who.insert(pid, (0, "[fvm]".into()));
+        self.event(pid, Kind::Exec, Phase::Attempt, asked);
+        self.who.insert(pid, (0, exe.to_owned()));
+        let done = Args { path: Some(Bytes(exe.into())), links: Some(1), ..Args::default() };
+        self.event(pid, Kind::Exec, Phase::Done, done);
+    }
+
     pub fn run_in_memory(&mut self, pid: u32, ppid: u32, exe: &str) {
         self.execute((pid, ppid), exe, &["x"], Args { links: Some(0), ..Args::default() }, None);
     }
@@ -94,6 +104,10 @@ impl Story {
 
     pub fn rename(&mut self, pid: u32, from: &str, to: &str) {
         self.file(pid, Kind::Rename, from, Args { to: Some(Bytes(to.into())), ..Args::default() });
+    }
+
+    pub fn symlink(&mut self, pid: u32, path: &str, to: &str) {
+        self.file(pid, Kind::Symlink, path, Args { to: Some(Bytes(to.into())), ..Args::default() });
     }
 
     pub fn unlink(&mut self, pid: u32, path: &str) {
@@ -120,10 +134,16 @@ impl Story {
 
     /// What is found, sorted.
     pub fn ids(&self) -> Vec<String> {
+        self.ids_with(&[])
+    }
+
+    /// The same, with changes.
+    pub fn ids_with(&self, changes: &[Change]) -> Vec<String> {
         let settings = Settings::default();
         let mut analysis = Analysis::new(&settings);
         self.events.iter().for_each(|event| analysis.see(event));
-        let report = analysis.finish(&ChangeSet::default(), Some(&whole()), false, &mut |_| None);
+        changes.iter().for_each(|change| analysis.change(change, &mut |_| None));
+        let report = analysis.finish(Some(&whole()), false);
         let mut ids: Vec<String> = report.findings.into_iter().map(|finding| finding.id).collect();
         ids.sort();
         ids

@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::render::findings as render;
 use crate::{Done, dirs};
 use fvm::model::path::printable;
-use fvm::model::{ChangeSet, Verdict, VmPath, VmRecord, exit};
+use fvm::model::{Change, Verdict, VmPath, VmRecord, exit};
 use fvm::{Findings, Fvm, FvmError, Settings, Sigma};
 use std::path::Path;
 
@@ -17,8 +17,8 @@ const EXCEPTIONS_MAX_BYTES: u64 = 1 << 20;
 /// `fvm analyze`.
 pub fn analyze(fvm: &Fvm, out: &Output, args: &Analyze) -> Done {
     let record = fvm.find(&args.name)?;
-    let set = changes::scan(fvm, out, &record)?;
-    let found = findings(fvm, out, &record, &set, &args.analysis)?;
+    let (changes, warnings) = changes::read_all(fvm, out, &record)?;
+    let found = findings(fvm, out, &record, &mut changes.iter(), &warnings, &args.analysis)?;
     if out.json() {
         out.document(&found.report)?;
     } else {
@@ -36,12 +36,14 @@ pub fn findings(
     fvm: &Fvm,
     out: &Output,
     record: &VmRecord,
-    set: &ChangeSet,
+    changes: &mut dyn Iterator<Item = Change>,
+    warnings: &[String],
     args: &AnalysisArgs,
 ) -> Result<Findings, Failure> {
-    let settings = settings(fvm, out, args)?;
+    let mut settings = settings(fvm, out, args)?;
+    settings.hidden.clone_from(&record.policy.files.hide);
     let what = format!("looking at what {} did", record.name);
-    Ok(out.during(&what, || fvm.analyze(record, set, &settings, args.clamd.as_deref()))?)
+    Ok(out.during(&what, || fvm.analyze(record, changes, warnings, &settings, args.clamd.as_deref()))?)
 }
 
 fn settings(fvm: &Fvm, out: &Output, args: &AnalysisArgs) -> Result<Settings, Failure> {

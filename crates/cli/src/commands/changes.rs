@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
 use crate::render;
-use fvm::model::{Change, ChangeSet, Plan, VmPath, VmRecord, VmState, exit};
+use fvm::model::{Change, ChangeSet, PackedChanges, Plan, VmPath, VmRecord, VmState, exit};
 use fvm::{Choice, FileDiff, Findings, Fvm, FvmError, OnConflict, Origins, ScanError, ScanInput, Sight, VmLock};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
@@ -36,7 +36,23 @@ pub fn judged(
     args: &JudgeArgs,
 ) -> Result<Option<Findings>, Failure> {
     let is_asked = args.is_asked() || record.policy.is_judged();
-    is_asked.then(|| analyze::findings(fvm, out, record, set, &args.analysis)).transpose()
+    let mut changes = set.changes.iter().cloned();
+    let found = || analyze::findings(fvm, out, record, &mut changes, &set.warnings, &args.analysis);
+    is_asked.then(found).transpose()
+}
+
+/// All changes, in little memory, and what reading them said.
+pub fn read_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Result<(PackedChanges, Vec<String>), Failure> {
+    let (mut changes, mut bad) = (PackedChanges::default(), Ok(()));
+    let warnings = out.during(&format!("reading the changes of {}", record.name), || {
+        let look = |sight: Sight<'_>, _: &mut usize| Some(sight.into_change());
+        fvm.each_change(record, &[], look, |change| {
+            bad = changes.push(&change);
+            if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    })?;
+    bad.map_err(io::Error::from)?;
+    Ok((changes, warnings))
 }
 
 /// What of a commit is left out for what was found: all that is not asked for by name.
@@ -212,13 +228,14 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     };
     let (only, except) = (args.only.clone(), args.except.clone());
     let mut choice = Choice { paths: paths(&args.paths)?, only, except, on_conflict, ..Choice::default() };
-    let mut set = scan(fvm, out, &record)?;
+    let set = scan(fvm, out, &record)?;
     warn(out, &set.warnings);
     tell_risks(out, &fvm.forged(&record, &set)?);
     if !args.from.is_empty() {
-        let whole = fvm.with_origins(&record, &mut set)?;
-        tell_whole(out, whole.as_ref(), VmState::Stopped);
-        choice.exact = Some(from(&record, &set, &args.from)?);
+        let known = fvm.origins(&record)?;
+        tell_whole(out, known.as_ref().map(|(_, whole)| whole), VmState::Stopped);
+        let origins = known.map(|(origins, _)| origins).unwrap_or_default();
+        choice.exact = Some(from(out, &record, &set, &origins, &args.from)?);
     }
     let found = judged(fvm, out, &record, &set, &args.judge)?;
     if args.keys.is_empty() {
@@ -251,17 +268,37 @@ pub fn commit(fvm: &Fvm, out: &Output, args: &Commit) -> Done {
     carry_out(fvm, out, &lock, &record, &set, plan, how)
 }
 
-/// The changes that one of the programs made.
-fn from(record: &VmRecord, set: &ChangeSet, programs: &[String]) -> Result<BTreeSet<VmPath>, Failure> {
-    let mut made = BTreeSet::new();
+/// The changes that one of the programs made, and nobody else had a hand in.
+fn from(
+    out: &Output,
+    record: &VmRecord,
+    set: &ChangeSet,
+    origins: &Origins,
+    programs: &[String],
+) -> Result<BTreeSet<VmPath>, Failure> {
+    let (mut made, mut shared) = (BTreeSet::new(), BTreeSet::new());
     for program in programs {
-        let of_it = fvm::made_by(set, program);
-        if of_it.is_empty() {
-            let named = fvm::model::path::printable(program.as_bytes());
-            let next = format!("'fvm status {} --by process' lists who made what", record.name);
-            return Err(Failure::new(format!("no change is known to be made by '{named}'"), next));
+        let named = fvm::model::path::printable(program.as_bytes());
+        let of_it = fvm::made_by(origins, set, program);
+        if !of_it.ambiguous.is_empty() {
+            let each = of_it.ambiguous.iter().map(render::origin::meant).collect::<Vec<_>>().join("; ");
+            let text = format!("'{named}' is what different programs are called: {each}");
+            return Err(Failure::new(text, "name one by its number, or by its path and arguments"));
         }
-        made.extend(of_it);
+        if of_it.paths.is_empty() {
+            let next = format!("'fvm status {} --by process' lists who made what", record.name);
+            let text = match of_it.shared.len() {
+                0 => format!("no change is known to be made by '{named}'"),
+                n => format!("others had a hand in all {n} changes that '{named}' made"),
+            };
+            return Err(Failure::new(text, next));
+        }
+        made.extend(of_it.paths);
+        shared.extend(of_it.shared);
+    }
+    shared.retain(|path| !made.contains(path));
+    if let Some(first) = shared.first() {
+        out.say(&format!("not taken: {} changes in which others had a hand too, such as {first}", shared.len()));
     }
     Ok(made)
 }
@@ -353,7 +390,8 @@ pub fn commit_all(fvm: &Fvm, out: &Output, lock: &VmLock, record: &VmRecord) -> 
 
 /// How to get what was left out for what was found.
 fn tell_withheld(out: &Output, record: &VmRecord, choice: &Choice, plan: &Plan) {
-    let left = plan.skipped.iter().find(|skipped| choice.withheld.contains_key(&skipped.path));
+    let why = |path| choice.withheld.get(path).map(String::as_str);
+    let left = plan.skipped.iter().find(|skipped| why(&skipped.path).is_some_and(|why| why != fvm::ALL_LEFT_OUT));
     if let Some(skipped) = left {
         let (name, path) = (&record.name, &skipped.path);
         out.say(&format!(

@@ -107,7 +107,8 @@ fn work(fvm: Fvm, out: &Output, args: &GuardRun) -> Done {
             ReadsArg::Refuse => Reads::Refuse,
         },
     };
-    let options = Options { policy, books: args.policy.books.clone(), watched: args.policy.watch.clone() };
+    let redirects = !args.cannot_redirect;
+    let options = Options { policy, redirects, books: args.policy.books.clone(), watched: args.policy.watch.clone() };
     fvm_secure::guard::work(fvm, &dir, options, tell)?;
     Ok(exit::DONE)
 }
@@ -122,11 +123,15 @@ fn show(fvm: &Fvm, out: &Output) -> Done {
             writeln!(
                 w,
                 "programs    {}",
-                if status.policy.run == Act::Redirect { "run in VMs" } else { "are refused" }
+                match (status.policy.run, status.redirects) {
+                    (Act::Redirect, true) => "run in VMs",
+                    (Act::Redirect, false) => "are refused: this kernel (before Linux 6.8) or machine cannot redirect",
+                    (Act::Refuse, _) => "are refused",
+                }
             )?;
             writeln!(
                 w,
-                "watched     {} ({} documents are not, {} cannot be)",
+                "watched     {} ({} more than there is room for, {} cannot be)",
                 status.watched, status.documents, status.unwatched
             )?;
             writeln!(w, "redirected  {}", status.redirected)?;
@@ -161,7 +166,7 @@ fn install(fvm: &Fvm, out: &Output, args: &GuardInstall) -> Done {
     if !rustix::process::geteuid().is_root() {
         return Err(GuardError::NotRoot.into());
     }
-    let (path, started) = unit::install(&text)?;
+    let (path, started) = unit::install(&program, &text)?;
     out.say(&format!("wrote {}", path.display()));
     out.say(if started { "the guard runs" } else { "systemd does not run here: it was not started" });
     Ok(exit::DONE)

@@ -52,6 +52,7 @@ pub fn parse(name: &str) -> Result<VmName, Failure> {
 
 fn create(fvm: &Fvm, out: &Output, args: &PoolCreate) -> Done {
     let name = parse(&args.name)?;
+    unlogged(&args.policy)?;
     let template = args.from.as_deref().map(|name| fvm.find(name)).transpose()?;
     let policy = match &template {
         Some(template) if !args.policy.is_given() => template.policy.clone(),
@@ -76,11 +77,23 @@ fn create(fvm: &Fvm, out: &Output, args: &PoolCreate) -> Done {
     Ok(exit::DONE)
 }
 
+/// Who asks for a log by name is not to believe that there is one.
+fn unlogged(args: &crate::args::PolicyArgs) -> Result<(), Failure> {
+    match args.trace {
+        Some(level) if level != fvm::model::Level::Off => Err(Failure::usage(
+            format!("--trace {level}: what VMs of a pool do is not written down"),
+            "leave it out, or use 'fvm run' without a pool",
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn configure(fvm: &Fvm, out: &Output, args: &PoolConfigure) -> Done {
     let mut pool = fvm.pool(&parse(&args.name)?)?;
     if !args.policy.is_given() {
         return Err(Failure::usage("nothing to change is given", "for example: --net none"));
     }
+    unlogged(&args.policy)?;
     pool.policy = args.policy.policy_over(fvm, out, &pool.policy)?;
     fvm.pool_change(&pool)?;
     Ok(exit::DONE)

@@ -311,7 +311,8 @@ fn done_with(fvm: &Fvm, out: &Output, record: VmRecord, lock: &VmLock, all: bool
 
 /// What a VM did, judged, where its policy asks for that.
 fn judge(fvm: &Fvm, out: &Output, record: &VmRecord, set: &ChangeSet) -> Result<Option<Findings>, Failure> {
-    let found = || analyze::findings(fvm, out, record, set, &AnalysisArgs::default());
+    let mut changes = set.changes.iter().cloned();
+    let found = || analyze::findings(fvm, out, record, &mut changes, &set.warnings, &AnalysisArgs::default());
     record.policy.is_judged().then(found).transpose()
 }
 

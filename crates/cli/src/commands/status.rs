@@ -62,7 +62,7 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     if out.json() {
         let (vm, id) = (record.name.as_str(), record.id.as_str());
         let origins = fvm.origins(&record)?.map(|(origins, _)| origins);
-        let (changes, warnings) = (Told { changes: &changes, origins }, warnings.as_slice());
+        let (changes, warnings) = (Told { changes: || changes.iter(), origins }, warnings.as_slice());
         out.document(&Report { vm, id, state, summary, stores, risks, analysis: None, changes, warnings })?;
     } else {
         out.write(|w| render::status(w, &record, state, summary, changes.iter(), &stores, None))?;
@@ -73,14 +73,14 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
 }
 
 /// Changes as JSON, with who made them as far as that is known.
-struct Told<'a> {
-    changes: &'a PackedChanges,
+struct Told<C> {
+    changes: C,
     origins: Option<Origins>,
 }
 
-impl Serialize for Told<'_> {
+impl<C: Fn() -> I, I: Iterator<Item = Change>> Serialize for Told<C> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.changes.iter().map(|change| told(change, self.origins.as_ref())))
+        to.collect_seq((self.changes)().map(|change| told(change, self.origins.as_ref())))
     }
 }
 
@@ -89,21 +89,20 @@ fn with_log(fvm: &Fvm, out: &Output, args: &Status, record: &VmRecord, state: Vm
     let all = scan(fvm, out, record)?;
     let found = judged(fvm, out, record, &all, &args.judge)?;
     let report = found.as_ref().map(|found| &found.report);
-    let mut set = fvm::filter(all, only);
+    let set = fvm::filter(all, only);
     let by_process = args.by == ByArg::Process;
-    if by_process || out.json() {
-        let whole = fvm.with_origins(record, &mut set)?;
-        if by_process && !out.json() {
-            tell_whole(out, whole.as_ref(), state);
-        }
+    let known = if by_process || out.json() { fvm.origins(record)? } else { None };
+    if by_process && !out.json() {
+        tell_whole(out, known.as_ref().map(|(_, whole)| whole), state);
     }
+    let origins = known.map(|(origins, _)| origins);
     let (summary, risks) = (set.summary(), fvm.forged(record, &set)?);
     if out.json() {
         let (vm, id, stores) = (record.name.as_str(), record.id.as_str(), fvm.keys(record, &set)?);
-        let (changes, warnings): (&[Change], _) = (&set.changes, set.warnings.as_slice());
+        let (changes, warnings) = (Told { changes: || set.changes.iter().cloned(), origins }, set.warnings.as_slice());
         out.document(&Report { vm, id, state, summary, stores, risks, analysis: report, changes, warnings })?;
     } else if by_process {
-        out.write(|w| origin::status(w, record, state, &set, report))?;
+        out.write(|w| origin::status(w, record, state, &set, origins.as_ref(), report))?;
         tell_risks(out, &risks);
     } else {
         let stores = fvm.keys(record, &set)?;

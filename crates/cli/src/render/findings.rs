@@ -11,7 +11,7 @@
 use super::{line, origin, summary};
 use fvm::model::finding::{Finding, Report, Source};
 use fvm::model::path::printable;
-use fvm::model::{Change, ChangeSet, Verdict, VmPath, VmRecord};
+use fvm::model::{Change, ChangeKind, ChangeSet, FileType, Verdict, VmPath, VmRecord};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -110,13 +110,7 @@ pub fn screen(record: &VmRecord, report: &Report, set: &ChangeSet, withheld: &BT
         lines.push(format!("  and {} more findings", report.findings.len() - SCREEN_FINDINGS));
     }
     lines.push(format!("{name}: {}", summary(set.summary())));
-    for change in set.changes.iter().take(SCREEN_CHANGES) {
-        let mark = if withheld.contains_key(&change.path) { "!" } else { " " };
-        lines.push(format!("  {mark} {}", line(change)));
-    }
-    if set.changes.len() > SCREEN_CHANGES {
-        lines.push(format!("    and {} more", set.changes.len() - SCREEN_CHANGES));
-    }
+    lines.extend(changes(set, withheld));
     let judged = if report.findings.is_empty() { String::new() } else { format!("fvm analyze {name} | ") };
     let next = if set.changes.is_empty() {
         format!("next: {judged}fvm trace {name} | fvm delete {name}")
@@ -130,4 +124,45 @@ pub fn screen(record: &VmRecord, report: &Report, set: &ChangeSet, withheld: &BT
         lines.push(format!("      a commit leaves out {} of these, marked !, unless they are named", withheld.len()));
     }
     lines
+}
+
+/// The changes, as many as there is room for: first what a commit leaves out, then the others, of each new directory only its
+/// own name.
+fn changes(set: &ChangeSet, withheld: &BTreeMap<VmPath, String>) -> Vec<String> {
+    let (mut marked, mut others): (Vec<String>, Vec<(String, usize)>) = (Vec::new(), Vec::new());
+    let mut new_dir: Option<&VmPath> = None;
+    for change in &set.changes {
+        if withheld.contains_key(&change.path) {
+            marked.push(format!("  ! {}", line(change)));
+            continue;
+        }
+        let is_in = |dir: &VmPath| {
+            change.path.as_bytes().strip_prefix(dir.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        // They come in the order of their paths.
+        if new_dir.is_some_and(is_in) && matches!(change.kind, ChangeKind::Created) {
+            others.last_mut().into_iter().for_each(|(_, below)| *below += 1);
+            continue;
+        }
+        let is_new_dir = change.file_type == FileType::Directory && matches!(change.kind, ChangeKind::Created);
+        new_dir = is_new_dir.then_some(&change.path);
+        others.push((line(change), 0));
+    }
+    let room = SCREEN_CHANGES.saturating_sub(others.len()).max(SCREEN_CHANGES / 2);
+    let hidden = marked.len().saturating_sub(room);
+    marked.truncate(room);
+    if hidden > 0 {
+        marked.push(format!("  ! and {hidden} more"));
+    }
+    let room = SCREEN_CHANGES.saturating_sub(marked.len());
+    let more: usize = others.iter().skip(room).map(|(_, below)| 1 + below).sum();
+    let shown = others.into_iter().take(room).map(|(line, below)| match below {
+        0 => format!("    {line}"),
+        below => format!("    {line} and {below} in it"),
+    });
+    marked.extend(shown);
+    if more > 0 {
+        marked.push(format!("    and {more} more"));
+    }
+    marked
 }

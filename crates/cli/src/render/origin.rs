@@ -1,7 +1,7 @@
 //! Changes by the programs that made them, and events, as text for people.
 //!
 //! ```text
-//!   npm install left-pad (42) ← sh -c ... (40)
+//!   npm install left-pad (42) ← sh -c ... (40), 2026-01-01 12:03:04 to 12:03:09Z
 //!     A  /home/me/p/node_modules/left-pad/
 //!   origin unknown
 //!     M  /etc/x
@@ -10,15 +10,23 @@
 //! Invariant: as of all of [`super`]: what a VM chose passes through `printable`.
 
 use super::{findings, line, summary, time};
-use fvm::model::event::{Args, Event, Kind, Phase, Program};
+use fvm::model::event::{Args, Event, Kind, Phase, ProcessKey, Program};
 use fvm::model::finding::Report;
 use fvm::model::path::{Bytes, printable};
 use fvm::model::{Change, ChangeSet, Timestamp, VmRecord, VmState};
+use fvm::{Maker, Origins};
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
 /// Longest command line that is shown, in characters.
 const COMMAND_MAX: usize = 100;
+
+/// One of several programs that are called the same.
+pub fn meant(program: &Program) -> String {
+    let exe = printable(program.exe.0.as_bytes());
+    format!("{} ({}, {exe})", printable(&program.command()), program.tgid)
+}
 
 /// `fvm status --by process`.
 pub fn status(
@@ -26,39 +34,81 @@ pub fn status(
     record: &VmRecord,
     state: VmState,
     set: &ChangeSet,
+    origins: Option<&Origins>,
     report: Option<&Report>,
 ) -> io::Result<()> {
     writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(set.summary()))?;
-    let mut groups: Vec<(String, Vec<&Change>)> = Vec::new();
-    let mut known: Vec<&Change> = set.changes.iter().filter(|change| change.origin.is_some()).collect();
-    // What one program started stands together, in the order in which they began.
-    known.sort_by_key(|change| {
-        let line = change.origin.as_ref().map(|o| o.tree().map(|p| (p.start_ns, p.tgid)).collect::<Vec<_>>());
-        line.map(|mut line| {
-            line.reverse();
-            line
-        })
-    });
-    for change in known {
-        let Some(origin) = &change.origin else { continue };
-        let names: Vec<String> = origin.tree().map(program).collect();
-        let heading = names.join(" ← ");
-        match groups.last_mut() {
-            Some((last, changes)) if *last == heading => changes.push(change),
-            _ => groups.push((heading, vec![change])),
-        }
-    }
-    let unknown: Vec<&Change> = set.changes.iter().filter(|change| change.origin.is_none()).collect();
-    if !unknown.is_empty() {
-        groups.push(("origin unknown".into(), unknown));
-    }
-    for (heading, changes) in groups {
+    for cluster in clusters(set, origins) {
+        let heading = match (&cluster.times, cluster.changes.first()) {
+            (Some(times), Some(first)) => {
+                let origin = origins.and_then(|origins| origins.of(first));
+                let names: Vec<String> = origin.iter().flat_map(|origin| origin.tree().map(program)).collect();
+                format!("{}, {}", names.join(" ← "), span(times))
+            }
+            _ => "origin unknown".into(),
+        };
         writeln!(w, "{heading}")?;
-        for change in changes {
+        for change in &cluster.changes {
             writeln!(w, "  {}{}", line(change), findings::risk(report, change))?;
         }
     }
     report.map_or(Ok(()), |report| findings::conclusion(w, record, report))
+}
+
+/// So long a program makes no change between two clusters of its, in seconds.
+const PAUSE_S: i64 = 60;
+
+/// What one program changed in one go.
+struct Cluster<'s> {
+    /// From when till when; `None`: nobody knows who.
+    times: Option<(Timestamp, Timestamp)>,
+    changes: Vec<&'s Change>,
+}
+
+/// The changes, by who made them and when: what one program started stands together, in the order in which they began; what it did
+/// after a pause stands by itself.
+fn clusters<'s>(set: &'s ChangeSet, origins: Option<&Origins>) -> Vec<Cluster<'s>> {
+    let maker = |change: &Change| origins.and_then(|origins| origins.maker(change));
+    let mut known: Vec<(Maker, &Change)> = Vec::new();
+    let mut unknown = Vec::new();
+    for change in &set.changes {
+        match maker(change) {
+            Some(maker) => known.push((maker, change)),
+            None => unknown.push(change),
+        }
+    }
+    let mut orders: HashMap<ProcessKey, Vec<(u64, u32)>> = HashMap::new();
+    for (maker, _) in &known {
+        orders.entry(maker.key).or_insert_with(|| origins.map(|o| o.order(maker.key)).unwrap_or_default());
+    }
+    known.sort_by(|(a, _), (b, _)| (&orders[&a.key], a.era, a.at).cmp(&(&orders[&b.key], b.era, b.at)));
+    let mut clusters: Vec<Cluster<'_>> = Vec::new();
+    let mut last: Option<Maker> = None;
+    for (maker, change) in known {
+        let goes_on = last.is_some_and(|last| {
+            (last.key, last.era) == (maker.key, maker.era) && maker.at.secs - last.at.secs <= PAUSE_S
+        });
+        match clusters.last_mut().filter(|_| goes_on) {
+            Some(Cluster { times: Some((_, until)), changes }) => {
+                *until = maker.at;
+                changes.push(change);
+            }
+            _ => clusters.push(Cluster { times: Some((maker.at, maker.at)), changes: vec![change] }),
+        }
+        last = Some(maker);
+    }
+    clusters.iter_mut().for_each(|cluster| cluster.changes.sort_by(|a, b| a.path.cmp(&b.path)));
+    if !unknown.is_empty() {
+        clusters.push(Cluster { times: None, changes: unknown });
+    }
+    clusters
+}
+
+/// `2026-01-01 12:03:04`, or till when.
+fn span((from, until): &(Timestamp, Timestamp)) -> String {
+    let (from, until) = (time(*from), time(*until));
+    let end = until.split_once(' ').filter(|(day, _)| from.starts_with(day)).map_or(until.as_str(), |(_, clock)| clock);
+    if from == until { from } else { format!("{} to {end}", from.trim_end_matches('Z')) }
 }
 
 /// `npm install (42)`.
@@ -153,4 +203,80 @@ fn details(kind: Kind, phase: Phase, args: &Args) -> String {
     }
     parts.retain(|part| !part.trim().is_empty());
     parts.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fvm::model::event::{Src, Trust};
+    use fvm::model::{ChangeKind, FileType, VmPath};
+    use std::path::PathBuf;
+
+    fn event(seq: u64, secs: i64, (tgid, ppid): (u32, u32), kind: Kind, args: Args) -> Event {
+        Event {
+            ts: Timestamp { secs, nanos: 0 },
+            vm: "vm".into(),
+            seq,
+            tgid,
+            tid: tgid,
+            ppid,
+            sid: tgid,
+            start_ns: u64::from(tgid) * 1000,
+            uid: 0,
+            exe: Bytes(if tgid == 0 { "" } else { "/bin/sh" }.into()),
+            comm: Bytes("sh".into()),
+            kind,
+            args,
+            src: Src::Seccomp,
+            trust: Trust::Usermem,
+            phase: Phase::Attempt,
+        }
+    }
+
+    fn created(path: &str) -> Change {
+        Change {
+            path: VmPath::new(PathBuf::from(path)).unwrap(),
+            kind: ChangeKind::Created,
+            file_type: FileType::File,
+            base: None,
+            layer: 0,
+            before: None,
+            after: None,
+            target: None,
+            link_group: None,
+            link_host: None,
+            source: None,
+            uncommittable: None,
+            conflict: None,
+            origin: None,
+        }
+    }
+
+    #[test]
+    fn what_a_program_did_after_a_pause_stands_by_itself() {
+        let mut origins = Origins::default();
+        let open = |seq, secs, who, path: &str| {
+            event(seq, secs, who, Kind::Open, Args { path: Some(Bytes(path.into())), ..Args::default() })
+        };
+        origins.add(&event(1, 0, (0, 0), Kind::Start, Args::default()));
+        for event in [
+            open(2, 1000, (5, 0), "/c"),
+            open(3, 1030, (5, 0), "/a"),
+            open(4, 1040, (6, 5), "/child"),
+            open(5, 1085, (5, 0), "/b"),
+            open(6, 1200, (5, 0), "/late"),
+        ] {
+            origins.add(&event);
+        }
+        let changes = ["/a", "/b", "/c", "/child", "/late", "/nobody"].map(created).to_vec();
+        let set = ChangeSet { changes, ..ChangeSet::default() };
+        let paths = |cluster: &Cluster<'_>| cluster.changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>();
+        let found = clusters(&set, Some(&origins));
+        let all: Vec<Vec<String>> = found.iter().map(paths).collect();
+        assert_eq!(all, [&["/a", "/b", "/c"][..], &["/late"], &["/child"], &["/nobody"]]);
+        let (from, until) = found[0].times.unwrap();
+        assert_eq!((from.secs, until.secs, found[3].times), (1000, 1085, None));
+        assert_eq!(span(&(from, until)), "1970-01-01 00:16:40 to 00:18:05Z");
+        assert_eq!(clusters(&set, None).len(), 1);
+    }
 }

@@ -22,6 +22,8 @@ pub enum When {
     Any(u8, u32),
     /// When it has both of these bits.
     Both(u8, u32, u32),
+    /// When it has one of the first bits, or none of the second.
+    AnyOrNone(u8, u32, u32),
     /// When it is not null.
     Given(u8),
 }
@@ -35,6 +37,8 @@ pub enum Follow {
     No,
     /// It is unless the argument has this bit.
     Unless(u8, u64),
+    /// It is if the argument has this bit.
+    If(u8, u64),
 }
 
 /// Which file an argument names.
@@ -93,6 +97,8 @@ pub enum More {
     Moves,
     /// To oneself it is nothing.
     ToOthers,
+    /// What it makes may become its maker's child.
+    Sibling,
 }
 
 /// A captured call.
@@ -117,6 +123,13 @@ pub struct Call {
 }
 
 impl Call {
+    /// Of an open, its flags, where they are in a register.
+    #[must_use]
+    pub fn open_flags(&self, arguments: &[u64; 6]) -> Option<u64> {
+        let flags = self.fields.iter().find(|(field, _)| *field == Field::Flags).filter(|_| self.kind == Kind::Open);
+        flags.map(|(_, index)| arguments[usize::from(*index)])
+    }
+
     /// When it is captured at `level`.
     #[must_use]
     pub fn when(&self, level: Level) -> When {
@@ -160,13 +173,13 @@ pub fn writes(flags: u64) -> bool {
 /// Whether an open with these flags gives no content: of a directory, or of a place.
 #[must_use]
 pub fn gives_no_content(flags: u64) -> bool {
-    #[allow(clippy::cast_sign_loss, reason = "flags are bits")]
-    const NO_CONTENT: u64 = (libc::O_DIRECTORY | libc::O_PATH) as u64;
-    flags & NO_CONTENT != 0
+    flags & u64::from(NO_CONTENT) != 0
 }
-/// At the full level those for reading wait too: which of them are written down is [`super::secret`]'s.
+/// `O_DIRECTORY | O_PATH`.
+const NO_CONTENT: u32 = (libc::O_DIRECTORY | libc::O_PATH) as u32;
+/// At the full level those for reading wait too, if they give content: which of them are written down is [`super::secret`]'s.
 const fn opens(flags: u8) -> (When, When) {
-    (When::Any(flags, WRITES), When::Always)
+    (When::Any(flags, WRITES), When::AnyOrNone(flags, WRITES, NO_CONTENT))
 }
 /// Set-uid, set-gid and execute bits: what a mode can give a file.
 const POWERS: u32 = 0o6111;
@@ -178,6 +191,19 @@ const PLACES: u32 = (libc::CLONE_NEWNS | libc::CLONE_NEWUSER) as u32;
 const NAMESPACES: u32 = PLACES
     | (libc::CLONE_NEWCGROUP | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID | libc::CLONE_NEWNET)
         as u32;
+/// Bits that `PTRACE_ATTACH` (16) and `PTRACE_SEIZE` (0x4206) have, and the requests of few others.
+const ATTACHES: u32 = 0x4010;
+/// Whether a `ptrace` request takes another process over.
+#[must_use]
+pub fn takes_over(request: u64) -> bool {
+    matches!(request, 16 | 0x4206)
+}
+/// `CLONE_PARENT`: what is made becomes its maker's sibling.
+pub const SIBLING: u64 = libc::CLONE_PARENT as u64;
+const CLONES: (When, When) = (When::Any(0, SIBLING as u32), When::Any(0, NAMESPACES | SIBLING as u32));
+/// `clone3`, whose flags lie in memory: where a log is kept programs take `clone`, whose flags are seen.
+pub const UNSEEN_CLONE: u32 = libc::SYS_clone3 as u32;
+const FOLLOWS: u64 = libc::AT_SYMLINK_FOLLOW as u64;
 const NOFOLLOW: u64 = libc::AT_SYMLINK_NOFOLLOW as u64;
 
 const NONE: File = File::Nothing;
@@ -218,7 +244,7 @@ const CALLS: &[Call] = &[
         &[(Flags, 0)],
     )
     .more(More::Moves),
-    call("clone", libc::SYS_clone, Kind::Unshare, (When::Never, When::Any(0, NAMESPACES)), NONE, &[(Flags, 0)]),
+    call("clone", libc::SYS_clone, Kind::Unshare, CLONES, NONE, &[(Flags, 0)]).more(More::Sibling),
     call("connect", libc::SYS_connect, Kind::Connect, ALWAYS, NONE, &[]).more(More::Address(1, 2)),
     call("bind", libc::SYS_bind, Kind::Bind, ALWAYS, NONE, &[]).more(More::Address(1, 2)),
     call("listen", libc::SYS_listen, Kind::Listen, ALWAYS, NONE, &[]),
@@ -230,7 +256,8 @@ const CALLS: &[Call] = &[
     call("mkdirat", libc::SYS_mkdirat, Kind::Mkdir, ALWAYS, entry_at(0), &[(Mode, 2)]),
     call("mknodat", libc::SYS_mknodat, Kind::Mknod, ALWAYS, entry_at(0), &[(Mode, 2)]),
     call("symlinkat", libc::SYS_symlinkat, Kind::Symlink, ALWAYS, entry_at(1), &[]).to(File::Text(0)),
-    call("linkat", libc::SYS_linkat, Kind::Link, ALWAYS, entry_at(0), &[(Flags, 4)]).to(entry_at(2)),
+    call("linkat", libc::SYS_linkat, Kind::Link, ALWAYS, File::At(0, 1, Follow::If(4, FOLLOWS)), &[(Flags, 4)])
+        .to(entry_at(2)),
     call("renameat", libc::SYS_renameat, Kind::Rename, ALWAYS, entry_at(0), &[]).to(entry_at(2)),
     call("renameat2", libc::SYS_renameat2, Kind::Rename, ALWAYS, entry_at(0), &[(Flags, 4)]).to(entry_at(2)),
     call("unlinkat", libc::SYS_unlinkat, Kind::Unlink, ALWAYS, entry_at(0), &[(Flags, 2)]),
@@ -248,9 +275,16 @@ const CALLS: &[Call] = &[
     call("fremovexattr", libc::SYS_fremovexattr, Kind::Removexattr, ALWAYS, File::Fd(0), &[]).more(More::Name(1)),
     call("removexattrat", 466, Kind::Removexattr, ALWAYS, at_unless(2), &[]).more(More::Name(3)),
     call("utimensat", libc::SYS_utimensat, Kind::Utime, FULL, at_unless(3), &[]),
-    call("ptrace", libc::SYS_ptrace, Kind::Ptrace, FULL, NONE, &[(Flags, 0), (Pid, 1)]),
+    call(
+        "ptrace",
+        libc::SYS_ptrace,
+        Kind::Ptrace,
+        (When::Any(0, ATTACHES), When::Always),
+        NONE,
+        &[(Flags, 0), (Pid, 1)],
+    ),
     call("process_vm_readv", libc::SYS_process_vm_readv, Kind::MemoryRead, FULL, NONE, &[(Pid, 0)]),
-    call("process_vm_writev", libc::SYS_process_vm_writev, Kind::MemoryWrite, FULL, NONE, &[(Pid, 0)]),
+    call("process_vm_writev", libc::SYS_process_vm_writev, Kind::MemoryWrite, ALWAYS, NONE, &[(Pid, 0)]),
     call("memfd_create", libc::SYS_memfd_create, Kind::Memfd, FULL, NONE, &[(Flags, 1)]).more(More::Name(0)),
     call("mmap", libc::SYS_mmap, Kind::Protect, CODE, NONE, &[(Flags, 2)]).more(More::CallName),
     call("mprotect", libc::SYS_mprotect, Kind::Protect, CODE, NONE, &[(Flags, 2)]).more(More::CallName),

@@ -9,7 +9,7 @@
 //! waited afterwards; whoever makes a call that is refused by number is refused, whatever else fails.
 
 use super::LinkRule;
-use super::calls::{self, Call, Field, More, Refused};
+use super::calls::{self, Call, Field, File, More, Refused};
 use super::memory::{Address, Memory, address};
 use super::place::{self, Mounts, Named};
 use super::process::{Caller, Process, Processes, Renewed};
@@ -40,6 +40,8 @@ pub struct Look {
     calls: HashMap<u32, &'static Call>,
     refused: HashMap<u32, Refused>,
     links: Option<LinkRule>,
+    /// Somebody has another root, or other mounts: paths alone say nothing.
+    moved: bool,
     /// The last call, let go, not written down yet.
     open: Option<Open>,
 }
@@ -47,7 +49,6 @@ pub struct Look {
 /// A call that was let go.
 #[derive(Debug)]
 struct Open {
-    pid: i32,
     event: Event,
     file: Option<Named>,
     to: Option<Named>,
@@ -75,7 +76,7 @@ impl Look {
     ) -> Self {
         let calls = calls::all().map(|call| (call.number, call)).collect();
         let refused = refused.into_iter().map(|call| (call.number, call)).collect();
-        Self { listener, root, mounts, store, processes, vm, level, calls, refused, links, open: None }
+        Self { listener, root, mounts, store, processes, vm, level, calls, refused, links, moved: false, open: None }
     }
 
     /// Where calls wait.
@@ -91,13 +92,6 @@ impl Look {
     /// They have changed.
     pub fn look_at_mounts(&mut self) {
         self.mounts.look();
-    }
-
-    /// The log begins.
-    pub fn begin(&mut self, level: Level, blind: Option<&str>) {
-        if let Some(store) = &mut self.store {
-            store.begin(now(), level, blind);
-        }
     }
 
     /// The log ends well.
@@ -133,14 +127,21 @@ impl Look {
         if matches!(what.kind, Kind::Link) && self.fails_link(call.id, tid) {
             return;
         }
+        if !self.moved && opens_no_secret(what, &call.arguments, tid) {
+            return self.answer(call.id, Answer::GoOn);
+        }
         let Caller::Known { pid, tid: inside } = self.processes.caller(tid) else {
             return self.answer(call.id, Answer::GoOn);
         };
         let ts = now();
+        self.tell_dropped();
+        // While it waits it is what it was when it made the call; afterwards it may be another program.
+        self.renew(pid, ts);
+        self.processes.goes_on(pid, inside);
         match what.more {
             // What it is now is seen for the last time.
             More::Exit { thread } => return self.exit(call.id, what, (pid, inside), call.arguments[0], thread, ts),
-            More::Argv(_) => self.renew(pid, ts),
+            More::Sibling if call.arguments[0] & calls::SIBLING != 0 => self.processes.makes_sibling(pid),
             _ => {}
         }
         let Some(process) = self.processes.get(pid) else { return self.answer(call.id, Answer::GoOn) };
@@ -156,11 +157,14 @@ impl Look {
         let is_own = seen.args.pid.is_some_and(|to| i64::from(to) == i64::from(self.number(pid)));
         if is_ours || (what.more == More::ToOthers && is_own) {
             if moves {
-                self.processes.mark_stale(pid);
+                self.moves(pid, inside, what);
             }
             return;
         }
-        let Seen { args, trust, file, to } = seen;
+        self.moved |= matches!(what.kind, Kind::Chroot | Kind::Setns | Kind::Unshare);
+        let Seen { mut args, trust, file, to } = seen;
+        let is_foreign = self.processes.get(pid).is_some_and(|process| process.foreign);
+        args.foreign = is_foreign && (file.is_some() || to.is_some());
         let mut kind = what.kind;
         if kind == Kind::Open && args.flags.is_some_and(|flags| !calls::writes(flags)) {
             kind = Kind::Read;
@@ -169,12 +173,40 @@ impl Look {
                 return;
             }
         }
+        // At the basic level only who controls whom counts.
+        let is_detail = kind == Kind::Ptrace && !args.flags.is_some_and(calls::takes_over);
+        if is_detail && self.level == Level::Basic {
+            return;
+        }
         let event = self.event(pid, inside, ts, kind, args, (Src::Seccomp, trust, Phase::Attempt));
         let is_text = what.kind == Kind::Symlink;
-        self.open = event.map(|event| Open { pid, event, file, to, is_text });
+        self.open = event.map(|event| Open { event, file, to, is_text });
         if moves {
             self.settle();
-            self.processes.mark_stale(pid);
+            self.moves(pid, inside, what);
+        }
+    }
+
+    /// What is known of the process may not be so any more.
+    fn moves(&mut self, pid: i32, tid: u32, what: &Call) {
+        match what.more {
+            More::Argv(_) => self.processes.asks(pid, tid),
+            _ => {
+                // Its threads may have different mounts and roots from here on.
+                let splits = matches!(what.kind, Kind::Chroot | Kind::Setns | Kind::Unshare);
+                if splits && !self.processes.is_alone(pid) {
+                    self.processes.scatter(pid);
+                }
+                self.processes.mark_stale(pid);
+            }
+        }
+    }
+
+    /// Where more live at once than can be known, who made whom is lost.
+    fn tell_dropped(&mut self) {
+        let dropped = self.processes.take_dropped();
+        if let (1.., Some(store)) = (dropped, &mut self.store) {
+            store.lose(dropped);
         }
     }
 
@@ -230,15 +262,8 @@ impl Look {
 
     /// Writes down the call that was let go.
     fn settle(&mut self) {
-        let Some(Open { pid, mut event, file, to, is_text }) = self.open.take() else { return };
+        let Some(Open { mut event, file, to, is_text }) = self.open.take() else { return };
         self.write_noted(event.ts);
-        self.renew(pid, event.ts);
-        if let Some(process) = self.processes.get(pid) {
-            event.args.foreign = process.foreign && (file.is_some() || to.is_some());
-            // The call came from the program that it is by now.
-            (event.exe, event.comm) = (process.exe.clone(), process.comm.clone());
-            (event.uid, event.sid) = (process.uid, process.sid);
-        }
         let root = (!event.args.foreign).then_some(&self.root);
         let cached = self.mounts.may_wait();
         let (mut named, mut resolved) = (false, true);
@@ -355,6 +380,19 @@ fn of(process: &Process, vm: &str, tid: u32, ts: Timestamp, kind: Kind, args: Ar
     }
 }
 
+/// Whether a call opens for reading what nobody is to hear of, as its absolute path says: most of what programs do. Who it was
+/// is not looked up.
+fn opens_no_secret(what: &Call, arguments: &[u64; 6], tid: i32) -> bool {
+    let (File::Path(index, _) | File::At(_, index, _)) = what.file else { return false };
+    if what.open_flags(arguments).is_none_or(calls::writes) {
+        return false;
+    }
+    let text = Memory::of(tid).path(arguments[usize::from(index)]);
+    // What leads through links of the process's own is looked up while it waits.
+    let is_own = [&b"/proc/"[..], b"/dev/"].iter().any(|place| text.bytes.starts_with(place));
+    !text.cut && !is_own && text.bytes.starts_with(b"/") && !secret::may_be(&text.bytes)
+}
+
 /// Reads the arguments of a call that waits.
 fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
     let mut memory = Memory::of(tid);
@@ -380,8 +418,10 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
         More::Argv(index) => {
             let (argv, cut) = memory.argv(argument(index));
             (args.argv, args.cut) = (argv, cut);
-            let loaded = memory.variable(argument(index + 1), &[b"LD_PRELOAD=", b"LD_AUDIT="]);
-            args.name = loaded.map(|variable| Bytes(OsString::from_vec(variable)));
+            let (loaded, more) =
+                memory.variables(argument(index + 1), &[b"LD_PRELOAD=", b"LD_AUDIT=", b"LD_LIBRARY_PATH="]);
+            args.cut |= more;
+            args.name = (!loaded.is_empty()).then(|| Bytes(OsString::from_vec(loaded)));
             from_memory = true;
         }
         More::Name(index) => {
@@ -408,7 +448,7 @@ fn see(what: &Call, arguments: &[u64; 6], tid: i32, process: &Process) -> Seen {
             args.cut = args.flags.is_none();
         }
         More::CallName => args.name = Some(Bytes(what.name.into())),
-        More::Nothing | More::Exit { .. } | More::Moves | More::ToOthers => {}
+        More::Nothing | More::Exit { .. } | More::Moves | More::ToOthers | More::Sibling => {}
     }
     let trust = if from_memory { Trust::Usermem } else { Trust::Kernel };
     Seen { args, trust, file, to }
@@ -439,7 +479,7 @@ fn socket(pid: i32, fd: i32) -> char {
     }
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
 }

@@ -32,13 +32,15 @@ pub struct Memory {
     /// What was read last: arguments lie side by side.
     at: u64,
     block: Vec<u8>,
+    /// Pointers to variables.
+    table: Vec<u8>,
 }
 
 impl Memory {
     /// That of thread `pid`.
     #[must_use]
     pub fn of(pid: i32) -> Self {
-        Self { pid, at: 0, block: Vec::new() }
+        Self { pid, at: 0, block: Vec::new(), table: Vec::new() }
     }
 
     /// A path.
@@ -102,26 +104,39 @@ impl Memory {
         (args, true)
     }
 
-    /// The first of a program's variables that begins with one of `names` (each with its `=`) and is not empty.
+    /// Those of a program's variables that begin with one of `names` (each with its `=`) and are not empty, one behind another; and
+    /// whether there may be more.
     #[must_use]
-    pub fn variable(&mut self, address: u64, names: &[&[u8]]) -> Option<Vec<u8>> {
-        /// So many are looked at.
-        const VARIABLES_MAX: usize = 1024;
-        if address == 0 {
-            return None;
-        }
-        let table = self.bytes(address, VARIABLES_MAX * 8);
-        let pointers = table.chunks_exact(8).map(|p| u64::from_le_bytes(p.try_into().unwrap_or_default()));
-        for pointer in pointers.take_while(|pointer| *pointer != 0) {
-            let begins = |text: &[u8]| names.iter().any(|name| text.starts_with(name) && text.len() > name.len());
+    pub fn variables(&mut self, address: u64, names: &[&[u8]]) -> (Vec<u8>, bool) {
+        /// So many are looked at, and so long each and all that is kept may be.
+        const VARIABLES_MAX: usize = 4096;
+        let mut found: Vec<u8> = Vec::new();
+        let mut at = address;
+        for n in 0..VARIABLES_MAX {
+            const TABLE: usize = 512;
+            if n % TABLE == 0 {
+                self.table = self.bytes(at, TABLE * 8);
+                at = at.wrapping_add((TABLE * 8) as u64);
+            }
+            let place = n % TABLE * 8;
+            let Some(pointer) = self.table.get(place..place + 8) else { return (found, address != 0) };
+            let pointer = u64::from_le_bytes(pointer.try_into().unwrap_or_default());
+            if pointer == 0 {
+                return (found, false);
+            }
             let text = self.near(pointer);
-            if begins(&text.bytes) {
-                let mut found = text.bytes;
-                found.truncate(PATH_MAX);
-                return Some(found);
+            if names.iter().any(|name| text.bytes.starts_with(name) && text.bytes.len() > name.len()) {
+                if !found.is_empty() {
+                    found.push(b' ');
+                }
+                found.extend_from_slice(&text.bytes);
+                if found.len() > PATH_MAX {
+                    found.truncate(PATH_MAX);
+                    return (found, true);
+                }
             }
         }
-        None
+        (found, true)
     }
 
     /// A string that may be in the block that was read last.
@@ -213,6 +228,24 @@ mod tests {
         let (args, cut) = own().argv(endless.as_ptr() as u64);
         assert_eq!((args.len(), cut), (ARGS_MAX, true));
         assert_eq!(own().argv(16), (Vec::new(), true));
+    }
+
+    #[test]
+    fn all_variables_that_load_something_are_read_however_many_stand_before_them() {
+        let names: &[&[u8]] = &[b"LD_PRELOAD=", b"LD_AUDIT="];
+        let read = |many: usize| {
+            let filler = (0..many).map(|n| format!("FILLER{n}=x"));
+            let all = filler.chain(["LD_PRELOAD=/a".into(), "LD_AUDIT=".into(), "LD_AUDIT=/b".into()]);
+            let strings: Vec<CString> = all.map(|text| CString::new(text).unwrap()).collect();
+            let mut table: Vec<*const libc::c_char> = strings.iter().map(|s| s.as_ptr()).collect();
+            table.push(std::ptr::null());
+            own().variables(table.as_ptr() as u64, names)
+        };
+        let found = b"LD_PRELOAD=/a LD_AUDIT=/b".to_vec();
+        assert_eq!((read(0), read(2000)), ((found.clone(), false), (found, false)));
+        assert!(read(5000).1, "there may be more");
+        assert_eq!(own().variables(0, names), (Vec::new(), false));
+        assert_eq!(own().variables(16, names), (Vec::new(), true));
     }
 
     #[test]

@@ -14,8 +14,11 @@
 //! thread.
 
 pub mod calls;
+mod kin;
 mod look;
 mod memory;
+mod numbers;
+mod own;
 mod place;
 mod proc;
 mod process;
@@ -25,10 +28,11 @@ mod secret;
 use crate::store::Store;
 use calls::Refused;
 use fvm_model::Level;
-use fvm_sys::{process as own, seccomp};
+use fvm_sys::{process as this, seccomp};
 use look::Look;
+use numbers::Numbers;
 use place::Mounts;
-use process::{Numbers, Processes};
+use process::Processes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -73,6 +77,8 @@ pub struct Task {
     pub level: Level,
     /// The directory of the log.
     pub events: OwnedFd,
+    /// It may hold earlier runs: the log goes on only if it can say that there is another.
+    pub again: bool,
     /// The VM's id.
     pub vm: String,
     /// How large the log may become, in bytes.
@@ -96,13 +102,15 @@ impl Tracer {
     /// Begins to answer.
     ///
     /// # Errors
-    /// When there is no thread or pipe to be had, or the log cannot be read.
-    pub fn start(task: Task) -> Result<Self, Errno> {
+    /// When there is no thread or pipe to be had, or the log holds earlier runs and cannot be read or written: it would look as if
+    /// nothing had happened since.
+    pub fn start(mut task: Task) -> Result<Self, Errno> {
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let begun = task.again.then(|| begin(&mut task)).transpose()?;
         let thread = std::thread::Builder::new().name("fvm: tracer".into()).stack_size(256 << 10);
         let begun = thread.spawn(move || {
-            own::block_all_signals();
-            run(task, &stopped);
+            this::block_all_signals();
+            run(task, begun, &stopped);
         });
         let thread = begun.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
@@ -138,16 +146,21 @@ fn handles() -> usize {
     usize::try_from((now / 2).min(HANDLES_MAX)).unwrap_or(0)
 }
 
-fn run(task: Task, stopped: &OwnedFd) {
-    let Task { inside, init, level, events, vm, quota_bytes, blind, refused, links } = task;
+/// Opens the log and says that a run begins.
+fn begin(task: &mut Task) -> Result<Store, Errno> {
+    let mut store = Store::open(task.events.try_clone().map_err(|_| Errno::MFILE)?, &task.vm, task.quota_bytes)?;
+    if store.begin(look::now(), task.level, task.blind.as_deref()) { Ok(store) } else { Err(Errno::NOSPC) }
+}
+
+fn run(mut task: Task, begun: Option<Store>, stopped: &OwnedFd) {
+    // The first run of a log that cannot be written is answered all the same: a log without a run is never whole.
+    let store = begun.or_else(|| begin(&mut task).ok());
+    let Task { inside, init, level, vm, refused, links, .. } = task;
     let _slower_without = seccomp::take_turns(&inside.listener);
-    // A log that cannot be read is not written: the calls are answered all the same.
-    let store = Store::open(events, &vm, quota_bytes).ok();
     let mounts = rustix::fs::fstat(&inside.mounts).ok().map(|stat| stat.st_ino);
     let processes = Processes::new(Numbers::of(init, mounts), handles());
     let look = (inside.listener, inside.root, Mounts::new(inside.table));
     let mut look = Look::new(look, store, processes, vm, level, refused, links);
-    look.begin(level, blind.as_deref());
     let (mut flushed, mut swept) = (Instant::now(), Instant::now());
     // Where nothing happens, it is looked at ever more seldom.
     let mut idle = 0u32;

@@ -4,6 +4,7 @@
 //! gone, or may not be looked at, gives less, never something else.
 
 use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
 
 /// `/proc/<pid>/stat`, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +19,19 @@ pub struct Stat {
     pub start_ticks: u64,
     /// Where its stack and its arguments begin: others after each execution. 0 for whoever may not trace it.
     pub image: (u64, u64),
+    /// It is a fork that has executed nothing.
+    pub never_executed: bool,
+}
+
+/// What `/proc/<pid>/exe` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// It is this file.
+    At(Vec<u8>),
+    /// It may not be looked at.
+    Hidden,
+    /// Its path is longer than the kernel says, or there is none.
+    Nameless,
 }
 
 /// `/proc/<pid>/status`, as far as it is needed.
@@ -32,6 +46,9 @@ pub struct Status {
     /// Those of the leader of its session.
     pub sessions: Vec<u32>,
 }
+
+/// `PF_FORKNOEXEC` of the kernel's `include/linux/sched.h`, in the ninth field.
+const FORKED_ONLY: u64 = 0x40;
 
 /// Reads `stat`.
 #[must_use]
@@ -49,6 +66,7 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         threads: u32::try_from(field(20)?).ok()?,
         start_ticks: field(22)?,
         image: (field(28).unwrap_or(0), field(48).unwrap_or(0)),
+        never_executed: field(9).is_some_and(|flags| flags & FORKED_ONLY != 0),
     })
 }
 
@@ -107,6 +125,16 @@ pub fn link(pid: i32, name: &str) -> Option<Vec<u8>> {
     Some(target.into_bytes())
 }
 
+/// The program of a process.
+#[must_use]
+pub fn program(pid: i32) -> Program {
+    match fs::readlink(format!("/proc/{pid}/exe"), Vec::with_capacity(256)) {
+        Ok(target) => Program::At(target.into_bytes()),
+        Err(Errno::ACCESS | Errno::PERM) => Program::Hidden,
+        Err(_) => Program::Nameless,
+    }
+}
+
 /// The processes that a process made, if that can be known.
 #[must_use]
 pub fn children(pid: i32, threads: u32) -> Vec<i32> {
@@ -135,7 +163,9 @@ mod tests {
     #[test]
     fn a_name_cannot_pass_for_other_fields() {
         let text = b"42 (a) b) R 1) S 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 987 1 2 3 4 5 6000 7 8 9 10 11 12 13 14 15 16 17 0 0 0 18 19 20 21 22 7000 24 25 26 0\n";
-        let want = Stat { comm: b"a) b) R 1".to_vec(), ppid: 7, threads: 3, start_ticks: 987, image: (6000, 7000) };
+        // Field 9 is 4194304: forked, and not only that.
+        let (comm, image, never_executed) = (b"a) b) R 1".to_vec(), (6000, 7000), false);
+        let want = Stat { comm, ppid: 7, threads: 3, start_ticks: 987, image, never_executed };
         assert_eq!(parse_stat(text), Some(want));
         for bad in [&b""[..], b"1 (a", b"1 (a) S", b")(", b"1 (a) S x 1 1"] {
             assert_eq!(parse_stat(bad), None);

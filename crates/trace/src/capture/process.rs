@@ -10,7 +10,10 @@
 //! Invariants: a number that the kernel gave away again is never taken for the former process (a descriptor of the process
 //! is held, or its start is compared); the table is bounded; whoever made a process is never guessed.
 
-use super::proc::{self, Stat, Status};
+use super::kin::Kin;
+use super::numbers::Numbers;
+use super::own::Own;
+use super::proc::{self, Program, Stat, Status};
 use fvm_model::event::ProcessKey;
 use fvm_model::path::Bytes;
 use fvm_sys::peek::is_thread_of;
@@ -29,61 +32,6 @@ pub const OURS: &str = "[fvm]";
 /// What that executes on its way ([`fvm_sys::exec`]).
 const STUB: &[u8] = b"/memfd:run (deleted)";
 
-/// Numbers as a VM has them.
-#[derive(Debug, Clone)]
-pub struct Numbers {
-    /// Init, as the tracer numbers it.
-    pub init: i32,
-    /// Where in a list of numbers, from the tracer's namespace inwards, the VM's stands.
-    level: usize,
-    /// First user of the VM, and how many, as the tracer sees them.
-    uids: Vec<[u32; 3]>,
-    /// The VM's mount namespace, by its inode.
-    mounts: Option<u64>,
-    /// fvm's own program, by device and inode.
-    own: Option<(u64, u64)>,
-    /// Clock ticks in a second.
-    ticks: u64,
-}
-
-impl Numbers {
-    /// Those of the VM of process `init`. `mounts`: its mount namespace.
-    #[must_use]
-    pub fn of(init: i32, mounts: Option<u64>) -> Self {
-        let status = proc::status(init).unwrap_or_default();
-        let map = proc::read(&format!("/proc/{init}/uid_map"), 4096).unwrap_or_default();
-        let own = rustix::fs::stat("/proc/self/exe").ok().map(|stat| (stat.st_dev, stat.st_ino));
-        Self {
-            init,
-            level: status.numbers.len().saturating_sub(1),
-            uids: uid_map(&String::from_utf8_lossy(&map)),
-            mounts,
-            own,
-            ticks: rustix::param::clock_ticks_per_second().max(1),
-        }
-    }
-
-    fn inside(&self, numbers: &[u32]) -> u32 {
-        numbers.get(self.level).copied().unwrap_or(0)
-    }
-
-    fn user(&self, uid: u32) -> u32 {
-        let within = |[inside, outside, count]: &[u32; 3]| {
-            uid.checked_sub(*outside).filter(|by| by < count).map(|by| inside.wrapping_add(by))
-        };
-        // The kernel's number for whoever has none.
-        self.uids.iter().find_map(within).unwrap_or(65_534)
-    }
-}
-
-fn uid_map(text: &str) -> Vec<[u32; 3]> {
-    let line = |line: &str| {
-        let mut numbers = line.split_ascii_whitespace().map(|n| n.parse().ok());
-        Some([numbers.next()??, numbers.next()??, numbers.next()??])
-    };
-    text.lines().filter_map(line).collect()
-}
-
 /// A process.
 #[derive(Debug)]
 pub struct Process {
@@ -101,8 +49,9 @@ pub struct Process {
     pub comm: Bytes,
     /// It is fvm itself still.
     pub ours: bool,
-    /// It has other mounts than the VM.
+    /// It has other mounts than the VM, or a thread of it may.
     pub foreign: bool,
+    scattered: bool,
     /// Its root directory, as the VM names it, if it has another than the VM.
     pub root: Vec<u8>,
     handle: Option<OwnedFd>,
@@ -110,6 +59,32 @@ pub struct Process {
     image: (u64, u64),
     /// Its other threads: the VM's numbers for them.
     threads: HashMap<i32, u32>,
+    /// This thread of it asked to execute something; whether it did is not known yet.
+    asked: Option<u32>,
+}
+
+#[cfg(test)]
+impl Process {
+    /// One of this number in the VM, of which nothing else is known.
+    pub fn with_number(tgid: u32) -> Self {
+        Self {
+            key: ProcessKey { tgid, start_ns: 1 },
+            ppid: 0,
+            sid: 0,
+            uid: 0,
+            exe: bytes(Vec::new()),
+            comm: bytes(Vec::new()),
+            ours: false,
+            foreign: false,
+            scattered: false,
+            root: Vec::new(),
+            handle: None,
+            ticks: 0,
+            image: (0, 0),
+            threads: HashMap::new(),
+            asked: None,
+        }
+    }
 }
 
 /// Who made a call.
@@ -141,6 +116,8 @@ pub enum Renewed {
 #[derive(Debug)]
 pub struct Processes {
     numbers: Numbers,
+    own: Own,
+    kin: Kin,
     known: HashMap<i32, Process>,
     /// Thread → process.
     threads: HashMap<i32, i32>,
@@ -150,6 +127,11 @@ pub struct Processes {
     stale: BTreeMap<i32, u8>,
     /// Known now, and not by an event of their own.
     noted: Vec<i32>,
+    known_max: usize,
+    /// Ended, and made room already.
+    ended: Vec<(i32, Process)>,
+    /// Dropped while they lived.
+    dropped: u64,
 }
 
 impl Processes {
@@ -157,7 +139,21 @@ impl Processes {
     #[must_use]
     pub fn new(numbers: Numbers, handles_max: usize) -> Self {
         let (known, threads) = (HashMap::new(), HashMap::new());
-        Self { numbers, known, threads, handles_max, handles: 0, stale: BTreeMap::new(), noted: Vec::new() }
+        let own = Own::of(numbers.init);
+        Self {
+            numbers,
+            own,
+            kin: Kin::default(),
+            known,
+            threads,
+            handles_max,
+            handles: 0,
+            stale: BTreeMap::new(),
+            noted: Vec::new(),
+            known_max: KNOWN_MAX,
+            ended: Vec::new(),
+            dropped: 0,
+        }
     }
 
     /// A process that is known.
@@ -218,7 +214,7 @@ impl Processes {
 
     /// Takes `pid` and its makers into the table; whether it is there.
     fn load(&mut self, pid: i32, status: Option<Status>, depth: usize) -> bool {
-        if self.known.len() >= KNOWN_MAX {
+        if self.known.len() >= self.known_max {
             self.make_room();
         }
         let held = self.handles < self.handles_max;
@@ -227,21 +223,28 @@ impl Processes {
         let handle = handle.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         let (Some(stat), Some(status)) = (proc::stat(pid), status.or_else(|| proc::status(pid))) else { return false };
         let (ppid, child_of_ours) = self.maker(&stat, depth);
-        let exe = proc::link(pid, "exe");
-        let ours = child_of_ours && self.is_fvm(pid, exe.is_none(), &stat);
+        let exe = proc::program(pid);
+        let ours = child_of_ours && self.is_fvm(pid, &exe, &stat);
+        if !ours && exe == Program::Hidden {
+            self.own.stranger_hides();
+        }
+        let tgid = self.numbers.inside(&status.numbers);
+        let start_ns = self.start_ns(stat.start_ticks) + self.kin.more(tgid, pid, stat.start_ticks);
         let process = Process {
-            key: ProcessKey { tgid: self.numbers.inside(&status.numbers), start_ns: self.start_ns(stat.start_ticks) },
+            key: ProcessKey { tgid, start_ns },
             ppid,
             sid: self.numbers.inside(&status.sessions),
             uid: self.numbers.user(status.uid),
-            exe: if ours { Bytes(OURS.into()) } else { program(exe.unwrap_or_default()) },
+            exe: if ours { Bytes(OURS.into()) } else { program(exe) },
             comm: bytes(stat.comm),
             ours,
             foreign: false,
+            scattered: false,
             root: Vec::new(),
             ticks: stat.start_ticks,
             image: stat.image,
             threads: HashMap::new(),
+            asked: None,
             handle,
         };
         if handle_alive(&process) {
@@ -257,6 +260,9 @@ impl Processes {
     /// The VM's number of whoever made a process, and whether that is fvm.
     fn maker(&mut self, stat: &Stat, depth: usize) -> (u32, bool) {
         let ppid = stat.ppid;
+        if let Some(maker) = self.kin.maker(ppid, stat.start_ticks) {
+            return (maker, false);
+        }
         if ppid == self.numbers.init {
             return (0, true);
         }
@@ -274,21 +280,22 @@ impl Processes {
         }
     }
 
-    /// Whether a child of init's, or of another such, is fvm still. A process that was never executed may not be looked at by a
-    /// user; then it is what init is by name.
-    fn is_fvm(&self, pid: i32, unreadable: bool, stat: &Stat) -> bool {
-        if unreadable {
-            return proc::stat(self.numbers.init).is_some_and(|init| init.comm == stat.comm);
+    /// Whether a child of init's, or of another such, is fvm still.
+    fn is_fvm(&mut self, pid: i32, exe: &Program, stat: &Stat) -> bool {
+        if *exe == Program::Hidden && self.stale.keys().any(|pid| proc::program(*pid) == Program::Hidden) {
+            // It executed something, and was not looked at since.
+            self.own.stranger_hides();
         }
-        let exe = rustix::fs::stat(format!("/proc/{pid}/exe")).ok().map(|stat| (stat.st_dev, stat.st_ino));
-        exe.is_some() && exe == self.numbers.own
+        let init = proc::stat(self.numbers.init).unwrap_or_default();
+        self.own.is(pid, exe, stat, &init.comm)
     }
 
     /// Which mounts and root directory it has.
     fn place(&mut self, pid: i32) {
         let Some(process) = self.known.get_mut(&pid) else { return };
         let mounts = rustix::fs::stat(format!("/proc/{pid}/ns/mnt")).ok().map(|stat| stat.st_ino);
-        process.foreign = matches!((mounts, self.numbers.mounts), (Some(own), Some(vm)) if own != vm);
+        let is_other = matches!((mounts, self.numbers.mounts), (Some(own), Some(vm)) if own != vm);
+        process.foreign = is_other || process.scattered;
         process.root = proc::link(pid, "root").filter(|root| root != b"/").unwrap_or_default();
     }
 
@@ -301,6 +308,52 @@ impl Processes {
         /// A second of ticks: an execution may take its time, or fail.
         const LOOKS: u8 = 10;
         self.stale.insert(pid, LOOKS);
+    }
+
+    /// Its thread `tid` asks to execute something: what it is by then shows at the latest when it does something again.
+    pub fn asks(&mut self, pid: i32, tid: u32) {
+        self.mark_stale(pid);
+        if let Some(process) = self.known.get_mut(&pid) {
+            process.asked = Some(tid);
+        }
+    }
+
+    /// Whether it is to be looked at before anything that it does now is taken for its program's.
+    #[must_use]
+    pub fn is_in_doubt(&self, pid: i32) -> bool {
+        self.known.get(&pid).is_some_and(|process| process.asked.is_some())
+    }
+
+    /// Thread `tid` does something: what it asked to execute, it did not.
+    pub fn goes_on(&mut self, pid: i32, tid: u32) {
+        if let Some(process) = self.known.get_mut(&pid)
+            && process.asked == Some(tid)
+        {
+            process.asked = None;
+        }
+    }
+
+    /// A thread of several takes other mounts or another root: what paths mean differs between them until it executes something.
+    pub fn scatter(&mut self, pid: i32) {
+        if let Some(process) = self.known.get_mut(&pid) {
+            (process.scattered, process.foreign) = (true, true);
+        }
+    }
+
+    /// It makes a child that is to be its own maker's.
+    pub fn makes_sibling(&mut self, pid: i32) {
+        let Some((stat, maker)) = proc::stat(pid).zip(self.known.get(&pid).map(|process| process.key.tgid)) else {
+            return;
+        };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (secs, nanos) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+        let ticks = secs * self.numbers.ticks + nanos / (1_000_000_000 / self.numbers.ticks);
+        self.kin.makes_sibling(stat.ppid, maker, ticks);
+    }
+
+    /// How many were dropped while they lived since this was asked last: who made whom is not known of all then.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Those that may have changed.
@@ -323,10 +376,16 @@ impl Processes {
 
     /// Looks again at a process that may have changed.
     pub fn renew(&mut self, pid: i32) -> Renewed {
-        let Some(looks) = self.stale.get_mut(&pid) else { return Renewed::Same };
-        *looks -= 1;
-        if *looks == 0 {
-            self.stale.remove(&pid);
+        let is_in_doubt = self.is_in_doubt(pid);
+        match self.stale.get_mut(&pid) {
+            Some(looks) => {
+                *looks -= 1;
+                if *looks == 0 {
+                    self.stale.remove(&pid);
+                }
+            }
+            None if is_in_doubt => {}
+            None => return Renewed::Same,
         }
         let Some(process) = self.known.get_mut(&pid) else {
             self.stale.remove(&pid);
@@ -336,16 +395,19 @@ impl Processes {
         process.comm = bytes(stat.comm);
         process.uid = self.numbers.user(status.uid);
         process.sid = self.numbers.inside(&status.sessions);
-        let exe = proc::link(pid, "exe");
-        let executed = stat.image != process.image || exe.as_ref().is_some_and(|exe| !same(&process.exe, exe));
+        let exe = proc::program(pid);
+        let executed = stat.image != process.image || matches!(&exe, Program::At(exe) if !same(&process.exe, exe));
         process.image = stat.image;
         let was_ours = process.ours;
         if executed {
-            process.ours = false;
+            (process.ours, process.asked, process.scattered) = (false, None, false);
             process.threads.clear();
-            let is_stub = was_ours && exe.as_deref() == Some(STUB);
+            let is_stub = was_ours && matches!(&exe, Program::At(exe) if exe == STUB);
+            if exe == Program::Hidden {
+                self.own.stranger_hides();
+            }
             // One that may not be looked at is not what it was.
-            process.exe = if is_stub { Bytes(OURS.into()) } else { program(exe.unwrap_or_default()) };
+            process.exe = if is_stub { Bytes(OURS.into()) } else { program(exe) };
             if is_stub {
                 self.stale.remove(&pid);
                 self.place(pid);
@@ -387,7 +449,12 @@ impl Processes {
             None => proc::stat(*pid).is_none_or(|stat| stat.start_ticks != process.ticks).then_some(*pid),
         };
         let ended: Vec<i32> = self.known.iter().filter_map(ended).collect();
-        ended.into_iter().filter_map(|pid| Some((pid, self.forget(pid)?))).collect()
+        if ended.iter().any(|pid| self.stale.contains_key(pid)) {
+            // What it had executed is not known.
+            self.own.stranger_hides();
+        }
+        let ended: Vec<(i32, Process)> = ended.into_iter().filter_map(|pid| Some((pid, self.forget(pid)?))).collect();
+        self.ended.drain(..).chain(ended).collect()
     }
 
     /// Drops one that has ended.
@@ -401,9 +468,16 @@ impl Processes {
         Some(process)
     }
 
-    /// What is dropped here is loaded again when it does something.
+    /// What is dropped here is loaded again when it does something; its maker may be gone by then.
     fn make_room(&mut self) {
-        let pids: Vec<i32> = self.known.keys().copied().take(KNOWN_MAX / 4).collect();
+        let mut ended = self.take_ended();
+        ended.truncate(KNOWN_MAX);
+        self.ended = ended;
+        if self.known.len() < self.known_max {
+            return;
+        }
+        let pids: Vec<i32> = self.known.keys().copied().take((self.known_max / 4).max(1)).collect();
+        self.dropped += pids.len() as u64;
         pids.into_iter().for_each(|pid| drop(self.forget(pid)));
     }
 }
@@ -423,8 +497,9 @@ fn bytes(text: Vec<u8>) -> Bytes {
 
 const DELETED: &[u8] = b" (deleted)";
 
-/// The file of a program, as `/proc` names it.
-fn program(mut link: Vec<u8>) -> Bytes {
+/// The file of a program, as `/proc` names it; empty where it cannot.
+fn program(exe: Program) -> Bytes {
+    let Program::At(mut link) = exe else { return bytes(Vec::new()) };
     if link.ends_with(DELETED) {
         link.truncate(link.len() - DELETED.len());
     }
@@ -437,76 +512,4 @@ fn same(known: &Bytes, link: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
-
-    fn processes() -> Processes {
-        // As if this test's parent were init: its numbers are the tracer's own.
-        let own = rustix::process::getppid().unwrap().as_raw_nonzero().get();
-        Processes::new(Numbers { own: None, ..Numbers::of(own, None) }, 64)
-    }
-
-    fn id(child: &std::process::Child) -> i32 {
-        i32::try_from(child.id()).unwrap()
-    }
-
-    #[test]
-    fn a_user_is_numbered_as_in_the_vm() {
-        let uids = uid_map("         0 1073741824 1073741824\n");
-        let numbers = Numbers { init: 1, level: 0, uids, mounts: None, own: None, ticks: 100 };
-        assert_eq!(numbers.user(1_073_741_824 + 1000), 1000);
-        assert_eq!(numbers.user(5), 65_534);
-    }
-
-    #[test]
-    fn a_process_knows_its_maker_and_what_it_executes() {
-        let mut known = processes();
-        let mut child =
-            Command::new("sh").args(["-c", "read x; exec sleep 100"]).stdin(Stdio::piped()).spawn().unwrap();
-        let pid = id(&child);
-        let wait_for = |name: &str| while proc::stat(pid).unwrap().comm != name.as_bytes() {};
-        wait_for("sh");
-        let Caller::Known { tid, .. } = known.caller(pid) else { panic!("{:?}", known.caller(pid)) };
-        assert_eq!(tid, child.id());
-        let process = known.get(pid).unwrap();
-        assert_eq!(process.ppid, std::process::id());
-        let before = process.exe.clone();
-        assert_eq!(known.renew(pid), Renewed::Same);
-        known.mark_stale(pid);
-        assert_eq!(known.renew(pid), Renewed::Same);
-        drop(child.stdin.take());
-        wait_for("sleep");
-        known.mark_stale(pid);
-        assert_eq!(known.renew(pid), Renewed::Executed(Some(1)));
-        assert_ne!(known.get(pid).unwrap().exe, before);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let ended: Vec<i32> = known.take_ended().into_iter().map(|(pid, _)| pid).collect();
-        assert!(ended.contains(&pid), "{ended:?}");
-        assert_eq!(known.caller(pid), Caller::Gone);
-    }
-
-    #[test]
-    fn a_child_is_noted_before_its_maker_ends() {
-        let mut known = processes();
-        let mut child = Command::new("sh")
-            .args(["-c", "sleep 100 & echo $!; read x"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let grandchild: i32 = line.trim().parse().unwrap();
-        assert!(matches!(known.caller(id(&child)), Caller::Known { .. }));
-        known.note_children(id(&child));
-        assert!(known.take_noted().contains(&grandchild));
-        drop(child.stdin.take());
-        child.wait().unwrap();
-        assert_eq!(known.get(grandchild).unwrap().ppid, child.id());
-        assert!(matches!(known.caller(grandchild), Caller::Known { .. }));
-        rustix::process::kill_process(Pid::from_raw(grandchild).unwrap(), rustix::process::Signal::KILL).unwrap();
-    }
-}
+mod tests;

@@ -5,11 +5,12 @@
 //!   number ── not captured ─► go on          ── refused ─► wait
 //!          ── captured ─► when? ── always ─► wait
 //!                               ── bits of an argument ─► wait | go on
+//!          ── clone3 ─► ENOSYS: programs take clone, whose flags are in a register
 //! ```
 //!
 //! Invariant: a call that another filter of the VM refuses never waits: the kernel takes the sternest answer.
 
-use super::calls::{Call, Refused, When};
+use super::calls::{Call, Refused, UNSEEN_CLONE, When};
 use fvm_model::Level;
 use fvm_sys::bpf::{Assembler, Label};
 use fvm_sys::seccomp::Instruction;
@@ -49,6 +50,9 @@ pub fn filter(level: Level, refused: &[Refused]) -> Result<Vec<Instruction>, Err
         }
     }
     places.extend(refused.iter().map(|call| (call.number, asm.label(), When::Always)));
+    if !refused.iter().any(|call| call.number == UNSEEN_CLONE) {
+        places.push((UNSEEN_CLONE, asm.label(), When::Never));
+    }
     places.sort_unstable_by_key(|(number, ..)| *number);
     // Jumps are short: the tree is cut into pieces, each with its leaves behind it.
     const PIECE: usize = 16;
@@ -60,9 +64,13 @@ pub fn filter(level: Level, refused: &[Refused]) -> Result<Vec<Instruction>, Err
         asm.bind(here);
         let tree: Vec<(u32, Label)> = piece.iter().map(|(number, label, _)| (*number, *label)).collect();
         asm.search(&tree, end);
-        for (_, label, when) in piece {
+        for (number, label, when) in piece {
             asm.bind(*label);
-            leaf(&mut asm, *when);
+            if *number == UNSEEN_CLONE && *when == When::Never {
+                asm.answer(libc::SECCOMP_RET_ERRNO | Errno::NOSYS.raw_os_error().unsigned_abs());
+            } else {
+                leaf(&mut asm, *when);
+            }
         }
         asm.bind(end);
         asm.answer(libc::SECCOMP_RET_ALLOW);
@@ -90,6 +98,13 @@ fn leaf(asm: &mut Assembler, when: When) {
             asm.if_any_of(one, second, no);
             asm.bind(second);
             asm.if_any_of(other, yes, no);
+        }
+        When::AnyOrNone(argument, any, none) => {
+            asm.load(low(argument));
+            let second = asm.label();
+            asm.if_any_of(any, yes, second);
+            asm.bind(second);
+            asm.if_any_of(none, no, yes);
         }
         When::Given(argument) => {
             asm.load(low(argument));
@@ -161,6 +176,10 @@ mod tests {
         let fchmod = |mode: u64| run(&program, NATIVE, libc::SYS_fchmod, [3, mode, 0, 0, 0, 0]);
         assert_eq!((fchmod(0o644), fchmod(0o755), fchmod(0o4644)), (ALLOW, WAIT, WAIT));
         assert_eq!(run(&program, 0x4000_0003, libc::SYS_execve, [0; 6]), ALLOW);
+        let clone = |flags: i32| run(&program, NATIVE, libc::SYS_clone, [flags as u64, 0, 0, 0, 0, 0]);
+        assert_eq!((clone(libc::SIGCHLD), clone(libc::CLONE_PARENT | libc::SIGCHLD)), (ALLOW, WAIT));
+        let unseen = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(run(&program, NATIVE, libc::SYS_clone3, [1, 88, 0, 0, 0, 0]), unseen);
     }
 
     #[test]
@@ -177,7 +196,8 @@ mod tests {
                 let all = run(&program, NATIVE, number.into(), [u64::MAX; 6]);
                 assert_eq!(all == WAIT, waits, "{level} {number}");
                 let nothing = run(&program, NATIVE, number.into(), [0; 6]);
-                assert_eq!(nothing == WAIT, told || when == When::Always, "{level} {number}");
+                let waits = told || matches!(when, When::Always | When::AnyOrNone(..));
+                assert_eq!(nothing == WAIT, waits, "{level} {number}");
             }
         }
     }
