@@ -14,7 +14,11 @@
 //! Invariants: nothing of a page is trusted: its names, sizes, texts and redirects are bounded, escaped and never part of a path; a
 //! visit ends in bounded time whatever the page does; a result is recorded exactly once, a visit may happen more often.
 
+pub mod baseline;
+pub mod devtools;
 pub mod model;
 pub mod net;
+pub mod observe;
 pub mod store;
+pub mod verdict;
 pub mod visit;

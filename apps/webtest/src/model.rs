@@ -23,6 +23,18 @@ pub const DOM_MAX_BYTES: usize = 8 << 20;
 pub const REDIRECTS_MAX: usize = 30;
 /// So many paths outside the browser's own places are kept.
 pub const PATHS_MAX: usize = 1_000;
+/// So many dialogs of a page are answered before its scripts are stopped.
+pub const DIALOGS_MAX: u32 = 50;
+/// So many windows of a page stay open.
+pub const POPUPS_MAX: u32 = 5;
+/// So many pages, frames of other sites and workers are looked into.
+pub const TARGETS_MAX: u32 = 100;
+/// So many downloads of one visit are kept.
+pub const DOWNLOADS_MAX: usize = 20;
+/// So many bytes of all downloads of a visit are kept.
+pub const DOWNLOAD_MAX_BYTES: u64 = 64 << 20;
+/// So many cookies, certificates, programs, connections and findings of one visit are kept, of each.
+pub const LIST_MAX: usize = 500;
 
 /// Which browser visits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]

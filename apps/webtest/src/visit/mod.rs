@@ -1,4 +1,23 @@
 //! One visit: a VM, a browser in it, a page, and what came of it.
+//!
+//! ```text
+//!   admission ─► machine (VM, gate, browser) ─► load ─► first picture ─► wait ─► DOM, last picture, cookies
+//!                                                                                  │
+//!   Observation ◄─ HAR, downloads into the store ◄─ end, admission ◄─ freeze: log, layers, findings
+//! ```
+//!
+//! Invariants: a visit ends in bounded time whatever the page does ([`site`] has all the moments); when it returns its VM is gone, its
+//! processes and files with it.
+
+mod admission;
+mod browser;
+mod machine;
+mod site;
+
+pub use admission::Admission;
+pub use browser::{Browser, DOWNLOADS, HOME, Missing};
+pub use machine::{Machine, USER, call, policy, words};
+pub use site::{VisitError, VmVisitor};
 
 use crate::model::{Observation, Task};
 use crate::store::Store;

@@ -1,0 +1,212 @@
+//! What a visit did to its VM: files outside the browser's own places, programs that are not the browser's, ports, findings, downloads.
+//!
+//! ```text
+//!   behaviour log ─► Programs ─► ran, listened          the first is the shell that becomes the browser; after it only the
+//!                                                       browser's own file counts as the browser
+//!   layers ────────► wrote                              less the globs of the baseline
+//!   both ──────────► findings (fvm analyze)             their paths are the persistent ones
+//! ```
+//!
+//! Invariants: programs are never learnt: a baseline knows of files only; a log that is not whole is said to be so.
+
+use super::{Cut, bounded, put};
+use crate::baseline::Baseline;
+use crate::visit::words;
+use crate::model::{Foreign, LIST_MAX, Observation, PATHS_MAX, Ran, Wrote};
+use fvm::model::event::{Event, Kind, Phase, ProcessKey};
+use fvm::model::path::printable;
+use fvm::model::{Change, ChangeKind, ChangeSet, FileType, VmRecord};
+use fvm::{Fvm, Settings, Tree};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Programs that belong to a browser beside its own file, in the same directory.
+const HELPERS: &[&str] = &["chrome_crashpad_handler"];
+
+/// The programs of a log that are not the browser's, and where something listened.
+#[derive(Debug)]
+pub struct Programs<'b> {
+    browser: &'b Path,
+    tree: Tree,
+    /// The process that fvm starts: a shell, and then the browser.
+    first: Option<ProcessKey>,
+    /// How many programs it was.
+    of_first: u32,
+    found: BTreeMap<(String, String), Ran>,
+    bound: BTreeMap<ProcessKey, String>,
+    listened: BTreeSet<String>,
+    /// Connections that were asked for, where the protocol is of the net.
+    connected: BTreeSet<(String, String)>,
+}
+
+impl<'b> Programs<'b> {
+    /// None seen yet. `browser`: its file.
+    #[must_use]
+    pub fn new(browser: &'b Path) -> Self {
+        Self {
+            browser,
+            tree: Tree::default(),
+            first: None,
+            of_first: 0,
+            found: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            listened: BTreeSet::new(),
+            connected: BTreeSet::new(),
+        }
+    }
+
+    /// Takes an event in.
+    pub fn see(&mut self, event: &Event) {
+        self.tree.add(event);
+        let key = event.process();
+        match (event.kind, event.phase) {
+            (Kind::Exec, Phase::Attempt) => {
+                self.first.get_or_insert(key);
+                if Some(key) == self.first {
+                    self.of_first += 1;
+                }
+            }
+            (Kind::Exec, Phase::Done) => {
+                let program = self.tree.get(key).map(|node| node.program_at(event.seq));
+                let command = program.map_or_else(String::new, |program| bounded(&printable(&program.command())));
+                if !self.is_own(key, event, &command) {
+                    let exe = bounded(&printable(event.exe.0.as_bytes()));
+                    let parent = self.tree.ancestors(key, event.seq).first().map(|of| printable(of.exe.0.as_bytes()));
+                    if self.found.len() < LIST_MAX {
+                        let ran = self.found.entry((exe.clone(), command.clone())).or_insert_with(|| Ran {
+                            exe,
+                            command,
+                            parent: parent.map(|exe| bounded(&exe)),
+                            events: Vec::new(),
+                        });
+                        if ran.events.len() < 10 {
+                            ran.events.push(event.seq);
+                        }
+                    }
+                }
+            }
+            (Kind::Bind, _) if is_inet(event) => {
+                self.bound.insert(key, place(event));
+            }
+            (Kind::Listen, _) => {
+                // Of Unix sockets no place was noted.
+                if let Some(place) = self.bound.get(&key)
+                    && self.listened.len() < LIST_MAX
+                {
+                    let who = printable(event.exe.0.as_bytes());
+                    self.listened.insert(bounded(&format!("{place} ({who})")));
+                }
+            }
+            (Kind::Connect | Kind::Send, _) if is_inet(event) && self.connected.len() < LIST_MAX => {
+                let who = printable(event.exe.0.as_bytes());
+                self.connected.insert((bounded(&who), place(event)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a program is what a visit starts, or the browser starting a process of its own kind.
+    fn is_own(&self, key: ProcessKey, event: &Event, command: &str) -> bool {
+        let exe = Path::new(&event.exe.0);
+        let is_first = Some(key) == self.first;
+        if is_first && self.of_first == 1 {
+            return true;
+        }
+        if exe == self.browser {
+            return is_first && self.of_first == 2 || command.contains(" --type=");
+        }
+        exe.parent() == self.browser.parent()
+            && exe.file_name().is_some_and(|name| HELPERS.iter().any(|helper| name == *helper))
+    }
+
+    /// Whether `exe` is the browser's file.
+    fn is_browser(&self, exe: &str) -> bool {
+        Path::new(exe) == self.browser
+    }
+
+    /// Programs that are not the browser's, ports, and connections to other places than `proxy` by whomsoever.
+    fn into_parts(self, proxy: &str) -> (Vec<Ran>, Vec<String>, Vec<Foreign>) {
+        let mut foreign = Vec::new();
+        for (program, to) in &self.connected {
+            if !(self.is_browser(program) && (to == proxy || is_look_for_route(to))) {
+                foreign.push(Foreign {
+                    protocol: String::new(),
+                    to: to.clone(),
+                    program: Some(program.clone()),
+                    began: String::new(),
+                });
+            }
+        }
+        (self.found.into_values().collect(), self.listened.into_iter().collect(), foreign)
+    }
+}
+
+/// The browser's way of asking whether there is a route for IPv6: a datagram socket is connected to a name server of Google's, and
+/// nothing is sent (`net/dns/host_resolver_manager.cc`, `kIPv6ProbeAddress`).
+fn is_look_for_route(to: &str) -> bool {
+    to.starts_with("[2001:4860:4860::8888]:")
+}
+
+fn is_inet(event: &Event) -> bool {
+    event.args.family.as_deref().is_some_and(|family| family.starts_with("inet"))
+}
+
+fn place(event: &Event) -> String {
+    let address = event.args.address.as_ref().map(|a| printable(a.0.as_bytes())).unwrap_or_default();
+    let port = event.args.port.unwrap_or_default();
+    bounded(&if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
+}
+
+/// Looks at a VM that runs, and puts what is found into `seen`. `whole`: paths below `kept` are not changes, but files to be read.
+pub fn look(
+    fvm: &Fvm,
+    record: &VmRecord,
+    browser: &Path,
+    baseline: &Baseline,
+    settings: &Settings,
+    proxy: &str,
+    seen: &mut Observation,
+    cut: &mut Cut,
+) -> Result<ChangeSet, String> {
+    let mut programs = Programs::new(browser);
+    match fvm.events(record).and_then(|mut log| Ok(log.read(&mut |event| programs.see(&event))?)) {
+        Ok(whole) => seen.lost_events = whole.lost + u64::from(!whole.is_whole(true)),
+        Err(e) => return Err(words("read the behaviour log", &e)),
+    }
+    let (ran, listened, foreign) = programs.into_parts(proxy);
+    (seen.ran, seen.listened) = (ran, listened);
+    seen.foreign.extend(foreign);
+    let mut set = fvm.changes(record).map_err(|e| words("read the VM's changes", &e))?;
+    let _whole = fvm.with_origins(record, &mut set);
+    set.changes.retain(|change| !baseline.covers(change.path.as_bytes(), change.file_type == FileType::Directory));
+    let found = fvm.analyze(record, &set, settings, None).map_err(|e| words("judge the log", &e))?;
+    let mut persistent = BTreeSet::new();
+    for finding in &found.report.findings {
+        persistent.extend(finding.paths.iter().map(|path| path.as_bytes().to_vec()));
+        let one = (finding.id.clone(), finding.severity.to_string(), bounded(&printable(finding.what.as_bytes())));
+        put(&mut seen.findings, LIST_MAX, one, cut, "findings");
+    }
+    for change in &set.changes {
+        let is_persistent = persistent.contains(change.path.as_bytes());
+        put(&mut seen.wrote, PATHS_MAX, wrote(change, is_persistent), cut, "changed files");
+    }
+    Ok(set)
+}
+
+fn wrote(change: &Change, persistent: bool) -> Wrote {
+    let what = match &change.kind {
+        ChangeKind::Created => "created",
+        ChangeKind::Modified { .. } => "modified",
+        ChangeKind::Metadata { .. } => "metadata",
+        ChangeKind::Deleted => "deleted",
+        ChangeKind::Renamed { .. } => "renamed",
+        ChangeKind::Retyped { .. } => "retyped",
+    };
+    Wrote {
+        path: bounded(&printable(change.path.as_bytes())),
+        what: what.into(),
+        persistent,
+        by: change.origin.as_ref().map(|origin| bounded(&printable(&origin.program.command()))),
+    }
+}

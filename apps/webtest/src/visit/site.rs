@@ -1,0 +1,511 @@
+//! A visitor whose browsers run in VMs, and the moments of a visit.
+//!
+//! ```text
+//!   0 ──── ready (START_MAX) ──── loaded (load_max_s) ──── + wait_s ──── looked at (LOOK_MAX) ──── VM looked at, gone
+//!   └──────────────────────────── visit_max_s + wait_s ─────────────────────────────────────────┘
+//! ```
+//!
+//! Invariants: every wait has an end, and all of them together one; the store has what the observation names.
+
+use super::admission::Admission;
+use super::browser::{Browser, DOWNLOADS, HOME, Missing};
+use super::machine::{self, Machine, words};
+use super::Visitor;
+use crate::baseline::{Baseline, BaselineError, Key, Learnt};
+use crate::devtools::{LineError, Message};
+use crate::model::{
+    DOM_MAX_BYTES, DOWNLOAD_MAX_BYTES, Ended, LIST_MAX, Observation, Params, REDIRECTS_MAX, Task, Tier,
+};
+use crate::net::Gate;
+use crate::observe::page::{Over, Watch};
+use crate::observe::{bounded, har, vm};
+use crate::store::Store;
+use base64::Engine as _;
+use fvm::model::{Policy, VmPath};
+use fvm::{Fvm, FvmError, NewVm, Settings};
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// So long a VM and its browser may take until the first word.
+const START_MAX: Duration = Duration::from_secs(30);
+/// So long one look at a page may take: its DOM, a picture.
+const LOOK_MAX: Duration = Duration::from_secs(4);
+/// So often whoever waits looks whether the visit is still wanted.
+const TURN: Duration = Duration::from_millis(100);
+/// So many letters of a DOM come in one message.
+const DOM_PART: usize = 1 << 20;
+/// Pictures: as good as needed to be looked at.
+const JPEG_QUALITY: u32 = 75;
+
+/// Why there is no visitor.
+#[derive(Debug, thiserror::Error)]
+pub enum VisitError {
+    /// A browser is not there.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The policy cannot be had.
+    #[error("the policy of the visits cannot be used")]
+    Policy(#[source] FvmError),
+    /// The baseline cannot be used.
+    #[error(transparent)]
+    Baseline(#[from] BaselineError),
+    /// A browser did not say its version in a VM.
+    #[error("the browser {} does not run in a VM: {why}", file.display())]
+    Browser {
+        /// Its file.
+        file: PathBuf,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// A browser, and what is its own.
+struct Ready {
+    browser: Browser,
+    key: Key,
+    agent: Option<String>,
+    baseline: Baseline,
+}
+
+/// Visits sites with browsers in VMs.
+pub struct VmVisitor {
+    fvm: Arc<Fvm>,
+    gate: Arc<dyn Gate>,
+    params: Params,
+    policy: Policy,
+    shell: Option<Ready>,
+    full: Option<Ready>,
+    admission: Admission,
+    settings: Settings,
+}
+
+impl VmVisitor {
+    /// A visitor for runs with these parameters. `dirs`: where policies are looked for; `learnt`: baselines, of which those of the browsers
+    /// as they are now are used; `browsers`: those of this system, or others ([`Browser::find`]). Each is tried in a VM.
+    ///
+    /// # Errors
+    /// As [`VisitError`] says. [`Fvm::start_forker`] was called before, if the program has threads.
+    pub fn new(
+        fvm: Arc<Fvm>,
+        gate: Arc<dyn Gate>,
+        params: Params,
+        dirs: &[PathBuf],
+        learnt: &[Learnt],
+        browsers: Vec<Browser>,
+    ) -> Result<Self, VisitError> {
+        let named = Some(params.policy.as_deref().unwrap_or("untrusted"));
+        let base = fvm::policy(named, &fvm::model::policy::Flags::default(), dirs).map_err(VisitError::Policy)?;
+        let policy = machine::policy(base, &params);
+        let (mut shell, mut full) = (None, None);
+        for browser in browsers {
+            let ready = ready(&fvm, &policy, &params, browser, learnt)?;
+            let of_tier = if ready.browser.tier == Tier::Full { &mut full } else { &mut shell };
+            *of_tier = Some(ready);
+        }
+        let home = VmPath::new(HOME).into_iter();
+        let settings = Settings { homes: home.collect(), ..Settings::default() };
+        let admission = Admission::new(params.starts);
+        Ok(Self { fvm, gate, params, policy, shell, full, admission, settings })
+    }
+
+    /// The browsers that a run with these parameters needs.
+    ///
+    /// # Errors
+    /// When one is not installed; it names the package.
+    pub fn browsers(tier: Tier) -> Result<Vec<Browser>, Missing> {
+        let tiers = match tier {
+            Tier::Auto => vec![Tier::Shell, Tier::Full],
+            one => vec![one],
+        };
+        tiers.into_iter().map(Browser::find).collect()
+    }
+
+    /// The browsers by which baselines are kept.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        [&self.shell, &self.full].into_iter().flatten().map(|ready| ready.key.clone()).collect()
+    }
+}
+
+/// Asks a browser for its version, in a VM like those of the visits.
+fn ready(fvm: &Fvm, policy: &Policy, params: &Params, browser: Browser, learnt: &[Learnt]) -> Result<Ready, VisitError> {
+    let new = NewVm { ephemeral: true, policy: policy.clone(), ..NewVm::default() };
+    let argv = vec![browser.file.clone().into(), "--version".into()];
+    let wrong = |why: String| VisitError::Browser { file: browser.file.clone(), why };
+    let said = fvm.run(&new, &machine::call(argv, &browser.env)).map_err(|e| wrong(e.chain()))?;
+    let version = bounded(String::from_utf8_lossy(&said.output).trim());
+    if version.is_empty() {
+        return Err(wrong(format!("{:?}: {}", said.ended, bounded(&String::from_utf8_lossy(&said.errors)))));
+    }
+    let agent = params.user_agent.clone().or_else(|| Browser::usual_agent(&version));
+    let key = Key { browser: version, flags: browser.flags(params) };
+    let baseline = Baseline::new(&key, learnt.iter().find(|learnt| learnt.key == key))?;
+    Ok(Ready { browser, key, agent, baseline })
+}
+
+impl Visitor for VmVisitor {
+    fn visit(&self, task: &Task, store: &dyn Store, stop: &AtomicBool) -> Observation {
+        let began = Instant::now();
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut seen = Observation {
+            tier: task.tier,
+            began_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            final_url: bounded(task.url.as_str()),
+            ..Observation::default()
+        };
+        let of_tier = if task.tier == Tier::Full { &self.full } else { &self.shell };
+        let done = match of_tier {
+            None => Err("this worker has no browser of that tier".to_owned()),
+            Some(_) if !matches!(task.url.scheme(), "http" | "https") => {
+                Err(format!("'{}' is no address of the web", task.url.scheme()))
+            }
+            Some(ready) => {
+                seen.browser = ready.key.browser.clone();
+                Visit { with: self, ready, task, store, stop, began }.run(&mut seen)
+            }
+        };
+        if let Err(why) = done {
+            seen.ended = Ended::Failed { why: bounded(&why) };
+        }
+        seen.took_ms = began.elapsed().as_secs_f64() * 1000.0;
+        seen
+    }
+}
+
+/// One visit.
+struct Visit<'a> {
+    with: &'a VmVisitor,
+    ready: &'a Ready,
+    task: &'a Task,
+    store: &'a dyn Store,
+    stop: &'a AtomicBool,
+    began: Instant,
+}
+
+impl Visit<'_> {
+    fn run(&self, seen: &mut Observation) -> Result<(), String> {
+        let params = &self.with.params;
+        let stopped = || "the worker is ending".to_owned();
+        let admitted = self.with.admission.enter(self.stop).ok_or_else(stopped)?;
+        // What it waited for its turn is not the visit's.
+        let started = Instant::now();
+        let all_max = Duration::from_secs(u64::from(params.visit_max_s) + u64::from(params.wait_s));
+        let argv = self.ready.browser.command(params, self.ready.agent.as_deref());
+        let mut machine =
+            Machine::start(&self.with.fvm, &self.with.policy, argv, &self.ready.browser.env, &*self.with.gate)?;
+        seen.vm_ms = machine.vm_ms;
+        let mut watch = Watch::new(&nonce());
+        let until = Instant::now() + START_MAX;
+        match self.first_word(&mut machine, &mut watch, until) {
+            Ok(version) => seen.browser = version,
+            Err(e) => {
+                let said = bounded(String::from_utf8_lossy(&machine.line.last_words()).trim());
+                let _first_in = self.with.admission.enter(self.stop);
+                drop(machine);
+                return Err(format!("the browser did not begin: {e}: {said}"));
+            }
+        }
+        seen.ready_ms = started.elapsed().as_secs_f64() * 1000.0;
+        drop(admitted);
+        let end = started + all_max;
+        let ended = self.page(&mut machine, &mut watch, end, seen);
+        self.gather(&mut machine, &mut watch, seen, ended)?;
+        let _may_end = self.with.admission.enter(self.stop);
+        drop(machine);
+        Ok(())
+    }
+
+    /// Waits for the browser, and for its page.
+    fn first_word(&self, machine: &mut Machine, watch: &mut Watch, until: Instant) -> Result<String, LineError> {
+        let answer = machine.line.ask(None, "Browser.getVersion", json!({}), until, |_, _| ())?;
+        let version = answer.get("product").and_then(Value::as_str).unwrap_or_default();
+        for command in watch.begin(DOWNLOADS) {
+            machine.line.send(command.session.as_deref(), command.method, command.params);
+        }
+        while watch.page().is_none() {
+            let message = machine.line.next(until)?.ok_or(LineError::Late)?;
+            answer_to(machine, watch, &message);
+        }
+        Ok(bounded(version))
+    }
+
+    /// The page's life: load, wait, look. How it ended.
+    fn page(&self, machine: &mut Machine, watch: &mut Watch, end: Instant, seen: &mut Observation) -> Ended {
+        let params = &self.with.params;
+        let asked = Instant::now();
+        let load_end = end.min(asked + Duration::from_secs(params.load_max_s.into()));
+        let go = watch.go(self.task.url.as_str());
+        let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
+        let (mut first, mut wait_end) = (None, None);
+        let mut spent = (asked, machine.usage().cpu_us);
+        let ended = loop {
+            let now = Instant::now();
+            if self.stop.load(Ordering::Relaxed) || now >= end {
+                break Ended::TimedOut;
+            }
+            match watch.over {
+                Some(Over::Crashed) => break Ended::RendererCrashed,
+                // Until it is all there, or it is time.
+                Some(Over::Download) if watch.is_fetching() && now < load_end => {}
+                Some(_) => break Ended::Done,
+                None => {}
+            }
+            if let Some(why) = watch.failed.take() {
+                break Ended::NotReached { why };
+            }
+            if wait_end.is_none() {
+                if watch.is_settled() || (watch.loaded && now >= load_end) {
+                    seen.load_ms = Some(asked.elapsed().as_secs_f64() * 1000.0);
+                    wait_end = Some(Instant::now() + Duration::from_secs(params.wait_s.into()));
+                    if params.screenshot && params.wait_s > 0 {
+                        first = Some(machine.line.send(watch.page(), "Page.captureScreenshot", picture()));
+                    }
+                    spent = (Instant::now(), machine.usage().cpu_us);
+                } else if now >= load_end {
+                    break Ended::NeverLoaded;
+                }
+            }
+            if let Some(wait_end) = wait_end
+                && now >= wait_end
+                && (!self.is_on_its_way(watch) || now >= load_end.max(wait_end))
+            {
+                break Ended::Done;
+            }
+            let moments = [Some(end), wait_end.filter(|at| *at > now), Some(now + TURN)];
+            let until = moments.into_iter().flatten().min().unwrap_or(end);
+            match machine.line.next(until) {
+                Ok(Some(Message::Answer(of, answer))) if of == navigate => match answer {
+                    Ok(answer) => watch.gone(&answer),
+                    Err(refusal) => break Ended::NotReached { why: bounded(&refusal.0) },
+                },
+                Ok(Some(Message::Answer(of, answer))) if Some(of) == first => {
+                    seen.artifacts.first = answer.ok().and_then(|answer| self.keep_picture(&answer));
+                    first = None;
+                }
+                Ok(Some(message)) => answer_to(machine, watch, &message),
+                Ok(None) => {}
+                Err(_) => break Ended::BrowserCrashed,
+            }
+        };
+        let took = spent.0.elapsed();
+        let cpu_ms = machine.usage().cpu_us.saturating_sub(spent.1) as f64 / 1000.0;
+        let most_ms = took.as_secs_f64() * 1000.0 * params.cpus;
+        watch.fights.spun = took >= Duration::from_secs(3) && cpu_ms >= 0.8 * most_ms;
+        if ended != Ended::BrowserCrashed {
+            self.look(machine, watch, &ended, seen);
+        }
+        ended
+    }
+
+    /// It was about to be elsewhere when its time was over.
+    fn is_on_its_way(&self, watch: &Watch) -> bool {
+        !watch.is_settled() && watch.over.is_none()
+    }
+
+    /// DOM, title, picture, cookies: each as far as it can be had in its time.
+    fn look(&self, machine: &mut Machine, watch: &mut Watch, ended: &Ended, seen: &mut Observation) {
+        let params = &self.with.params;
+        if *ended != Ended::RendererCrashed {
+            let mut world = self.world(machine, watch);
+            if world.is_none() {
+                // A script that never ends is ended.
+                let page = watch.page().map(str::to_owned);
+                machine.line.send(page.as_deref(), "Emulation.setScriptExecutionDisabled", json!({"value": true}));
+                machine.line.send(page.as_deref(), "Runtime.terminateExecution", json!({}));
+                world = self.world(machine, watch);
+            }
+            if let Some(world) = &world {
+                seen.title = world.1.clone();
+                if params.dom {
+                    seen.artifacts.dom = self.dom(machine, watch, &world.0, seen);
+                }
+            }
+            if params.screenshot {
+                let until = Instant::now() + LOOK_MAX;
+                let answer = ask(machine, watch, "Page.captureScreenshot", picture(), until);
+                seen.artifacts.last = answer.ok().and_then(|answer| self.keep_picture(&answer));
+                if params.wait_s == 0 {
+                    seen.artifacts.first.clone_from(&seen.artifacts.last);
+                }
+            }
+        }
+        let until = Instant::now() + LOOK_MAX;
+        let each = |machine: &mut crate::devtools::Line, message: Message| see(machine, watch, &message);
+        if let Ok(answer) = machine.line.ask(None, "Storage.getCookies", json!({}), until, each) {
+            let cookies = answer.get("cookies").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let field = |cookie: &Value, key: &str| bounded(cookie.get(key).and_then(Value::as_str).unwrap_or_default());
+            let all = cookies.iter().map(|c| (field(c, "name"), field(c, "domain"), field(c, "path")));
+            seen.cookies = all.take(LIST_MAX).collect();
+        }
+    }
+
+    /// A world of our own in the page, in which its scripts have no say; and the page's title.
+    fn world(&self, machine: &mut Machine, watch: &mut Watch) -> Option<(Value, String)> {
+        let until = Instant::now() + LOOK_MAX;
+        let frame = json!({"frameId": watch.frame()?, "worldName": "fvm"});
+        let world = ask(machine, watch, "Page.createIsolatedWorld", frame, until).ok()?;
+        let context = world.get("executionContextId")?.clone();
+        let title = evaluate(machine, watch, &context, "document.title.slice(0, 1000)", until)?;
+        Some((context, bounded(title.as_str().unwrap_or_default())))
+    }
+
+    fn dom(&self, machine: &mut Machine, watch: &mut Watch, world: &Value, seen: &mut Observation) -> Option<String> {
+        let until = Instant::now() + LOOK_MAX;
+        let take = "globalThis.all = (document.doctype ? '<!DOCTYPE ' + document.doctype.name + '>' : '') + \
+                    (document.documentElement ? document.documentElement.outerHTML : ''); all.length";
+        let length = evaluate(machine, watch, world, take, until)?.as_u64()?;
+        let mut dom = String::new();
+        let mut at = 0;
+        while at < length && dom.len() < DOM_MAX_BYTES {
+            let part = format!("all.slice({at}, {})", at + DOM_PART as u64);
+            let part = evaluate(machine, watch, world, &part, until)?;
+            dom.push_str(part.as_str()?);
+            at += DOM_PART as u64;
+        }
+        if dom.len() > DOM_MAX_BYTES || at < length {
+            let mut end = DOM_MAX_BYTES.min(dom.len());
+            while !dom.is_char_boundary(end) {
+                end -= 1;
+            }
+            dom.truncate(end);
+            seen.cut.push("the DOM".into());
+        }
+        self.keep(dom.as_bytes())
+    }
+
+    fn keep_picture(&self, answer: &Value) -> Option<String> {
+        let text = answer.get("data")?.as_str()?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
+        self.keep(&bytes)
+    }
+
+    fn keep(&self, bytes: &[u8]) -> Option<String> {
+        self.store.put(bytes).ok()
+    }
+}
+
+impl Visit<'_> {
+    /// What the VM shows, and all that the page did, into the observation; the VM does not run any more.
+    fn gather(&self, machine: &mut Machine, watch: &mut Watch, seen: &mut Observation, ended: Ended) -> Result<(), String> {
+        let usage = machine.usage();
+        machine.freeze();
+        (seen.cpu_ms, seen.memory_bytes) = (usage.cpu_us as f64 / 1000.0, Some(usage.memory_bytes));
+        seen.exit = machine.plug().exit();
+        seen.foreign = machine.plug().foreign();
+        seen.ended = ended;
+        let record = machine.record().ok_or("the VM is gone")?.clone();
+        let proxy = machine.plug().proxy();
+        let mut cut = std::mem::take(&mut watch.cut);
+        let with = self.with;
+        self.downloads(&record, watch, seen)?;
+        vm::look(
+            &with.fvm,
+            &record,
+            &self.ready.browser.file,
+            &self.ready.baseline,
+            &with.settings,
+            &proxy,
+            seen,
+            &mut cut,
+        )?;
+        let (url, redirects) = watch.way();
+        if !url.is_empty() {
+            seen.final_url = url;
+        }
+        seen.redirects = redirects.into_iter().take(REDIRECTS_MAX).collect();
+        (seen.requests, seen.certificates) = std::mem::take(&mut watch.requests).into_parts();
+        seen.console = std::mem::take(&mut watch.console);
+        seen.fights = std::mem::take(&mut watch.fights);
+        if machine.line.too_long() > 0 {
+            seen.cut.push(format!("messages of the browser: {} more", machine.line.too_long()));
+        }
+        seen.cut.extend(cut.words());
+        seen.took_ms = self.began.elapsed().as_secs_f64() * 1000.0;
+        seen.artifacts.har = self.keep(&har::har(seen));
+        Ok(())
+    }
+
+    /// Files that were fetched, out of the VM's layers into the store.
+    fn downloads(&self, record: &fvm::model::VmRecord, watch: &mut Watch, seen: &mut Observation) -> Result<(), String> {
+        if watch.fetched.is_empty() {
+            return Ok(());
+        }
+        let failed = |e: FvmError| words("read what was downloaded", &e);
+        let input = self.with.fvm.scan_input(record).map_err(failed)?;
+        let set = self.with.fvm.changes(record).map_err(failed)?;
+        for fetched in std::mem::take(&mut watch.fetched) {
+            let path = format!("{DOWNLOADS}/{}", fetched.guid);
+            let mut download = fetched.download;
+            let change = set.changes.iter().find(|change| change.path.as_bytes() == path.as_bytes());
+            if let Some(file) = change.and_then(|change| fvm::open_after(&input, change).ok()) {
+                let mut bytes = Vec::new();
+                let mut file = std::fs::File::from(file).take(DOWNLOAD_MAX_BYTES);
+                if fetched.is_whole && file.read_to_end(&mut bytes).is_ok() {
+                    download.bytes = bytes.len() as u64;
+                    download.mime = Some(mime(&bytes).to_owned());
+                    let name: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+                    download.sha256 = self.keep(&bytes).filter(|kept| *kept == name);
+                }
+            }
+            seen.downloads.push(download);
+        }
+        Ok(())
+    }
+}
+
+/// What a file is by its content.
+fn mime(bytes: &[u8]) -> &'static str {
+    match infer::get(bytes) {
+        Some(kind) => kind.mime_type(),
+        None if bytes.starts_with(b"#!") => "text/x-script",
+        None if std::str::from_utf8(&bytes[..bytes.len().min(4096)]).is_ok() => "text/plain",
+        None => "application/octet-stream",
+    }
+}
+
+fn picture() -> Value {
+    json!({"format": "jpeg", "quality": JPEG_QUALITY, "optimizeForSpeed": true})
+}
+
+/// Answers to what a page does.
+fn see(line: &mut crate::devtools::Line, watch: &mut Watch, message: &Message) {
+    for command in watch.see(message) {
+        line.send(command.session.as_deref(), command.method, command.params);
+    }
+}
+
+fn answer_to(machine: &mut Machine, watch: &mut Watch, message: &Message) {
+    see(&mut machine.line, watch, message);
+}
+
+/// Asks the page.
+fn ask(
+    machine: &mut Machine,
+    watch: &mut Watch,
+    method: &str,
+    params: Value,
+    until: Instant,
+) -> Result<Value, LineError> {
+    let page = watch.page().map(str::to_owned);
+    machine.line.ask(page.as_deref(), method, params, until, |line, message| see(line, watch, &message))
+}
+
+fn evaluate(machine: &mut Machine, watch: &mut Watch, world: &Value, what: &str, until: Instant) -> Option<Value> {
+    let params = json!({"expression": what, "contextId": world, "returnByValue": true});
+    let answer = ask(machine, watch, "Runtime.evaluate", params, until).ok()?;
+    answer.pointer("/result/value").cloned()
+}
+
+/// Letters that no page can guess.
+fn nonce() -> String {
+    let mut bytes = [0u8; 16];
+    // Without it nothing but the number of calls of `print` could be forged.
+    let _filled = getrandom(&mut bytes, GetRandomFlags::empty());
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
