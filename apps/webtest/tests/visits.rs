@@ -1,62 +1,338 @@
 //! Visits of the laboratory's sites, each in a VM of its own: what is seen, what is said of it, that it ends, that nothing is left.
 //!
-//! A harness of its own: [`fvm::Fvm::start_forker`] is called while there is one thread.
+//! A harness of its own, for [`fvm::Fvm::start_forker`] is called while there is one thread. `FVM_WEBTEST_WHOLE=1`: all pages, not some.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "test code: a failure is a failure of the test")]
 
 mod lab;
 
-use fvm_webtest::model::{Params, Task, Tier};
+use fvm_webtest::baseline::{Baseline, Key, Learnt, learn};
+use fvm_webtest::model::{Ended, Kind, Observation, Params, Task, Tier, Verdict};
 use fvm_webtest::store::{Store, StoreError};
-use fvm_webtest::visit::{Visitor, VmVisitor};
-use lab::gate::{LabGate, Sites};
-use lab::http::{self, Answer};
+use fvm_webtest::verdict::judge;
+use fvm_webtest::visit::{Browser, Visitor, VmVisitor};
+use lab::gate::LabGate;
+use lab::{Net, Site, attacks, benign, fighters, how};
 use std::collections::BTreeMap;
-use std::net::TcpStream;
-use std::sync::atomic::AtomicBool;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+/// So many sites are visited at once.
+const AT_ONCE: usize = 4;
+/// No visit may take longer: far more than all its waits together.
+const EVER: Duration = Duration::from_secs(120);
+
+/// Files of results, in memory.
 #[derive(Default)]
 struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl Store for Memory {
     fn put(&self, bytes: &[u8]) -> Result<String, StoreError> {
-        use sha2::Digest;
-        let name: String = sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        use sha2::Digest as _;
+        let name: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         self.0.lock().unwrap().insert(name.clone(), bytes.to_vec());
         Ok(name)
     }
+
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.0.lock().unwrap().get(name).cloned())
     }
 }
 
-struct One;
-impl Sites for One {
-    fn answer(&self, client: TcpStream) {
-        let asked = http::read(&client);
-        eprintln!("{asked:?}");
-        let _ = Answer::html("<title>Hello</title><p>Hi<script>document.body.append('x'); console.log('said', 1)</script>").send(&client);
+/// The laboratory.
+struct Lab {
+    fvm: Arc<fvm::Fvm>,
+    store: Memory,
+    dir: tempfile::TempDir,
+}
+
+/// Parameters under which each fighter is through in seconds.
+fn params() -> Params {
+    Params { wait_s: 1, load_max_s: 4, visit_max_s: 20, memory_bytes: 512 << 20, ..Params::default() }
+}
+
+impl Lab {
+    fn visitor(&self, net: Arc<Net>, params: Params, browsers: Vec<Browser>, learnt: &[Learnt]) -> VmVisitor {
+        VmVisitor::new(Arc::clone(&self.fvm), Arc::new(LabGate::new(net)), params, &[], learnt, browsers).unwrap()
+    }
+
+    fn visit(&self, visitor: &VmVisitor, url: &str, tier: Tier) -> Observation {
+        let task = Task { run: 1, site: 1, url: url.parse().unwrap(), attempt: 1, lease: String::new(), tier };
+        visitor.visit(&task, &self.store, &AtomicBool::new(false))
+    }
+
+    /// Visits all, and says what is not as it should be.
+    fn check(&self, net: &Arc<Net>, params: Params, browsers: Vec<Browser>) -> Vec<Observation> {
+        let tier = browsers[0].tier;
+        let visitor = self.visitor(Arc::clone(net), params, browsers, &[]);
+        let mut sites: Vec<&Site> = net.0.values().filter(|site| is_wanted(&site.host)).collect();
+        sites.sort_by(|a, b| a.host.cmp(&b.host));
+        let (next, wrong, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some(site) = sites.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let began = Instant::now();
+                        let seen = self.visit(&visitor, &site.url, tier);
+                        let verdict = judge(&seen, &own());
+                        let took = began.elapsed();
+                        let complaints = complaints(site, &seen, &verdict, took);
+                        if std::env::var_os("FVM_WEBTEST_SHOW").is_some() {
+                            eprintln!("{:30} {:?} {} {:.1} s", site.host, verdict.kind, how(&seen), took.as_secs_f64());
+                        }
+                        if !complaints.is_empty() {
+                            let brief = Observation { requests: Vec::new(), console: seen.console.iter().take(5).cloned().collect(), ..seen.clone() };
+                            wrong.lock().unwrap().push(format!(
+                                "{}: {}\n{:?}\n{}",
+                                site.host,
+                                complaints.join("; "),
+                                verdict,
+                                serde_json::to_string(&brief).unwrap()
+                            ));
+                        }
+                        all.lock().unwrap().push(seen);
+                    }
+                });
+            }
+        });
+        let wrong = wrong.into_inner().unwrap();
+        assert!(wrong.is_empty(), "{} of {} sites:\n\n{}", wrong.len(), sites.len(), wrong.join("\n\n"));
+        eprintln!("    {} sites, each as it should be", sites.len());
+        all.into_inner().unwrap()
+    }
+
+    /// Whether anything is left of VMs that were there.
+    fn assert_nothing_is_left(&self) {
+        // What is thrown away goes behind the answer.
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let mut left: Vec<String> = self.fvm.list().unwrap().iter().map(|vm| format!("{vm:?}")).collect();
+            let files = std::fs::read_dir(self.dir.path().join("home/vms")).into_iter().flatten().flatten();
+            left.extend(files.map(|entry| entry.path().display().to_string()));
+            left.extend(below(std::process::id()).into_iter().filter(|command| command.contains("chromium")));
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "left: {left:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
+/// What no browser has learnt.
+fn own() -> Baseline {
+    Baseline::new(&Key::default(), None).unwrap()
+}
+
+fn complaints(site: &Site, seen: &Observation, verdict: &Verdict, took: Duration) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if verdict.kind != site.want {
+        wrong.push(format!("{:?} and not {:?}", verdict.kind, site.want));
+    }
+    if let Some(rule) = site.rule.filter(|rule| verdict.reasons.iter().all(|reason| reason.rule != *rule)) {
+        wrong.push(format!("not for '{rule}'"));
+    }
+    if let Some(wanted) = site.how.filter(|wanted| *wanted != how(seen)) {
+        wrong.push(format!("{} and not {wanted}", how(seen)));
+    }
+    if !(site.check)(seen) {
+        wrong.push("something is not seen".into());
+    }
+    if took > EVER {
+        wrong.push(format!("it took {took:?}"));
+    }
+    wrong
+}
+
+/// Command lines of all processes below `pid`.
+fn below(pid: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![pid.to_string()];
+    while let Some(pid) = open.pop() {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            open.extend(children.split_ascii_whitespace().map(str::to_owned));
+        }
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        found.push(String::from_utf8_lossy(&command).replace('\0', " "));
+    }
+    found
+}
+
+fn browsers(tier: Tier) -> Vec<Browser> {
+    VmVisitor::browsers(tier).unwrap()
+}
+
+fn is_whole() -> bool {
+    std::env::var_os("FVM_WEBTEST_WHOLE").is_some()
+}
+
+/// Whether a site was asked for, if any were.
+fn is_wanted(host: &str) -> bool {
+    std::env::var("FVM_WEBTEST_ONLY").is_ok_and(|only| only.split(',').any(|one| host == format!("{one}.test")))
+        || std::env::var_os("FVM_WEBTEST_ONLY").is_none()
+}
+
+fn chromium_benign_sites_of_all_kinds_are_clean(lab: &Lab) {
+    lab.check(&Arc::new(Net::of(benign::sites())), params(), browsers(Tier::Shell));
+}
+
+fn chromium_pages_that_fight_back_end_as_results(lab: &Lab) {
+    let mut sites = fighters::sites();
+    // Where some of them go.
+    sites.extend(benign::sites().into_iter().filter(|site| site.host == "plain.test"));
+    lab.check(&Arc::new(Net::of(sites)), params(), browsers(Tier::Shell));
+}
+
+fn chromium_simulated_attacks_are_called_malicious(lab: &Lab) {
+    let place = lab.dir.path().join("hole");
+    std::fs::create_dir(&place).unwrap();
+    for dir in [lab.dir.path(), &place] {
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let hole = match attacks::hole(&place) {
+        Ok(hole) => hole,
+        Err(why) => return eprintln!("skipped: chromium_simulated_attacks_are_called_malicious: {why}"),
+    };
+    let mut browsers = browsers(Tier::Shell);
+    browsers[0].env.push(("LD_PRELOAD".into(), hole.into()));
+    lab.check(&Arc::new(Net::of(attacks::sites())), Params { wait_s: 2, ..params() }, browsers);
+}
+
+fn chromium_no_benign_page_is_called_anything_else(lab: &Lab) {
+    let (of_docs, made) = if is_whole() { (120, 100) } else { (15, 15) };
+    let mut sites = benign::installed(of_docs);
+    eprintln!("    {} pages of installed documentation", sites.len());
+    sites.extend((0..made + of_docs - sites.len()).map(benign::made));
+    let wait_s = u32::from(is_whole());
+    lab.check(&Arc::new(Net::of(sites)), Params { wait_s, load_max_s: 20, ..params() }, browsers(Tier::Shell));
+}
+
+fn chromium_the_full_browser_sees_the_same(lab: &Lab) {
+    let wanted = ["plain", "alerts", "other-protocols", "password", "automatic-file", "service-worker", "prints", "memory"];
+    let mut sites = benign::sites();
+    sites.extend(fighters::sites());
+    if !is_whole() {
+        sites.retain(|site| wanted.iter().any(|name| site.host == format!("{name}.test")));
+    }
+    lab.check(&Arc::new(Net::of(sites)), Params { load_max_s: 10, visit_max_s: 40, ..params() }, browsers(Tier::Full));
+}
+
+fn chromium_a_baseline_is_learnt_and_holds(lab: &Lab) {
+    for tier in [Tier::Shell, Tier::Full] {
+        let net = Arc::new(Net::of((0..4).map(benign::made).collect()));
+        let all = lab.check(&net, params(), browsers(tier));
+        let visitor = lab.visitor(Arc::clone(&net), params(), browsers(tier), &[]);
+        let key = visitor.keys().remove(0);
+        let (learnt, left) = learn(key, &all);
+        eprintln!("    {tier:?}: {} globs {:?}, left out {left:?}", learnt.globs.len(), learnt.globs);
+        assert!(left.is_empty());
+        let visitor = lab.visitor(net, params(), browsers(tier), &[learnt]);
+        let seen = lab.visit(&visitor, "http://made1.test/", tier);
+        assert_eq!((seen.wrote, seen.ended), (Vec::new(), Ended::Done));
+    }
+}
+
+fn chromium_its_own_sandbox_is_on(lab: &Lab) {
+    let visitor = lab.visitor(Arc::new(Net::of(benign::sites())), Params { wait_s: 5, ..params() }, browsers(Tier::Shell), &[]);
+    std::thread::scope(|scope| {
+        let visit = scope.spawn(|| lab.visit(&visitor, "http://plain.test/", Tier::Shell));
+        let status = loop {
+            assert!(!visit.is_finished(), "no renderer was seen");
+            let mut found = None;
+            for pid in std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
+                let command = std::fs::read(pid.join("cmdline")).unwrap_or_default();
+                let command = String::from_utf8_lossy(&command);
+                if command.contains("--type=renderer") && command.contains("fvm-visit/profile") {
+                    found = std::fs::read_to_string(pid.join("status")).ok();
+                }
+            }
+            match found {
+                Some(status) if status.contains("Seccomp:\t2") => break status,
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        // The host's, the VM's, and one of the sandbox's own.
+        let depth = status.lines().find(|line| line.starts_with("NSpid:")).unwrap().split_ascii_whitespace().count() - 1;
+        assert!(depth >= 3, "{status}");
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        assert_eq!(visit.join().unwrap().ended, Ended::Done);
+    });
+}
+
+fn chromium_a_worker_that_ends_cuts_visits_short(lab: &Lab) {
+    let visitor = lab.visitor(Arc::new(Net::of(benign::sites())), Params { wait_s: 3600, ..params() }, browsers(Tier::Shell), &[]);
+    let stop = AtomicBool::new(false);
+    let url = "http://plain.test/".parse().unwrap();
+    let task = Task { run: 1, site: 1, url, attempt: 1, lease: String::new(), tier: Tier::Shell };
+    let seen = std::thread::scope(|scope| {
+        let visit = scope.spawn(|| visitor.visit(&task, &lab.store, &stop));
+        std::thread::sleep(Duration::from_secs(2));
+        stop.store(true, Ordering::Relaxed);
+        visit.join().unwrap()
+    });
+    assert_eq!(judge(&seen, &own()).kind, Kind::Unknown, "{seen:?}");
+}
+
+fn chromium_what_is_no_address_of_the_web_is_not_visited(lab: &Lab) {
+    let visitor = lab.visitor(Arc::new(Net::default()), params(), browsers(Tier::Shell), &[]);
+    for url in ["file:///etc/passwd", "chrome://crash/", "data:text/html,x", "javascript:alert(1)"] {
+        let seen = lab.visit(&visitor, url, Tier::Shell);
+        assert!(matches!(seen.ended, Ended::Failed { .. }), "{url}: {:?}", seen.ended);
+    }
+    let seen = lab.visit(&visitor, "http://plain.test/", Tier::Full);
+    assert!(matches!(seen.ended, Ended::Failed { .. }), "{:?}", seen.ended);
+}
+
+type Test = fn(&Lab);
+
 fn main() {
+    let tests: &[(&str, Test)] = &[
+        ("chromium_benign_sites_of_all_kinds_are_clean", chromium_benign_sites_of_all_kinds_are_clean),
+        ("chromium_pages_that_fight_back_end_as_results", chromium_pages_that_fight_back_end_as_results),
+        ("chromium_simulated_attacks_are_called_malicious", chromium_simulated_attacks_are_called_malicious),
+        ("chromium_no_benign_page_is_called_anything_else", chromium_no_benign_page_is_called_anything_else),
+        ("chromium_the_full_browser_sees_the_same", chromium_the_full_browser_sees_the_same),
+        ("chromium_a_baseline_is_learnt_and_holds", chromium_a_baseline_is_learnt_and_holds),
+        ("chromium_its_own_sandbox_is_on", chromium_its_own_sandbox_is_on),
+        ("chromium_a_worker_that_ends_cuts_visits_short", chromium_a_worker_that_ends_cuts_visits_short),
+        ("chromium_what_is_no_address_of_the_web_is_not_visited", chromium_what_is_no_address_of_the_web_is_not_visited),
+    ];
+    let mut args = std::env::args().skip(1);
+    if args.any(|arg| arg == "--list") {
+        return tests.iter().for_each(|(name, _)| println!("{name}: test"));
+    }
+    let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let fvm = fvm::Fvm::open(&dir.path().join("home"), &dir.path().join("run")).unwrap();
     fvm.start_forker().unwrap();
-    let fvm = Arc::new(fvm);
-    let params = Params { wait_s: std::env::args().nth(1).map_or(0, |a| a.parse().unwrap()), ..Params::default() };
-    let tier = if std::env::args().nth(2).is_some() { Tier::Full } else { Tier::Shell };
-    let visitor = VmVisitor::new(Arc::clone(&fvm), Arc::new(LabGate(Arc::new(One))), params, &[], &[], VmVisitor::browsers(tier).unwrap()).unwrap();
-    let store = Memory::default();
-    for n in 0..3 {
-        let task = Task { run: 1, site: n, url: "http://one.test/".parse().unwrap(), attempt: 1, lease: String::new(), tier };
-        let seen = visitor.visit(&task, &store, &AtomicBool::new(false));
-        println!("{}", serde_json::to_string_pretty(&seen).unwrap());
-        for name in [&seen.artifacts.dom, &seen.artifacts.last] {
-            if let Some(name) = name {
-                let bytes = store.get(name).unwrap().unwrap();
-                println!("{} bytes: {}", bytes.len(), String::from_utf8_lossy(&bytes[..bytes.len().min(300)]));
-            }
+    let lab = Lab { fvm: Arc::new(fvm), store: Memory::default(), dir };
+    let mut failed = 0;
+    for (name, test) in tests.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(f))) {
+        if let Some(why) = closed(name) {
+            eprintln!("skipped: {name}: {why}");
+            continue;
         }
+        eprintln!("{name}");
+        let began = Instant::now();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            test(&lab);
+            lab.assert_nothing_is_left();
+        }));
+        println!("test {name} ... {} ({:.1} s)", if done.is_ok() { "ok" } else { "FAILED" }, began.elapsed().as_secs_f64());
+        failed += u32::from(done.is_err());
     }
+    drop(lab);
+    std::process::exit(i32::from(failed > 0));
+}
+
+/// Why a test cannot be run here.
+fn closed(name: &str) -> Option<String> {
+    if !fvm_kit::is_root(name) {
+        return Some("it makes VMs as root".into());
+    }
+    let full = ["full_browser", "baseline"].iter().any(|part| name.contains(part));
+    let needed = if full { Tier::Auto } else { Tier::Shell };
+    VmVisitor::browsers(needed).err().map(|missing| missing.to_string())
 }

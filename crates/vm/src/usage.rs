@@ -33,6 +33,12 @@ pub struct Usage {
     pub cpu_us: u64,
     /// Memory, in bytes.
     pub memory_bytes: u64,
+    /// The most memory that it had, in bytes, where its control group says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
+    /// Processes that the kernel killed for want of memory, where its control group says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_kills: Option<u64>,
     /// Processes.
     pub processes: usize,
     /// Read from disks, in bytes.
@@ -73,6 +79,10 @@ pub fn usage(id: &VmId, init: i32) -> Usage {
     if let Some(bytes) = memory.and_then(|bytes| bytes.trim().parse().ok()) {
         (usage.memory_bytes, usage.exact) = (bytes, true);
     }
+    let peak = group("memory", "memory.peak").or_else(|| group("memory", "memory.max_usage_in_bytes"));
+    usage.memory_peak_bytes = peak.and_then(|bytes| bytes.trim().parse().ok());
+    let kills = group("memory", "memory.events").or_else(|| group("memory", "memory.oom_control"));
+    usage.memory_kills = kills.and_then(|text| groups::counter(&text, "oom_kill"));
     usage.cpu_us = cpu.unwrap_or(usage.cpu_us);
     usage.cpu_pressure = group("cpu", "cpu.pressure").and_then(|text| pressure(&text));
     usage.memory_pressure = group("memory", "memory.pressure").and_then(|text| pressure(&text));

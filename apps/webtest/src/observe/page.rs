@@ -191,15 +191,9 @@ impl Watch {
                 self.is_loading |= self.is_of_page(text(params, "/frameId"));
                 Vec::new()
             }
-            "Page.frameStoppedLoading" | "Page.frameClearedScheduledNavigation" if is_main => {
-                self.is_loading &= !self.is_of_page(text(params, "/frameId"));
-                Vec::new()
-            }
-            "Page.loadEventFired" if is_main => {
-                self.loaded |= self.is_committed;
-                self.is_loading &= !self.is_committed;
-                Vec::new()
-            }
+            // Who goes elsewhere while it loads, and does not come there, has no load event.
+            "Page.frameStoppedLoading" if is_main && self.is_of_page(text(params, "/frameId")) => self.came(),
+            "Page.loadEventFired" if is_main => self.came(),
             "Runtime.bindingCalled" => {
                 self.fights.prints += u32::from(text(params, "/name") == self.bell);
                 Vec::new()
@@ -221,6 +215,12 @@ impl Watch {
                 Vec::new()
             }
         }
+    }
+
+    fn came(&mut self) -> Vec<Command> {
+        self.loaded |= self.is_committed;
+        self.is_loading &= !self.is_committed;
+        Vec::new()
     }
 
     fn is_of_page(&self, frame: &str) -> bool {

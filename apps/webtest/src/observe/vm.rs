@@ -11,11 +11,11 @@
 
 use super::{Cut, bounded, put};
 use crate::baseline::Baseline;
-use crate::visit::words;
+use crate::visit::{DOWNLOADS, words};
 use crate::model::{Foreign, LIST_MAX, Observation, PATHS_MAX, Ran, Wrote};
 use fvm::model::event::{Event, Kind, Phase, ProcessKey};
 use fvm::model::path::printable;
-use fvm::model::{Change, ChangeKind, ChangeSet, FileType, VmRecord};
+use fvm::model::{Change, ChangeKind, FileType, VmRecord};
 use fvm::{Fvm, Settings, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
@@ -99,8 +99,12 @@ impl<'b> Programs<'b> {
                 }
             }
             (Kind::Connect | Kind::Send, _) if is_inet(event) && self.connected.len() < LIST_MAX => {
-                let who = printable(event.exe.0.as_bytes());
-                self.connected.insert((bounded(&who), place(event)));
+                let who = bounded(&printable(event.exe.0.as_bytes()));
+                let to = place(event);
+                let is_look = event.kind == Kind::Connect && self.is_browser(&who) && is_look_for_route(&to);
+                if !is_look {
+                    self.connected.insert((who, to));
+                }
             }
             _ => {}
         }
@@ -129,7 +133,7 @@ impl<'b> Programs<'b> {
     fn into_parts(self, proxy: &str) -> (Vec<Ran>, Vec<String>, Vec<Foreign>) {
         let mut foreign = Vec::new();
         for (program, to) in &self.connected {
-            if !(self.is_browser(program) && (to == proxy || is_look_for_route(to))) {
+            if !(self.is_browser(program) && to == proxy) {
                 foreign.push(Foreign {
                     protocol: String::new(),
                     to: to.clone(),
@@ -142,10 +146,11 @@ impl<'b> Programs<'b> {
     }
 }
 
-/// The browser's way of asking whether there is a route for IPv6: a datagram socket is connected to a name server of Google's, and
-/// nothing is sent (`net/dns/host_resolver_manager.cc`, `kIPv6ProbeAddress`).
+/// The browser's ways of asking whether there is a route, and from which address: a datagram socket is connected to a name server of
+/// Google's, and nothing is sent (`net/dns/host_resolver_manager.cc`, `services/network/p2p/socket_manager.cc`). What is sent all the same
+/// is seen by the gate.
 fn is_look_for_route(to: &str) -> bool {
-    to.starts_with("[2001:4860:4860::8888]:")
+    to == "8.8.8.8:53" || to.starts_with("[2001:4860:4860::8888]:")
 }
 
 fn is_inet(event: &Event) -> bool {
@@ -158,40 +163,69 @@ fn place(event: &Event) -> String {
     bounded(&if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
 }
 
-/// Looks at a VM that runs, and puts what is found into `seen`. `whole`: paths below `kept` are not changes, but files to be read.
-pub fn look(
-    fvm: &Fvm,
-    record: &VmRecord,
-    browser: &Path,
-    baseline: &Baseline,
-    settings: &Settings,
-    proxy: &str,
-    seen: &mut Observation,
-    cut: &mut Cut,
-) -> Result<ChangeSet, String> {
-    let mut programs = Programs::new(browser);
-    match fvm.events(record).and_then(|mut log| Ok(log.read(&mut |event| programs.see(&event))?)) {
-        Ok(whole) => seen.lost_events = whole.lost + u64::from(!whole.is_whole(true)),
-        Err(e) => return Err(words("read the behaviour log", &e)),
+/// A VM that a visit was in, and what is the browser's own in it.
+#[derive(Debug)]
+pub struct Side<'a> {
+    /// Where it is kept.
+    pub fvm: &'a Fvm,
+    /// Its record.
+    pub record: &'a VmRecord,
+    /// The browser's file.
+    pub browser: &'a Path,
+    /// What the browser writes by itself.
+    pub baseline: &'a Baseline,
+    /// How its log is judged.
+    pub settings: &'a Settings,
+    /// Where the browser's proxy is, as the VM sees it.
+    pub proxy: &'a str,
+    /// Files that the browser fetched.
+    pub fetched: &'a [String],
+}
+
+impl Side<'_> {
+    /// Looks at the VM, which need not have ended, and puts what is found into `seen`, where what the gate saw is already.
+    ///
+    /// # Errors
+    /// In words, when its log or its layers cannot be read.
+    pub fn look(&self, seen: &mut Observation, cut: &mut Cut) -> Result<(), String> {
+        let mut programs = Programs::new(self.browser);
+        let log = self.fvm.events(self.record).and_then(|mut log| Ok(log.read(&mut |event| programs.see(&event))?));
+        let whole = log.map_err(|e| words("read the behaviour log", &e))?;
+        seen.lost_events = whole.lost + u64::from(!whole.is_whole(true));
+        let (ran, listened, foreign) = programs.into_parts(self.proxy);
+        (seen.ran, seen.listened) = (ran, listened);
+        for one in foreign {
+            match seen.foreign.iter_mut().find(|other| other.to == one.to) {
+                Some(same) => same.program = same.program.take().or(one.program),
+                None => put(&mut seen.foreign, LIST_MAX, one, cut, "connections"),
+            }
+        }
+        let mut set = self.fvm.changes(self.record).map_err(|e| words("read the VM's changes", &e))?;
+        set.changes.retain(|change| !self.is_own(change));
+        let _whole = self.fvm.with_origins(self.record, &mut set);
+        let found = self.fvm.analyze(self.record, &set, self.settings, None);
+        let found = found.map_err(|e| words("judge the log", &e))?;
+        let mut persistent = BTreeSet::new();
+        for finding in &found.report.findings {
+            persistent.extend(finding.paths.iter().map(|path| path.as_bytes().to_vec()));
+            let what = bounded(&printable(finding.what.as_bytes()));
+            let one = (finding.id.clone(), finding.severity.to_string(), what);
+            put(&mut seen.findings, LIST_MAX, one, cut, "findings");
+        }
+        for change in &set.changes {
+            let is_persistent = persistent.contains(change.path.as_bytes());
+            put(&mut seen.wrote, PATHS_MAX, wrote(change, is_persistent), cut, "changed files");
+        }
+        Ok(())
     }
-    let (ran, listened, foreign) = programs.into_parts(proxy);
-    (seen.ran, seen.listened) = (ran, listened);
-    seen.foreign.extend(foreign);
-    let mut set = fvm.changes(record).map_err(|e| words("read the VM's changes", &e))?;
-    let _whole = fvm.with_origins(record, &mut set);
-    set.changes.retain(|change| !baseline.covers(change.path.as_bytes(), change.file_type == FileType::Directory));
-    let found = fvm.analyze(record, &set, settings, None).map_err(|e| words("judge the log", &e))?;
-    let mut persistent = BTreeSet::new();
-    for finding in &found.report.findings {
-        persistent.extend(finding.paths.iter().map(|path| path.as_bytes().to_vec()));
-        let one = (finding.id.clone(), finding.severity.to_string(), bounded(&printable(finding.what.as_bytes())));
-        put(&mut seen.findings, LIST_MAX, one, cut, "findings");
+
+    fn is_own(&self, change: &Change) -> bool {
+        let path = change.path.as_bytes();
+        let is_dir = change.file_type == FileType::Directory;
+        let is_fetched = self.fetched.iter().any(|file| file.as_bytes() == path);
+        let is_place = !self.fetched.is_empty() && is_dir && path == DOWNLOADS.as_bytes();
+        is_fetched || is_place || self.baseline.covers(path, is_dir)
     }
-    for change in &set.changes {
-        let is_persistent = persistent.contains(change.path.as_bytes());
-        put(&mut seen.wrote, PATHS_MAX, wrote(change, is_persistent), cut, "changed files");
-    }
-    Ok(set)
 }
 
 fn wrote(change: &Change, persistent: bool) -> Wrote {

@@ -232,6 +232,8 @@ impl Visit<'_> {
             let message = machine.line.next(until)?.ok_or(LineError::Late)?;
             answer_to(machine, watch, &message);
         }
+        // Its renderer has heard of all that came before this: an address that is asked for earlier may be shown by another, which has not.
+        let _frames = ask(machine, watch, "Page.getFrameTree", json!({}), until)?;
         Ok(bounded(version))
     }
 
@@ -395,25 +397,28 @@ impl Visit<'_> {
     fn gather(&self, machine: &mut Machine, watch: &mut Watch, seen: &mut Observation, ended: Ended) -> Result<(), String> {
         let usage = machine.usage();
         machine.freeze();
-        (seen.cpu_ms, seen.memory_bytes) = (usage.cpu_us as f64 / 1000.0, Some(usage.memory_bytes));
+        (seen.cpu_ms, seen.memory_bytes) = (usage.cpu_us as f64 / 1000.0, usage.memory_peak_bytes);
+        let is_out_of_memory = usage.memory_kills.unwrap_or(0) > 0;
         seen.exit = machine.plug().exit();
         seen.foreign = machine.plug().foreign();
-        seen.ended = ended;
+        let crashed = matches!(ended, Ended::RendererCrashed | Ended::BrowserCrashed);
+        seen.ended = if is_out_of_memory && crashed { Ended::OutOfMemory } else { ended };
         let record = machine.record().ok_or("the VM is gone")?.clone();
         let proxy = machine.plug().proxy();
         let mut cut = std::mem::take(&mut watch.cut);
         let with = self.with;
         self.downloads(&record, watch, seen)?;
-        vm::look(
-            &with.fvm,
-            &record,
-            &self.ready.browser.file,
-            &self.ready.baseline,
-            &with.settings,
-            &proxy,
-            seen,
-            &mut cut,
-        )?;
+        let fetched: Vec<String> = watch.fetched.iter().map(|file| format!("{DOWNLOADS}/{}", file.guid)).collect();
+        let side = vm::Side {
+            fvm: &with.fvm,
+            record: &record,
+            browser: &self.ready.browser.file,
+            baseline: &self.ready.baseline,
+            settings: &with.settings,
+            proxy: &proxy,
+            fetched: &fetched,
+        };
+        side.look(seen, &mut cut)?;
         let (url, redirects) = watch.way();
         if !url.is_empty() {
             seen.final_url = url;
@@ -422,6 +427,7 @@ impl Visit<'_> {
         (seen.requests, seen.certificates) = std::mem::take(&mut watch.requests).into_parts();
         seen.console = std::mem::take(&mut watch.console);
         seen.fights = std::mem::take(&mut watch.fights);
+        seen.fights.swelled = is_out_of_memory;
         if machine.line.too_long() > 0 {
             seen.cut.push(format!("messages of the browser: {} more", machine.line.too_long()));
         }
@@ -439,7 +445,7 @@ impl Visit<'_> {
         let failed = |e: FvmError| words("read what was downloaded", &e);
         let input = self.with.fvm.scan_input(record).map_err(failed)?;
         let set = self.with.fvm.changes(record).map_err(failed)?;
-        for fetched in std::mem::take(&mut watch.fetched) {
+        for fetched in watch.fetched.clone() {
             let path = format!("{DOWNLOADS}/{}", fetched.guid);
             let mut download = fetched.download;
             let change = set.changes.iter().find(|change| change.path.as_bytes() == path.as_bytes());

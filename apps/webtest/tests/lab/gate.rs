@@ -2,30 +2,88 @@
 //!
 //! ```text
 //!   VM  127.0.0.1:3128 ◄─ a listener made inside (a thread that enters the network namespace, and ends)
-//!          └─► a thread for each connection ─► Sites::answer
+//!          └─► a thread for each connection ─► http://  ─────────────────────► Sites::answer
+//!                                              CONNECT ─► TLS with a good or a bad key ─┘
 //! ```
 
+use super::http::{self, Asked};
 use fvm_webtest::model::Foreign;
 use fvm_webtest::net::{Gate, GateError, Plug};
+use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustix::net::Shutdown;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 const PROXY: &str = "127.0.0.1:3128";
 
-/// Answers whoever comes to the proxy.
+/// Both directions of a connection.
+pub trait Wire: Read + Write {}
+impl<T: Read + Write> Wire for T {}
+
+/// The sites behind the gate. `pid`: a process of the VM that asks, on the host.
 pub trait Sites: Send + Sync {
-    /// One connection, to its end.
-    fn answer(&self, client: TcpStream);
+    /// Answers one request.
+    fn answer(&self, asked: &Asked, client: &mut dyn Wire, pid: u32);
+    /// Whether this host's certificate is one that nobody signed.
+    fn has_bad_certificate(&self, host: &str) -> bool;
 }
 
 /// The gate.
-pub struct LabGate(pub Arc<dyn Sites>);
+pub struct LabGate {
+    sites: Arc<dyn Sites>,
+    keys: [Arc<KeyPair>; 2],
+}
 
-struct LabPlug(Arc<TcpListener>);
+impl LabGate {
+    pub fn new(sites: Arc<dyn Sites>) -> Self {
+        let key = || Arc::new(KeyPair::generate().expect("a key"));
+        Self { sites, keys: [key(), key()] }
+    }
+
+    fn good_key(&self) -> String {
+        use base64::Engine as _;
+        use sha2::Digest as _;
+        let hash = sha2::Sha256::digest(self.keys[0].subject_public_key_info());
+        base64::engine::general_purpose::STANDARD.encode(hash)
+    }
+}
+
+fn tls(host: &str, key: &KeyPair) -> ServerConfig {
+    let certificate = CertificateParams::new(vec![host.to_owned()]).expect("a name").self_signed(key).expect("signed");
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private).expect("a certificate")
+}
+
+fn serve(mut client: TcpStream, sites: &dyn Sites, keys: &[Arc<KeyPair>; 2], pid: u32) {
+    let Some(asked) = http::read(&mut client) else { return };
+    if asked.method != "CONNECT" {
+        return sites.answer(&asked, &mut client, pid);
+    }
+    if client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").is_err() {
+        return;
+    }
+    let key = &keys[usize::from(sites.has_bad_certificate(&asked.host))];
+    let Ok(connection) = ServerConnection::new(Arc::new(tls(&asked.host, key))) else { return };
+    let mut stream = StreamOwned::new(connection, client);
+    if let Some(asked) = http::read(&mut stream) {
+        sites.answer(&asked, &mut stream, pid);
+        stream.conn.send_close_notify();
+        let _sent = stream.flush();
+    }
+}
+
+struct LabPlug {
+    listener: Arc<TcpListener>,
+    key: String,
+}
 
 impl Gate for LabGate {
     fn plug(&self, pid: u32) -> Result<Box<dyn Plug>, GateError> {
@@ -37,14 +95,14 @@ impl Gate for LabGate {
         let failed = |why: std::io::Error| GateError { what: "listen in the VM".into(), why: why.to_string() };
         let listener = std::thread::spawn(inside).join().expect("it does not panic").map_err(failed)?;
         let listener = Arc::new(listener);
-        let (sites, accepting) = (Arc::clone(&self.0), Arc::clone(&listener));
-        std::thread::spawn(move || {
+        let (sites, keys, accepting) = (Arc::clone(&self.sites), self.keys.clone(), Arc::clone(&listener));
+        drop(std::thread::spawn(move || {
             while let Ok((client, _)) = accepting.accept() {
-                let sites = Arc::clone(&sites);
-                std::thread::spawn(move || sites.answer(client));
+                let (sites, keys) = (Arc::clone(&sites), keys.clone());
+                drop(std::thread::spawn(move || serve(client, &*sites, &keys, pid)));
             }
-        });
-        Ok(Box::new(LabPlug(listener)))
+        }));
+        Ok(Box::new(LabPlug { listener, key: self.good_key() }))
     }
 }
 
@@ -54,7 +112,7 @@ impl Plug for LabPlug {
     }
 
     fn keys(&self) -> Vec<String> {
-        Vec::new()
+        vec![self.key.clone()]
     }
 
     fn foreign(&self) -> Vec<Foreign> {
@@ -68,6 +126,6 @@ impl Plug for LabPlug {
 
 impl Drop for LabPlug {
     fn drop(&mut self) {
-        let _closed = rustix::net::shutdown(&self.0, Shutdown::Both);
+        let _closed = rustix::net::shutdown(&self.listener, Shutdown::Both);
     }
 }

@@ -1,4 +1,121 @@
-//! The laboratory: sites of many kinds behind a gate of its own, and visits of them.
+//! The laboratory: sites of many kinds behind a gate of its own, what is expected of each, and visits of them.
 
+pub mod attacks;
+pub mod benign;
+pub mod fighters;
 pub mod gate;
 pub mod http;
+
+use fvm_webtest::model::{Ended, Kind, Observation};
+use gate::{Sites, Wire};
+use http::{Answer, Asked};
+use std::collections::HashMap;
+
+type Serve = Box<dyn Fn(&Asked, &mut dyn Wire, u32) + Send + Sync>;
+type Check = fn(&Observation) -> bool;
+
+/// A site, and what is expected of its visit.
+pub struct Site {
+    pub host: String,
+    pub url: String,
+    pub want: Kind,
+    /// A rule that must be among the reasons.
+    pub rule: Option<&'static str>,
+    /// How it must end, if that is certain.
+    pub how: Option<&'static str>,
+    /// What else must be seen.
+    pub check: Check,
+    pub bad_certificate: bool,
+    serve: Serve,
+}
+
+/// A site at `http://<host>.test/`.
+pub fn site(host: &str, want: Kind) -> Site {
+    let host = format!("{host}.test");
+    Site {
+        url: format!("http://{host}/"),
+        host,
+        want,
+        rule: None,
+        how: None,
+        check: |_| true,
+        bad_certificate: false,
+        serve: Box::new(|_, _, _| ()),
+    }
+}
+
+impl Site {
+    pub fn https(mut self) -> Self {
+        self.url = self.url.replace("http:", "https:");
+        self
+    }
+
+    pub fn rule(mut self, rule: &'static str) -> Self {
+        self.rule = Some(rule);
+        self
+    }
+
+    pub fn how(mut self, how: &'static str) -> Self {
+        self.how = Some(how);
+        self
+    }
+
+    pub fn check(mut self, check: Check) -> Self {
+        self.check = check;
+        self
+    }
+
+    /// All bytes are its own affair.
+    pub fn raw(mut self, serve: impl Fn(&Asked, &mut dyn Wire, u32) + Send + Sync + 'static) -> Self {
+        self.serve = Box::new(serve);
+        self
+    }
+
+    /// An answer for each request.
+    pub fn answers(self, answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        self.raw(move |asked, mut wire, _| drop(answer(asked).send(&mut wire)))
+    }
+
+    /// One page, and nothing else.
+    pub fn page(self, html: impl Into<String>) -> Self {
+        let html = html.into();
+        self.answers(move |asked| if asked.path == "/" { Answer::html(html.as_str()) } else { Answer::status(404) })
+    }
+}
+
+/// How a visit ended, as the table says it.
+pub fn how(seen: &Observation) -> &'static str {
+    match &seen.ended {
+        Ended::Done => "done",
+        Ended::NeverLoaded => "never-loaded",
+        Ended::TimedOut => "timed-out",
+        Ended::NotReached { .. } => "not-reached",
+        Ended::RendererCrashed => "renderer-crashed",
+        Ended::BrowserCrashed => "browser-crashed",
+        Ended::OutOfMemory => "out-of-memory",
+        Ended::Failed { .. } => "failed",
+    }
+}
+
+/// All of them, by name.
+#[derive(Default)]
+pub struct Net(pub HashMap<String, Site>);
+
+impl Net {
+    pub fn of(sites: Vec<Site>) -> Self {
+        Self(sites.into_iter().map(|site| (site.host.clone(), site)).collect())
+    }
+}
+
+impl Sites for Net {
+    fn answer(&self, asked: &Asked, client: &mut dyn Wire, pid: u32) {
+        // A name that nobody has is a connection that ends.
+        if let Some(site) = self.0.get(&asked.host) {
+            (site.serve)(asked, client, pid);
+        }
+    }
+
+    fn has_bad_certificate(&self, host: &str) -> bool {
+        self.0.get(host).is_some_and(|site| site.bad_certificate)
+    }
+}
