@@ -15,11 +15,22 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-/// Where the browser is told to keep its own: always its own.
-const OWN: &[&str] = &["/tmp/fvm-visit/profile", "/tmp/fvm-visit/profile/**"];
+/// Where the browser is told to keep its own, where its libraries do, and what it calls its temporary files: always its own.
+const OWN: &[&str] = &[
+    "/tmp/fvm-visit/profile/**",
+    "/tmp/fvm-visit/.local/share/pki/**",
+    "/tmp/fvm-visit/.pki/**",
+    "/tmp/.org.chromium.Chromium.*",
+    "/tmp/org.chromium.Chromium.*",
+    "/tmp/org.chromium.Chromium.*/Singleton*",
+    "/tmp/fvm-visit/.config/chromium/Crash Reports/**",
+    "/tmp/fvm-visit/.cache/dconf/**",
+];
 /// Beginnings of globs that are never learnt: nobody's own places.
-const NEVER: &[&str] = &["/", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/root", "/opt", "/home", "/var/spool"];
+const NEVER: &[&str] =
+    &["/", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/root", "/opt", "/home", "/var/spool"];
 /// A path must be written in so many of ten runs.
 const OF_TEN: usize = 6;
 
@@ -49,7 +60,7 @@ pub struct Learnt {
 #[derive(Debug, Clone)]
 pub struct Baseline {
     globs: GlobSet,
-    /// Directories that stand above a glob: that they were made says nothing.
+    /// Directories of the browser's home that stand above a glob: that they were made says nothing.
     above: Vec<String>,
 }
 
@@ -79,16 +90,15 @@ impl Baseline {
             return Err(BaselineError::Other { of: other.key.browser.clone(), is: key.browser.clone() });
         }
         let learnt = learnt.map_or(&[][..], |learnt| &learnt.globs);
-        let (mut set, mut above) = (GlobSetBuilder::new(), vec![HOME.to_owned()]);
+        let (mut set, mut above) = (GlobSetBuilder::new(), Vec::new());
         for glob in OWN.iter().copied().chain(learnt.iter().map(String::as_str)) {
             let wrong = || BaselineError::Glob(glob.to_owned());
             if is_too_wide(glob) {
                 return Err(wrong());
             }
             set.add(GlobBuilder::new(glob).literal_separator(true).build().map_err(|_| wrong())?);
-            if let Some(dir) = glob.strip_suffix("/**").filter(|dir| !dir.contains('*')) {
-                above.push(dir.to_owned());
-            }
+            let dirs = Path::new(glob).ancestors().skip(1).filter_map(Path::to_str);
+            above.extend(dirs.filter(|dir| dir.starts_with(HOME) && !dir.contains('*')).map(str::to_owned));
         }
         let globs = set.build().map_err(|e| BaselineError::Glob(e.to_string()))?;
         Ok(Self { globs, above })
@@ -97,7 +107,8 @@ impl Baseline {
     /// Whether the browser by itself changes this path.
     #[must_use]
     pub fn covers(&self, path: &[u8], is_directory: bool) -> bool {
-        self.globs.is_match(OsStr::from_bytes(path)) || is_directory && self.above.iter().any(|dir| dir.as_bytes() == path)
+        self.globs.is_match(OsStr::from_bytes(path))
+            || is_directory && self.above.iter().any(|dir| dir.as_bytes() == path)
     }
 }
 
@@ -107,7 +118,8 @@ fn is_too_wide(glob: &str) -> bool {
     // The last directory that it names whole.
     let dir = &fixed[..fixed.rfind('/').unwrap_or(0)];
     let dir = if dir.is_empty() { "/" } else { dir };
-    !glob.starts_with('/') || NEVER.iter().any(|never| dir == *never || *never != "/" && dir.starts_with(&format!("{never}/")))
+    !glob.starts_with('/')
+        || NEVER.iter().any(|never| dir == *never || *never != "/" && dir.starts_with(&format!("{never}/")))
 }
 
 /// Learns from visits of benign pages with one browser; what is not in most of them is not learnt. Returns it, and what was left out.
@@ -140,9 +152,8 @@ fn general(path: &str) -> String {
 fn general_name(name: &str) -> String {
     // Characters that mean something in a glob mean themselves here.
     let plain: String = name.chars().map(|c| if "*?[]{}\\!".contains(c) { '?' } else { c }).collect();
-    let (head, tail) = plain.rsplit_once(['.', '-', '_']).map_or(("", plain.as_str()), |(head, tail)| {
-        (&plain[..=head.len()], tail)
-    });
+    let (head, tail) =
+        plain.rsplit_once(['.', '-', '_']).map_or(("", plain.as_str()), |(head, tail)| (&plain[..=head.len()], tail));
     let is_drawn = tail.len() == 6
         && tail.bytes().all(|b| b.is_ascii_alphanumeric())
         && tail.bytes().any(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
@@ -156,7 +167,8 @@ mod tests {
     use crate::model::Wrote;
 
     fn visit(paths: &[&str]) -> Observation {
-        let wrote = |path: &&str| Wrote { path: (*path).into(), persistent: path.contains("autostart"), ..Wrote::default() };
+        let wrote =
+            |path: &&str| Wrote { path: (*path).into(), persistent: path.contains("autostart"), ..Wrote::default() };
         Observation { wrote: paths.iter().map(wrote).collect(), ..Observation::default() }
     }
 
@@ -164,18 +176,18 @@ mod tests {
     fn what_most_runs_wrote_is_learnt_and_what_starts_by_itself_never() {
         let autostart = "/tmp/fvm-visit/.config/autostart/x.desktop";
         let visits = [
-            visit(&["/tmp/org.chromium.Chromium.aB3dE6", "/tmp/org.chromium.Chromium.aB3dE6/x", autostart, "/etc/passwd"]),
-            visit(&["/tmp/org.chromium.Chromium.zz9yX1", autostart, "/etc/passwd", "/tmp/once"]),
-            visit(&["/tmp/org.chromium.Chromium.Q1w2E3", autostart, "/etc/passwd"]),
+            visit(&["/tmp/other.Chromium.aB3dE6", "/tmp/other.Chromium.aB3dE6/x", autostart, "/etc/passwd"]),
+            visit(&["/tmp/other.Chromium.zz9yX1", autostart, "/etc/passwd", "/tmp/once"]),
+            visit(&["/tmp/other.Chromium.Q1w2E3", autostart, "/etc/passwd"]),
         ];
         let (learnt, left) = learn(Key::default(), &visits);
-        assert_eq!(learnt.globs, ["/tmp/org.chromium.Chromium.*"]);
-        assert_eq!(left, ["/etc/passwd", "/tmp/once", "/tmp/org.chromium.Chromium.*/x"]);
+        assert_eq!(learnt.globs, ["/tmp/other.Chromium.*"]);
+        assert_eq!(left, ["/etc/passwd", "/tmp/once", "/tmp/other.Chromium.*/x"]);
         let baseline = Baseline::new(&Key::default(), Some(&learnt)).unwrap();
         for (path, want) in [
-            ("/tmp/org.chromium.Chromium.abcdef", true),
-            ("/tmp/org.chromium.Chromium.abcdef/y", false),
-            ("/tmp/org.chromium.Chromiumx", false),
+            ("/tmp/other.Chromium.abcdef", true),
+            ("/tmp/other.Chromium.abcdef/y", false),
+            ("/tmp/other.Chromiumx", false),
             ("/tmp/fvm-visit/profile/Default/Cookies", true),
             ("/tmp/fvm-visit/profile.old", false),
             (autostart, false),

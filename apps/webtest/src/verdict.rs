@@ -9,11 +9,11 @@
 //! done to the VM, never for what its page says or looks like.
 
 use crate::baseline::Baseline;
-use crate::model::{
-    DIALOGS_MAX, Download, Ended, Kind, Observation, POPUPS_MAX, REDIRECTS_MAX, Reason, Verdict,
-};
+use crate::model::{DIALOGS_MAX, Download, Ended, Kind, Observation, POPUPS_MAX, REDIRECTS_MAX, Reason, Verdict};
 use std::collections::BTreeSet;
 
+/// From so many addresses on, one after another, a page never stays: half of what is followed, for it may be slow.
+const MOVES_MAX: usize = REDIRECTS_MAX / 2;
 /// So many pieces of evidence stand in one reason.
 const EVIDENCE_MAX: usize = 20;
 
@@ -125,7 +125,7 @@ const RULES: &[Rule] = &[
         id: "never-stays",
         kind: Kind::Suspicious,
         text: "the page went from one address to the next without an end",
-        evidence: |seen, _| when(seen.redirects.len() >= REDIRECTS_MAX, seen),
+        evidence: |seen, _| when(seen.redirects.len() >= MOVES_MAX, seen),
     },
     Rule {
         id: "failed",
@@ -245,10 +245,8 @@ mod tests {
         let wrote = |path: &str, persistent| Wrote { path: path.into(), persistent, ..Wrote::default() };
         let fights = |fights| Observation { fights, ..base() };
         let ended = |ended| Observation { ended, ..base() };
-        let download = |automatic| Observation {
-            downloads: vec![Download { automatic, ..Download::default() }],
-            ..base()
-        };
+        let download =
+            |automatic| Observation { downloads: vec![Download { automatic, ..Download::default() }], ..base() };
         let cases: Vec<(&str, Observation, Kind, &[&str])> = vec![
             ("benign", base(), Kind::Clean, &[]),
             ("ran", Observation { ran: vec![Ran::default()], ..base() }, Kind::Malicious, &["foreign-program"]),
@@ -289,12 +287,17 @@ mod tests {
             ("swelled", fights(Fights { swelled: true, ..Fights::default() }), Kind::Suspicious, &["memory"]),
             ("spun", fights(Fights { spun: true, ..Fights::default() }), Kind::Suspicious, &["processor"]),
             ("asks", fights(Fights { dialogs: DIALOGS_MAX, ..Fights::default() }), Kind::Suspicious, &["dialogs"]),
-            ("asks a little", fights(Fights { dialogs: 3, prints: 1, logins: 1, ..Fights::default() }), Kind::Clean, &[]),
+            (
+                "asks a little",
+                fights(Fights { dialogs: 3, prints: 1, logins: 1, ..Fights::default() }),
+                Kind::Clean,
+                &[],
+            ),
             ("windows", fights(Fights { popups: POPUPS_MAX + 1, ..Fights::default() }), Kind::Suspicious, &["windows"]),
             ("a window", fights(Fights { popups: 1, workers: 2, ..Fights::default() }), Kind::Clean, &[]),
             (
                 "moves",
-                Observation { redirects: vec![String::new(); REDIRECTS_MAX], ..base() },
+                Observation { redirects: vec![String::new(); MOVES_MAX], ..base() },
                 Kind::Suspicious,
                 &["never-stays"],
             ),
@@ -303,12 +306,7 @@ mod tests {
             ("lost", Observation { lost_events: 1, ..base() }, Kind::Unknown, &["log-not-whole"]),
             ("no name", ended(Ended::NotReached { why: "x".into() }), Kind::Error, &["not-reached"]),
             ("slow", ended(Ended::NeverLoaded), Kind::Clean, &[]),
-            (
-                "silent",
-                Observation { requests: Vec::new(), ..ended(Ended::NeverLoaded) },
-                Kind::Error,
-                &["no-answer"],
-            ),
+            ("silent", Observation { requests: Vec::new(), ..ended(Ended::NeverLoaded) }, Kind::Error, &["no-answer"]),
         ];
         let mut met = BTreeSet::new();
         for (name, seen, kind, rules) in cases {

@@ -248,7 +248,9 @@ mod tests {
     #[test]
     fn what_comes_before_an_answer_is_given_on() {
         let (mut line, mut theirs_in, mut theirs_out) = line();
-        theirs_out.write_all(b"{\"method\":\"A.b\"}\0{\"id\":9,\"result\":{}}\0{\"id\":1,\"result\":{\"x\":1}}\0").unwrap();
+        theirs_out
+            .write_all(b"{\"method\":\"A.b\"}\0{\"id\":9,\"result\":{}}\0{\"id\":1,\"result\":{\"x\":1}}\0")
+            .unwrap();
         let mut seen = Vec::new();
         let answer = line.ask(Some("S"), "C.d", json!({"y": 2}), soon(), |_, other| seen.push(other));
         assert_eq!(answer, Ok(json!({"x": 1})));

@@ -46,11 +46,8 @@ fn entry(request: &Request, began_ms: u64) -> Value {
         "_resourceType": request.kind,
     });
     if let Value::Object(fields) = &mut entry {
-        let more = [
-            ("_error", &request.error),
-            ("_initiator", &request.initiator),
-            ("serverIPAddress", &request.remote),
-        ];
+        let more =
+            [("_error", &request.error), ("_initiator", &request.initiator), ("serverIPAddress", &request.remote)];
         fields.extend(more.into_iter().filter_map(|(key, value)| Some((key.into(), value.clone()?.into()))));
     }
     entry

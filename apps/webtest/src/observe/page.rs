@@ -14,10 +14,14 @@ use super::requests::{Requests, text};
 use super::{Cut, bounded, put};
 use crate::devtools::{Event, Message};
 use crate::model::{
-    CONSOLE_MAX, DIALOGS_MAX, DOWNLOAD_MAX_BYTES, DOWNLOADS_MAX, Download, Fights, POPUPS_MAX, REDIRECTS_MAX, TARGETS_MAX,
+    CONSOLE_MAX, DIALOGS_MAX, DOWNLOAD_MAX_BYTES, DOWNLOADS_MAX, Download, Fights, POPUPS_MAX, REDIRECTS_MAX,
+    TARGETS_MAX,
 };
 use serde_json::{Value, json};
 use std::collections::HashMap;
+
+/// Pages of the browser's own, which it shows to nobody, but has.
+const INTERNAL: &[&str] = &["chrome:", "chrome-untrusted:", "chrome-extension:", "devtools:"];
 
 /// Something to be sent to the browser.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +56,8 @@ pub struct Fetched {
     pub download: Download,
     /// It is all there.
     pub is_whole: bool,
+    /// It will never be.
+    pub is_cancelled: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -267,17 +273,21 @@ impl Watch {
         let (id, kind) = (text(params, "/sessionId"), text(params, "/targetInfo/type"));
         let target = text(params, "/targetInfo/targetId");
         let session = Some(id.to_owned());
+        let resume = command(session.clone(), "Runtime.runIfWaitingForDebugger", json!({}));
+        let url = text(params, "/targetInfo/url");
+        if INTERNAL.iter().any(|scheme| url.starts_with(scheme)) {
+            return vec![resume];
+        }
         self.targets += 1;
-        let is_first = kind == "page" && self.main.is_none();
-        let is_window = kind == "page" && !is_first;
+        let is_first = kind == "page" && self.main.is_none() && matches!(url, "" | "about:blank");
+        let is_window = kind == "page" && self.main.is_some();
         if is_window {
             self.fights.popups += 1;
             self.windows += 1;
         }
         self.fights.workers += u32::from(kind.ends_with("worker"));
-        let resume = command(session.clone(), "Runtime.runIfWaitingForDebugger", json!({}));
         if is_window && self.windows > POPUPS_MAX || self.targets > TARGETS_MAX {
-            if kind == "page" && !is_first {
+            if is_window {
                 return vec![command(None, "Target.closeTarget", json!({"targetId": target}))];
             }
             self.cut.one("frames and workers");
@@ -322,8 +332,8 @@ impl Watch {
         }
         self.over.get_or_insert(Over::Dialogs);
         vec![
-            command(session.clone(), "Emulation.setScriptExecutionDisabled", json!({"value": true})),
-            command(session, "Runtime.terminateExecution", json!({})),
+            command(session.clone(), "Runtime.terminateExecution", json!({})),
+            command(session, "Emulation.setScriptExecutionDisabled", json!({"value": true})),
             answer,
         ]
     }
@@ -352,7 +362,12 @@ impl Watch {
                 let plain = text(params, "/exceptionDetails/text");
                 format!("exception: {}", if of_error.is_empty() { plain } else { of_error })
             }
-            _ => format!("{}: {} {}", text(params, "/entry/level"), text(params, "/entry/text"), text(params, "/entry/url")),
+            _ => format!(
+                "{}: {} {}",
+                text(params, "/entry/level"),
+                text(params, "/entry/text"),
+                text(params, "/entry/url")
+            ),
         };
         self.console.push(bounded(&said));
     }
@@ -362,7 +377,11 @@ impl Watch {
         let is_asked = self.asked.as_deref().is_some_and(|asked| !self.is_committed && !asked.is_empty());
         if self.fetched.len() >= DOWNLOADS_MAX {
             self.cut.one("downloads");
-            return vec![command(None, "Browser.cancelDownload", json!({"guid": guid}))];
+            let none = json!({"behavior": "deny", "eventsEnabled": true});
+            return vec![
+                command(None, "Browser.setDownloadBehavior", none),
+                command(None, "Browser.cancelDownload", json!({"guid": guid})),
+            ];
         }
         if is_asked {
             self.over.get_or_insert(Over::Download);
@@ -373,7 +392,7 @@ impl Watch {
             automatic: !is_asked,
             ..Download::default()
         };
-        self.fetched.push(Fetched { guid: guid.to_owned(), download, is_whole: false });
+        self.fetched.push(Fetched { guid: guid.to_owned(), download, ..Fetched::default() });
         Vec::new()
     }
 
@@ -384,6 +403,7 @@ impl Watch {
         self.bytes += now.saturating_sub(fetched.download.bytes);
         fetched.download.bytes = fetched.download.bytes.max(now);
         fetched.is_whole = text(params, "/state") == "completed";
+        fetched.is_cancelled = text(params, "/state") == "canceled";
         if self.bytes > DOWNLOAD_MAX_BYTES && text(params, "/state") == "inProgress" {
             self.cut.one("downloads");
             return vec![command(None, "Browser.cancelDownload", json!({"guid": guid}))];
@@ -391,10 +411,11 @@ impl Watch {
         Vec::new()
     }
 
-    /// A file is still on its way.
+    /// A file is still on its way, or about to be.
     #[must_use]
     pub fn is_fetching(&self) -> bool {
-        self.fetched.iter().any(|fetched| !fetched.is_whole)
+        let is_announced = self.over == Some(Over::Download) && self.fetched.is_empty();
+        is_announced || self.fetched.iter().any(|fetched| !fetched.is_whole && !fetched.is_cancelled)
     }
 }
 

@@ -213,8 +213,7 @@ mod tests {
             ("Network.loadingFinished", json!({"requestId": "1", "timestamp": 3.0, "encodedDataLength": 77})),
         ]);
         let brief: Vec<_> = list.iter().map(|r| (r.url.as_str(), r.status, r.began_ms, r.took_ms, r.bytes)).collect();
-        let want =
-            [("https://a/", Some(302), 0.0, Some(500.0), 0), ("https://b/", Some(200), 500.0, Some(500.0), 77)];
+        let want = [("https://a/", Some(302), 0.0, Some(500.0), 0), ("https://b/", Some(200), 500.0, Some(500.0), 77)];
         assert_eq!(brief, want);
         assert_eq!(list[1].initiator.as_deref(), Some("https://s/"));
         assert_eq!(list[1].remote.as_deref(), Some("127.0.0.1:3128"));
@@ -226,7 +225,10 @@ mod tests {
     fn a_failure_keeps_its_words_and_a_bad_certificate_its_host() {
         let (list, certificates, _) = see(&[
             sent("1", "https://a:8443/x", 2.0),
-            ("Network.loadingFailed", json!({"requestId": "1", "timestamp": 2.1, "errorText": "net::ERR_CERT_DATE_INVALID"})),
+            (
+                "Network.loadingFailed",
+                json!({"requestId": "1", "timestamp": 2.1, "errorText": "net::ERR_CERT_DATE_INVALID"}),
+            ),
             ("Network.loadingFailed", json!({"requestId": "unknown", "errorText": "net::ERR_FAILED"})),
         ]);
         assert_eq!(list[0].error.as_deref(), Some("net::ERR_CERT_DATE_INVALID"));

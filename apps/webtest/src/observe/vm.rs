@@ -1,8 +1,8 @@
 //! What a visit did to its VM: files outside the browser's own places, programs that are not the browser's, ports, findings, downloads.
 //!
 //! ```text
-//!   behaviour log ─► Programs ─► ran, listened          the first is the shell that becomes the browser; after it only the
-//!                                                       browser's own file counts as the browser
+//!   behaviour log ─► Programs ─► ran, listened          two are ours, once each: what holds the VM, and a shell that becomes the
+//!                                                       browser; beside them only the browser's own file counts as the browser
 //!   layers ────────► wrote                              less the globs of the baseline
 //!   both ──────────► findings (fvm analyze)             their paths are the persistent ones
 //! ```
@@ -11,16 +11,19 @@
 
 use super::{Cut, bounded, put};
 use crate::baseline::Baseline;
-use crate::visit::{DOWNLOADS, words};
 use crate::model::{Foreign, LIST_MAX, Observation, PATHS_MAX, Ran, Wrote};
+use crate::visit::{BEGIN, DOWNLOADS, HOLDER, NO_PLACE, words};
 use fvm::model::event::{Event, Kind, Phase, ProcessKey};
-use fvm::model::path::printable;
+use fvm::model::path::{Bytes, printable};
 use fvm::model::{Change, ChangeKind, FileType, VmRecord};
 use fvm::{Fvm, Settings, Tree};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// So many events are named for one program.
+const EVENTS_MAX: usize = 10;
 /// Programs that belong to a browser beside its own file, in the same directory.
 const HELPERS: &[&str] = &["chrome_crashpad_handler"];
 
@@ -29,10 +32,16 @@ const HELPERS: &[&str] = &["chrome_crashpad_handler"];
 pub struct Programs<'b> {
     browser: &'b Path,
     tree: Tree,
-    /// The process that fvm starts: a shell, and then the browser.
-    first: Option<ProcessKey>,
-    /// How many programs it was.
-    of_first: u32,
+    /// The process that holds the VM.
+    holder: Option<ProcessKey>,
+    /// The process that is a shell, and then the browser.
+    main: Option<ProcessKey>,
+    /// How many programs that was.
+    of_main: u32,
+    /// The file of each process's program.
+    is: BTreeMap<ProcessKey, Bytes>,
+    /// What was asked for, and was not seen yet.
+    asked: BTreeMap<ProcessKey, Event>,
     found: BTreeMap<(String, String), Ran>,
     bound: BTreeMap<ProcessKey, String>,
     listened: BTreeSet<String>,
@@ -47,8 +56,11 @@ impl<'b> Programs<'b> {
         Self {
             browser,
             tree: Tree::default(),
-            first: None,
-            of_first: 0,
+            holder: None,
+            main: None,
+            of_main: 0,
+            is: BTreeMap::new(),
+            asked: BTreeMap::new(),
             found: BTreeMap::new(),
             bound: BTreeMap::new(),
             listened: BTreeSet::new(),
@@ -62,29 +74,27 @@ impl<'b> Programs<'b> {
         let key = event.process();
         match (event.kind, event.phase) {
             (Kind::Exec, Phase::Attempt) => {
-                self.first.get_or_insert(key);
-                if Some(key) == self.first {
-                    self.of_first += 1;
+                // They are executed before there is a page, which could have others like them executed.
+                let argv: Vec<&OsStr> = event.args.argv.iter().map(|word| word.0.as_os_str()).collect();
+                match argv.as_slice() {
+                    [program] if *program == HOLDER && self.holder.is_none() => self.holder = Some(key),
+                    [_, _, script, ..] if *script == BEGIN && self.main.is_none() => self.main = Some(key),
+                    _ => {}
+                }
+                self.of_main += u32::from(Some(key) == self.main);
+                if self.asked.len() < LIST_MAX {
+                    self.asked.insert(key, event.clone());
                 }
             }
             (Kind::Exec, Phase::Done) => {
-                let program = self.tree.get(key).map(|node| node.program_at(event.seq));
-                let command = program.map_or_else(String::new, |program| bounded(&printable(&program.command())));
-                if !self.is_own(key, event, &command) {
-                    let exe = bounded(&printable(event.exe.0.as_bytes()));
-                    let parent = self.tree.ancestors(key, event.seq).first().map(|of| printable(of.exe.0.as_bytes()));
-                    if self.found.len() < LIST_MAX {
-                        let ran = self.found.entry((exe.clone(), command.clone())).or_insert_with(|| Ran {
-                            exe,
-                            command,
-                            parent: parent.map(|exe| bounded(&exe)),
-                            events: Vec::new(),
-                        });
-                        if ran.events.len() < 10 {
-                            ran.events.push(event.seq);
-                        }
-                    }
+                let was = self.is.insert(key, event.exe.clone());
+                // A second look at the same program, which was asked for once.
+                if self.asked.remove(&key).is_none() && was.as_ref() == Some(&event.exe) {
+                    return;
                 }
+                let program = self.tree.get(key).map(|node| node.program_at(event.seq));
+                let command = program.map_or_else(Vec::new, |program| program.command());
+                self.ran(key, event.seq, event.exe.0.as_bytes(), &command);
             }
             (Kind::Bind, _) if is_inet(event) => {
                 self.bound.insert(key, place(event));
@@ -110,15 +120,43 @@ impl<'b> Programs<'b> {
         }
     }
 
+    /// A process became a program.
+    fn ran(&mut self, key: ProcessKey, seq: u64, exe: &[u8], command: &[u8]) {
+        let command = bounded(&printable(command));
+        if self.is_own(key, Path::new(OsStr::from_bytes(exe)), &command) || self.found.len() >= LIST_MAX {
+            return;
+        }
+        let exe = bounded(&printable(exe));
+        let parent = self.tree.ancestors(key, seq).first().map(|of| bounded(&printable(of.exe.0.as_bytes())));
+        let ran = self.found.entry((exe.clone(), command.clone()));
+        let ran = ran.or_insert_with(|| Ran { exe, command, parent, events: Vec::new() });
+        if ran.events.len() < EVENTS_MAX {
+            ran.events.push(seq);
+        }
+    }
+
+    /// What was asked for, and did not come to be seen: it failed, or the VM ended first. The browser does not ask for others either.
+    fn end(&mut self) {
+        for (key, event) in std::mem::take(&mut self.asked) {
+            let asked = event.args.path.as_ref().map_or(&b""[..], |path| path.0.as_bytes());
+            // The browser has no other place to look for programs by name, and there are none.
+            if asked.strip_prefix(NO_PLACE.as_bytes()).is_some_and(|rest| rest.starts_with(b"/")) {
+                continue;
+            }
+            let exe = if asked == b"/proc/self/exe" { event.exe.0.as_bytes() } else { asked };
+            let command: Vec<&[u8]> = event.args.argv.iter().map(|word| word.0.as_bytes()).collect();
+            self.ran(key, event.seq, exe, &command.join(&b' '));
+        }
+    }
+
     /// Whether a program is what a visit starts, or the browser starting a process of its own kind.
-    fn is_own(&self, key: ProcessKey, event: &Event, command: &str) -> bool {
-        let exe = Path::new(&event.exe.0);
-        let is_first = Some(key) == self.first;
-        if is_first && self.of_first == 1 {
+    fn is_own(&self, key: ProcessKey, exe: &Path, command: &str) -> bool {
+        let is_main = Some(key) == self.main;
+        if Some(key) == self.holder || is_main && self.of_main == 1 {
             return true;
         }
         if exe == self.browser {
-            return is_first && self.of_first == 2 || command.contains(" --type=");
+            return is_main && self.of_main == 2 || command.contains(" --type=");
         }
         exe.parent() == self.browser.parent()
             && exe.file_name().is_some_and(|name| HELPERS.iter().any(|helper| name == *helper))
@@ -130,7 +168,8 @@ impl<'b> Programs<'b> {
     }
 
     /// Programs that are not the browser's, ports, and connections to other places than `proxy` by whomsoever.
-    fn into_parts(self, proxy: &str) -> (Vec<Ran>, Vec<String>, Vec<Foreign>) {
+    fn into_parts(mut self, proxy: &str) -> (Vec<Ran>, Vec<String>, Vec<Foreign>) {
+        self.end();
         let mut foreign = Vec::new();
         for (program, to) in &self.connected {
             if !(self.is_browser(program) && to == proxy) {
@@ -178,8 +217,6 @@ pub struct Side<'a> {
     pub settings: &'a Settings,
     /// Where the browser's proxy is, as the VM sees it.
     pub proxy: &'a str,
-    /// Files that the browser fetched.
-    pub fetched: &'a [String],
 }
 
 impl Side<'_> {
@@ -222,10 +259,21 @@ impl Side<'_> {
     fn is_own(&self, change: &Change) -> bool {
         let path = change.path.as_bytes();
         let is_dir = change.file_type == FileType::Directory;
-        let is_fetched = self.fetched.iter().any(|file| file.as_bytes() == path);
-        let is_place = !self.fetched.is_empty() && is_dir && path == DOWNLOADS.as_bytes();
-        is_fetched || is_place || self.baseline.covers(path, is_dir)
+        let in_downloads = path.strip_prefix(DOWNLOADS.as_bytes());
+        match in_downloads {
+            Some(b"") => is_dir,
+            Some(rest) => is_download(rest),
+            None => self.baseline.covers(path, is_dir),
+        }
     }
+}
+
+/// Whether a file below the place of downloads has a name that the browser gives: whole, or on its way. More of them may be there than
+/// it told of.
+fn is_download(rest: &[u8]) -> bool {
+    let name = rest.strip_prefix(b"/").unwrap_or_default();
+    let name = name.strip_suffix(b".crdownload").unwrap_or(name);
+    name.len() == 36 && name.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }
 
 fn wrote(change: &Change, persistent: bool) -> Wrote {

@@ -1,7 +1,7 @@
 //! The browser of a tier: its file, its arguments, what it is called.
 //!
 //! ```text
-//!   sh: reads two lines (proxy, keys), makes its streams descriptors 3 and 4, and becomes
+//!   sh: makes its streams descriptors 3 and 4, and becomes
 //!   /usr/lib/chromium/chromium-headless-shell  lean flags  --remote-debugging-pipe  --user-data-dir=<HOME>/profile
 //! ```
 //!
@@ -9,6 +9,7 @@
 //! is meant for its own loopback too.
 
 use crate::model::{Params, Tier};
+use crate::net::Plug;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -23,11 +24,8 @@ const PLACES: [(Tier, &[&str], &str); 2] = [
     (Tier::Full, &["/usr/lib/chromium/chromium", "/opt/google/chrome/chrome"], "chromium"),
 ];
 
-/// Its input and output are pipes that become the descriptors 3 and 4, on which the browser is talked to. What is said by the proxy's
-/// owner is known only when the VM is there, and so comes by the same way.
-const BEGIN: &str = "IFS= read -r proxy && IFS= read -r keys || exit 1; \
-    [ -z \"$keys\" ] || set -- \"$@\" \"--ignore-certificate-errors-spki-list=$keys\"; \
-    exec 3<&0 4>&1 </dev/null >/dev/null; exec \"$@\" \"--proxy-server=$proxy\" about:blank";
+/// Its input and output are pipes that become the descriptors 3 and 4, on which the browser is talked to.
+pub const BEGIN: &str = "exec 3<&0 4>&1 </dev/null >/dev/null; exec \"$@\"";
 
 /// The arguments that make it small and keep it from what nobody asked for.
 const LEAN: &[&str] = &[
@@ -97,12 +95,18 @@ impl Browser {
 
     /// What is executed in the VM. `user_agent`: what it calls itself.
     #[must_use]
-    pub fn command(&self, params: &Params, user_agent: Option<&str>) -> Vec<OsString> {
+    pub fn command(&self, params: &Params, user_agent: Option<&str>, plug: &dyn Plug) -> Vec<OsString> {
         let mut argv: Vec<OsString> = ["/bin/sh", "-c", BEGIN, "sh"].map(Into::into).into();
         argv.push(self.file.clone().into());
         argv.extend(self.flags(params).into_iter().map(Into::into));
         argv.push(format!("--user-data-dir={HOME}/profile").into());
         argv.extend(user_agent.map(|agent| format!("--user-agent={agent}").into()));
+        argv.push(format!("--proxy-server={}", plug.proxy()).into());
+        let keys = plug.keys();
+        if !keys.is_empty() {
+            argv.push(format!("--ignore-certificate-errors-spki-list={}", keys.join(",")).into());
+        }
+        argv.push("about:blank".into());
         argv
     }
 
@@ -133,15 +137,39 @@ impl Browser {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Foreign;
+
+    struct Nowhere;
+
+    impl Plug for Nowhere {
+        fn proxy(&self) -> String {
+            "127.0.0.1:1".into()
+        }
+
+        fn keys(&self) -> Vec<String> {
+            vec!["a".into(), "b".into()]
+        }
+
+        fn foreign(&self) -> Vec<Foreign> {
+            Vec::new()
+        }
+
+        fn exit(&self) -> Option<String> {
+            None
+        }
+    }
 
     #[test]
     fn the_sandbox_stays_and_no_port_is_opened() {
         for tier in [Tier::Shell, Tier::Full] {
             let browser = Browser { tier, file: "/x".into(), env: Vec::new() };
-            let command = browser.command(&Params::default(), Some("me"));
+            let command = browser.command(&Params::default(), Some("me"), &Nowhere);
             let text: Vec<&str> = command.iter().filter_map(|word| word.to_str()).collect();
             assert!(!text.iter().any(|word| word.contains("sandbox") || word.contains("debugging-port")), "{text:?}");
-            assert!(text.contains(&"--user-agent=me") && text.contains(&"--window-size=1280,800"));
+            for word in ["--user-agent=me", "--window-size=1280,800", "--proxy-server=127.0.0.1:1"] {
+                assert!(text.contains(&word), "{word}");
+            }
+            assert!(text.contains(&"--ignore-certificate-errors-spki-list=a,b"));
         }
     }
 

@@ -1,12 +1,15 @@
 //! A VM with a browser in it: how it begins and how it ends.
 //!
 //! ```text
-//!   spawn(sh) ─► info: init's pid ─► Gate::plug(pid) ─► proxy and keys to sh, which becomes the browser ─► Line
+//!   spawn: cat, as the VM's root, which waits ─► info: init's pid ─► Gate::plug(pid) ─► proxy, keys
+//!                                                                                          │
+//!   Line ◄─ its three streams ◄─ spawn in the VM, as nobody: sh, which becomes the browser ◄┘
 //!   kill ─► wait: the VM is gone, and its layers with it (it is ephemeral)
 //! ```
 //!
-//! Invariants: whatever becomes of it, when it is dropped its VM is gone; the VM has a loopback and nothing else before its browser
-//! begins.
+//! Invariants: whatever becomes of it, when it is dropped its VM is gone; the VM has a way out before its browser begins; nothing that
+//! the browser's user does ends the VM before it was looked at: what holds it is the VM's root's (of an ordinary user's VM, which has
+//! one user, this cannot be said: there it ends, and the visit with it).
 
 use super::browser::HOME;
 use crate::devtools::Line;
@@ -21,10 +24,18 @@ use std::time::Instant;
 /// The user that the browser is in a VM of root's: nobody on the host.
 pub const USER: u32 = 64_738;
 
+/// What holds the VM: it waits for what never comes, and ends with us.
+pub const HOLDER: &str = "/bin/cat";
+
+/// Where the browser looks for programs by name: there is no such place, nor can its user make it. A page must not be able to have
+/// the desktop's handlers run by going to `mailto:` (the full browser would).
+pub const NO_PLACE: &str = "/nonexistent";
+
 /// The VM of a visit.
 pub struct Machine {
     fvm: Arc<Fvm>,
-    child: Option<Child>,
+    /// What holds the VM, and its browser.
+    children: Option<[Child; 2]>,
     info: Info,
     plug: Box<dyn Plug>,
     /// The line to its browser.
@@ -54,61 +65,53 @@ pub fn policy(base: Policy, params: &crate::model::Params) -> Policy {
 }
 
 impl Machine {
-    /// Starts a VM and its browser, which is to say its first word yet.
+    /// Starts a VM and its browser, which is to say its first word yet. `argv`: its command, given its way out.
     ///
     /// # Errors
     /// In words; nothing is left then.
     pub fn start(
         fvm: &Arc<Fvm>,
         policy: &Policy,
-        argv: Vec<OsString>,
+        argv: impl FnOnce(&dyn Plug) -> Vec<OsString>,
         env: &[(OsString, OsString)],
         gate: &dyn Gate,
     ) -> Result<Self, String> {
         let began = Instant::now();
         let new = NewVm { ephemeral: true, policy: policy.clone(), ..NewVm::default() };
-        let call = call(argv, env);
-        let streams = Streams { input: Stream::Pipe, output: Stream::Pipe, errors: Stream::Pipe };
-        let child = fvm.spawn(Place::New(&new), &call, streams).map_err(|e| words("start a VM", &e))?;
+        let hold = Call { argv: vec![HOLDER.into()], ..Call::default() };
+        let streams = Streams { input: Stream::Pipe, ..Streams::default() };
+        let holder = fvm.spawn(Place::New(&new), &hold, streams).map_err(|e| words("start a VM", &e))?;
         let vm_ms = began.elapsed().as_secs_f64() * 1000.0;
-        match Self::connect(fvm, child, gate) {
-            Ok(mut machine) => {
-                machine.vm_ms = vm_ms;
-                Ok(machine)
+        let begin = || {
+            let info = fvm.info(&holder.vm).map_err(|e| words("find the VM's processes", &e))?;
+            let pid = u32::try_from(info.init).map_err(|_| "the VM has no process".to_owned())?;
+            let plug = gate.plug(pid).map_err(|e| e.to_string())?;
+            let streams = Streams { input: Stream::Pipe, output: Stream::Pipe, errors: Stream::Pipe };
+            let call = call(argv(&*plug), env);
+            let mut browser =
+                fvm.spawn(Place::In(&holder.vm), &call, streams).map_err(|e| words("start a browser", &e))?;
+            let streams = (browser.input.take(), browser.output.take(), browser.errors.take());
+            let (Some(input), Some(output), errors) = streams else { return Err("the browser has no streams".into()) };
+            let line =
+                Line::new(input, output, errors).map_err(|e| format!("cannot open the line to the browser: {e}"))?;
+            Ok((info, plug, browser, line))
+        };
+        match begin() {
+            Ok((info, plug, browser, line)) => {
+                let children = Some([holder, browser]);
+                Ok(Self { fvm: Arc::clone(fvm), children, info, plug, line, vm_ms })
             }
-            Err((child, why)) => {
-                end(fvm, child);
+            Err(why) => {
+                end(fvm, [holder]);
                 Err(why)
             }
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the child is to be ended by the caller")]
-    fn connect(fvm: &Arc<Fvm>, mut child: Child, gate: &dyn Gate) -> Result<Self, (Child, String)> {
-        let info = match fvm.info(&child.vm) {
-            Ok(info) => info,
-            Err(e) => return Err((child, words("find the VM's processes", &e))),
-        };
-        let plug = match u32::try_from(info.init).map(|pid| gate.plug(pid)) {
-            Ok(Ok(plug)) => plug,
-            Ok(Err(e)) => return Err((child, e.to_string())),
-            Err(_) => return Err((child, "the VM has no process".into())),
-        };
-        let (Some(input), Some(output)) = (child.input.take(), child.output.take()) else {
-            return Err((child, "the VM has no streams".into()));
-        };
-        let mut line = match Line::new(input, output, child.errors.take()) {
-            Ok(line) => line,
-            Err(e) => return Err((child, format!("cannot open the line to the browser: {e}"))),
-        };
-        line.send_raw(format!("{}\n{}\n", plug.proxy(), plug.keys().join(",")).as_bytes());
-        Ok(Self { fvm: Arc::clone(fvm), child: Some(child), info, plug, line, vm_ms: 0.0 })
-    }
-
     /// Its record.
     #[must_use]
     pub fn record(&self) -> Option<&VmRecord> {
-        self.child.as_ref().map(|child| &child.vm)
+        self.children.as_ref().map(|[holder, _]| &holder.vm)
     }
 
     /// Its way out.
@@ -122,42 +125,32 @@ impl Machine {
     pub fn usage(&self) -> Usage {
         self.record().map(|record| self.fvm.usage(record, &self.info)).unwrap_or_default()
     }
-
-    /// Lets none of its processes run any more. That it could not be done is no error: it ends soon anyway.
-    pub fn freeze(&self) {
-        if let Some(record) = self.record() {
-            let _runs_on = self.fvm.suspend(record);
-        }
-    }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            end(&self.fvm, child);
+        if let Some(children) = self.children.take() {
+            end(&self.fvm, children);
         }
     }
 }
 
-/// Ends a VM, and waits until it is gone.
-fn end(fvm: &Fvm, child: Child) {
-    if fvm.kill(&child.vm).is_err() {
+/// Ends a VM, and waits until it is gone. The first is what holds it.
+fn end<const N: usize>(fvm: &Fvm, children: [Child; N]) {
+    if fvm.kill(&children[0].vm).is_err() {
         // Its keeper does not answer, or has ended: without it there is no VM.
-        let _gone = child.signal(Signal::KILL);
+        let _gone = children[0].signal(Signal::KILL);
     }
-    let _ended = child.wait();
+    for child in children {
+        let _ended = child.wait();
+    }
 }
 
 /// A program as the browser's user, with nothing of ours in its environment.
 #[must_use]
 pub fn call(argv: Vec<OsString>, env: &[(OsString, OsString)]) -> Call {
-    let own = [
-        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-        ("HOME", HOME),
-        ("LANG", "C.UTF-8"),
-        ("TZ", "UTC"),
-        ("XDG_CURRENT_DESKTOP", "X-Generic"),
-    ];
+    let own =
+        [("PATH", NO_PLACE), ("HOME", HOME), ("LANG", "C.UTF-8"), ("TZ", "UTC"), ("XDG_CURRENT_DESKTOP", "X-Generic")];
     let own = own.iter().map(|(key, value)| (OsString::from(key), OsString::from(value)));
     let is_root = rustix::process::geteuid().is_root();
     Call {

@@ -3,7 +3,7 @@
 //! ```text
 //!   admission ─► machine (VM, gate, browser) ─► load ─► first picture ─► wait ─► DOM, last picture, cookies
 //!                                                                                  │
-//!   Observation ◄─ HAR, downloads into the store ◄─ end, admission ◄─ freeze: log, layers, findings
+//!   Observation ◄─ HAR, downloads into the store ◄─ end, admission ◄─ log, layers, findings
 //! ```
 //!
 //! Invariants: a visit ends in bounded time whatever the page does ([`site`] has all the moments); when it returns its VM is gone, its
@@ -15,8 +15,8 @@ mod machine;
 mod site;
 
 pub use admission::Admission;
-pub use browser::{Browser, DOWNLOADS, HOME, Missing};
-pub use machine::{Machine, USER, call, policy, words};
+pub use browser::{BEGIN, Browser, DOWNLOADS, HOME, Missing};
+pub use machine::{HOLDER, Machine, NO_PLACE, USER, call, policy, words};
 pub use site::{VisitError, VmVisitor};
 
 use crate::model::{Observation, Task};

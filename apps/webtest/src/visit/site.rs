@@ -7,16 +7,16 @@
 //!
 //! Invariants: every wait has an end, and all of them together one; the store has what the observation names.
 
+use super::Visitor;
 use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
 use super::machine::{self, Machine, words};
-use super::Visitor;
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
 use crate::devtools::{LineError, Message};
 use crate::model::{
     DOM_MAX_BYTES, DOWNLOAD_MAX_BYTES, Ended, LIST_MAX, Observation, Params, REDIRECTS_MAX, Task, Tier,
 };
-use crate::net::Gate;
+use crate::net::{Gate, Plug};
 use crate::observe::page::{Over, Watch};
 use crate::observe::{bounded, har, vm};
 use crate::store::Store;
@@ -134,7 +134,13 @@ impl VmVisitor {
 }
 
 /// Asks a browser for its version, in a VM like those of the visits.
-fn ready(fvm: &Fvm, policy: &Policy, params: &Params, browser: Browser, learnt: &[Learnt]) -> Result<Ready, VisitError> {
+fn ready(
+    fvm: &Fvm,
+    policy: &Policy,
+    params: &Params,
+    browser: Browser,
+    learnt: &[Learnt],
+) -> Result<Ready, VisitError> {
     let new = NewVm { ephemeral: true, policy: policy.clone(), ..NewVm::default() };
     let argv = vec![browser.file.clone().into(), "--version".into()];
     let wrong = |why: String| VisitError::Browser { file: browser.file.clone(), why };
@@ -196,7 +202,7 @@ impl Visit<'_> {
         // What it waited for its turn is not the visit's.
         let started = Instant::now();
         let all_max = Duration::from_secs(u64::from(params.visit_max_s) + u64::from(params.wait_s));
-        let argv = self.ready.browser.command(params, self.ready.agent.as_deref());
+        let argv = |plug: &dyn Plug| self.ready.browser.command(params, self.ready.agent.as_deref(), plug);
         let mut machine =
             Machine::start(&self.with.fvm, &self.with.policy, argv, &self.ready.browser.env, &*self.with.gate)?;
         seen.vm_ms = machine.vm_ms;
@@ -299,7 +305,14 @@ impl Visit<'_> {
         let cpu_ms = machine.usage().cpu_us.saturating_sub(spent.1) as f64 / 1000.0;
         let most_ms = took.as_secs_f64() * 1000.0 * params.cpus;
         watch.fights.spun = took >= Duration::from_secs(3) && cpu_ms >= 0.8 * most_ms;
-        if ended != Ended::BrowserCrashed {
+        if ended == Ended::BrowserCrashed {
+            // Whatever took its place has its time, too.
+            let wait_end =
+                wait_end.unwrap_or_else(|| Instant::now() + Duration::from_secs(params.wait_s.into())).min(end);
+            while Instant::now() < wait_end && !self.stop.load(Ordering::Relaxed) {
+                std::thread::sleep(TURN);
+            }
+        } else {
             self.look(machine, watch, &ended, seen);
         }
         ended
@@ -314,13 +327,13 @@ impl Visit<'_> {
     fn look(&self, machine: &mut Machine, watch: &mut Watch, ended: &Ended, seen: &mut Observation) {
         let params = &self.with.params;
         if *ended != Ended::RendererCrashed {
-            let mut world = self.world(machine, watch);
+            let mut world = self.world(machine, watch, LOOK_MAX / 2);
             if world.is_none() {
                 // A script that never ends is ended.
                 let page = watch.page().map(str::to_owned);
                 machine.line.send(page.as_deref(), "Emulation.setScriptExecutionDisabled", json!({"value": true}));
                 machine.line.send(page.as_deref(), "Runtime.terminateExecution", json!({}));
-                world = self.world(machine, watch);
+                world = self.world(machine, watch, LOOK_MAX);
             }
             if let Some(world) = &world {
                 seen.title = world.1.clone();
@@ -341,15 +354,16 @@ impl Visit<'_> {
         let each = |machine: &mut crate::devtools::Line, message: Message| see(machine, watch, &message);
         if let Ok(answer) = machine.line.ask(None, "Storage.getCookies", json!({}), until, each) {
             let cookies = answer.get("cookies").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            let field = |cookie: &Value, key: &str| bounded(cookie.get(key).and_then(Value::as_str).unwrap_or_default());
+            let field =
+                |cookie: &Value, key: &str| bounded(cookie.get(key).and_then(Value::as_str).unwrap_or_default());
             let all = cookies.iter().map(|c| (field(c, "name"), field(c, "domain"), field(c, "path")));
             seen.cookies = all.take(LIST_MAX).collect();
         }
     }
 
     /// A world of our own in the page, in which its scripts have no say; and the page's title.
-    fn world(&self, machine: &mut Machine, watch: &mut Watch) -> Option<(Value, String)> {
-        let until = Instant::now() + LOOK_MAX;
+    fn world(&self, machine: &mut Machine, watch: &mut Watch, max: Duration) -> Option<(Value, String)> {
+        let until = Instant::now() + max;
         let frame = json!({"frameId": watch.frame()?, "worldName": "fvm"});
         let world = ask(machine, watch, "Page.createIsolatedWorld", frame, until).ok()?;
         let context = world.get("executionContextId")?.clone();
@@ -394,21 +408,26 @@ impl Visit<'_> {
 
 impl Visit<'_> {
     /// What the VM shows, and all that the page did, into the observation; the VM does not run any more.
-    fn gather(&self, machine: &mut Machine, watch: &mut Watch, seen: &mut Observation, ended: Ended) -> Result<(), String> {
+    fn gather(
+        &self,
+        machine: &mut Machine,
+        watch: &mut Watch,
+        seen: &mut Observation,
+        ended: Ended,
+    ) -> Result<(), String> {
         let usage = machine.usage();
-        machine.freeze();
+
         (seen.cpu_ms, seen.memory_bytes) = (usage.cpu_us as f64 / 1000.0, usage.memory_peak_bytes);
         let is_out_of_memory = usage.memory_kills.unwrap_or(0) > 0;
         seen.exit = machine.plug().exit();
         seen.foreign = machine.plug().foreign();
-        let crashed = matches!(ended, Ended::RendererCrashed | Ended::BrowserCrashed);
-        seen.ended = if is_out_of_memory && crashed { Ended::OutOfMemory } else { ended };
+        let is_through = matches!(ended, Ended::Done | Ended::NotReached { .. });
+        seen.ended = if is_out_of_memory && !is_through { Ended::OutOfMemory } else { ended };
         let record = machine.record().ok_or("the VM is gone")?.clone();
         let proxy = machine.plug().proxy();
         let mut cut = std::mem::take(&mut watch.cut);
         let with = self.with;
         self.downloads(&record, watch, seen)?;
-        let fetched: Vec<String> = watch.fetched.iter().map(|file| format!("{DOWNLOADS}/{}", file.guid)).collect();
         let side = vm::Side {
             fvm: &with.fvm,
             record: &record,
@@ -416,7 +435,6 @@ impl Visit<'_> {
             baseline: &self.ready.baseline,
             settings: &with.settings,
             proxy: &proxy,
-            fetched: &fetched,
         };
         side.look(seen, &mut cut)?;
         let (url, redirects) = watch.way();
@@ -438,7 +456,12 @@ impl Visit<'_> {
     }
 
     /// Files that were fetched, out of the VM's layers into the store.
-    fn downloads(&self, record: &fvm::model::VmRecord, watch: &mut Watch, seen: &mut Observation) -> Result<(), String> {
+    fn downloads(
+        &self,
+        record: &fvm::model::VmRecord,
+        watch: &mut Watch,
+        seen: &mut Observation,
+    ) -> Result<(), String> {
         if watch.fetched.is_empty() {
             return Ok(());
         }

@@ -23,7 +23,7 @@ fn has_line(seen: &Observation, line: &str) -> bool {
 pub fn sites() -> Vec<Site> {
     vec![
         clean("plain").page("<!DOCTYPE html><title>Plain</title><p>Text.").check(|seen| {
-            seen.title == "Plain" && seen.requests.len() == 1 && seen.artifacts.dom.is_some() && seen.artifacts.har.is_some()
+            seen.title == "Plain" && seen.requests[0].url == "http://plain.test/" && seen.artifacts.dom.is_some() && seen.artifacts.har.is_some()
         }),
         clean("empty").answers(|_| Answer::html("")),
         clean("text").answers(|_| Answer::of("text/plain", "just text\n".repeat(100))),
@@ -100,7 +100,9 @@ pub fn sites() -> Vec<Site> {
             .check(|seen| seen.title.len() <= 4096 && seen.console.iter().all(|line| line.len() <= 4096)),
         clean("not-found").answers(|_| Answer::status(404)),
         clean("broken").answers(|_| Answer::status(500)),
+        // The full browser shows a page of its own instead.
         clean("password")
+            .or(Kind::Error)
             .answers(|_| Answer::status(401).with("WWW-Authenticate", "Basic realm=\"x\""))
             .check(|seen| seen.fights.logins >= 1),
         clean("encrypted")
@@ -128,19 +130,36 @@ pub fn sites() -> Vec<Site> {
 
 /// Pages made by program, of many kinds, each another.
 pub fn made(n: usize) -> Site {
-    let text = |words: usize| -> String {
-        (0..words).map(|w| format!("word{} ", (w * 7919 + n * 104_729) % 1000)).collect()
-    };
+    let text =
+        |words: usize| -> String { (0..words).map(|w| format!("word{} ", (w * 7919 + n * 104_729) % 1000)).collect() };
     let body = match n % 10 {
         0 => format!("<h1>{n}</h1><p>{}</p><p>{}</p>", text(200), text(100)),
-        1 => format!("<ul>{}</ul>", (0..n % 90 + 10).map(|i| format!("<li><a href=/{i}>{}</a>", text(3))).collect::<String>()),
-        2 => format!("<script>for (let i = 0; i < {}; i++) {{ const e = document.createElement('p'); e.textContent = i; document.body.append(e) }}</script>", n + 50),
-        3 => format!("<style>p {{ animation: a 1s infinite }} @keyframes a {{ from {{ opacity: 0 }} }}</style><p>{}", text(50)),
-        4 => format!("<script>document.cookie = 'n={n}'; localStorage.n = {n}; fetch('/data').then(r => r.text())</script>{}", text(20)),
+        1 => format!(
+            "<ul>{}</ul>",
+            (0..n % 90 + 10).map(|i| format!("<li><a href=/{i}>{}</a>", text(3))).collect::<String>()
+        ),
+        2 => format!(
+            "<script>for (let i = 0; i < {}; i++) {{ const e = document.createElement('p'); e.textContent = i; document.body.append(e) }}</script>",
+            n + 50
+        ),
+        3 => format!(
+            "<style>p {{ animation: a 1s infinite }} @keyframes a {{ from {{ opacity: 0 }} }}</style><p>{}",
+            text(50)
+        ),
+        4 => format!(
+            "<script>document.cookie = 'n={n}'; localStorage.n = {n}; fetch('/data').then(r => r.text())</script>{}",
+            text(20)
+        ),
         5 => format!("<form><input value={n}><select>{}</select></form>", "<option>x".repeat(n % 50)),
-        6 => format!("<img src='{PIXEL}'><canvas id=c></canvas><script>c.getContext('2d').fillText('{n}', 9, 9)</script>"),
-        7 => format!("<iframe srcdoc='<p>{n}'></iframe><script>new Worker(URL.createObjectURL(new Blob(['1'])))</script>"),
-        8 => format!("<script>history.replaceState(0, '', '/r{n}'); document.title = 'r{n}'; console.warn('{n}')</script>"),
+        6 => format!(
+            "<img src='{PIXEL}'><canvas id=c></canvas><script>c.getContext('2d').fillText('{n}', 9, 9)</script>"
+        ),
+        7 => format!(
+            "<iframe srcdoc='<p>{n}'></iframe><script>new Worker(URL.createObjectURL(new Blob(['1'])))</script>"
+        ),
+        8 => format!(
+            "<script>history.replaceState(0, '', '/r{n}'); document.title = 'r{n}'; console.warn('{n}')</script>"
+        ),
         _ => format!("<table>{}</table>", format!("<tr><td>{n}<td>{}</tr>", text(2)).repeat(n % 200 + 5)),
     };
     site(&format!("made{n}"), Kind::Clean).how("done").answers(move |asked| match asked.path.as_str() {
@@ -151,7 +170,8 @@ pub fn made(n: usize) -> Site {
 
 /// Documentation that is installed here: at most `most` pages, each with what lies beside it.
 pub fn installed(most: usize) -> Vec<Site> {
-    let mut places: Vec<PathBuf> = vec!["/usr/share/doc".into(), "/usr/share/gtk-doc".into(), "/usr/share/javascript".into()];
+    let mut places: Vec<PathBuf> =
+        vec!["/usr/share/doc".into(), "/usr/share/gtk-doc".into(), "/usr/share/javascript".into()];
     if let Ok(sysroot) = std::process::Command::new("rustc").args(["--print", "sysroot"]).output() {
         let root = String::from_utf8_lossy(&sysroot.stdout).trim().to_owned();
         places.push(Path::new(&root).join("share/doc/rust/html/book"));
@@ -184,13 +204,17 @@ fn collect(dir: &Path, most: usize, depth: usize, pages: &mut Vec<PathBuf>) {
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
-        let is_plain = path.file_name().is_some_and(|n| n.to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_graphic() && b != b'%' && b != b'#' && b != b'?')));
+        let is_plain = path.file_name().is_some_and(|n| {
+            n.to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_graphic() && b != b'%' && b != b'#' && b != b'?'))
+        });
         if pages.len() >= most || !is_plain {
             continue;
         }
         match entry.file_type() {
             Ok(kind) if kind.is_dir() && depth < 6 => collect(&path, most, depth + 1, pages),
-            Ok(kind) if kind.is_file() && path.extension().is_some_and(|e| e == "html" || e == "htm") => pages.push(path),
+            Ok(kind) if kind.is_file() && path.extension().is_some_and(|e| e == "html" || e == "htm") => {
+                pages.push(path)
+            }
             _ => {}
         }
     }

@@ -44,7 +44,8 @@ impl Answer {
     }
 
     pub fn file(name: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self::of("application/octet-stream", body).with("Content-Disposition", format!("attachment; filename=\"{name}\""))
+        Self::of("application/octet-stream", body)
+            .with("Content-Disposition", format!("attachment; filename=\"{name}\""))
     }
 
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {

@@ -19,6 +19,10 @@ pub struct Site {
     pub host: String,
     pub url: String,
     pub want: Kind,
+    /// Or this: it depends on the browser's version, or on how fast the machine is.
+    pub or: Option<Kind>,
+    /// It has to be left alone longer than others.
+    pub is_patient: bool,
     /// A rule that must be among the reasons.
     pub rule: Option<&'static str>,
     /// How it must end, if that is certain.
@@ -36,6 +40,8 @@ pub fn site(host: &str, want: Kind) -> Site {
         url: format!("http://{host}/"),
         host,
         want,
+        or: None,
+        is_patient: false,
         rule: None,
         how: None,
         check: |_| true,
@@ -47,6 +53,17 @@ pub fn site(host: &str, want: Kind) -> Site {
 impl Site {
     pub fn https(mut self) -> Self {
         self.url = self.url.replace("http:", "https:");
+        self
+    }
+
+    /// Is expected to be `kind`, too, and then for whatever reason.
+    pub fn or(mut self, kind: Kind) -> Self {
+        self.or = Some(kind);
+        self
+    }
+
+    pub fn patient(mut self) -> Self {
+        self.is_patient = true;
         self
     }
 

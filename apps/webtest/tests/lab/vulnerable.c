@@ -22,6 +22,7 @@ extern char **environ;
 static void run(char *const argv[]) {
     pid_t pid;
     unsetenv("LD_PRELOAD");
+    setenv("PATH", "/usr/bin:/bin", 1);
     posix_spawn(&pid, argv[0], NULL, NULL, argv, environ);
 }
 

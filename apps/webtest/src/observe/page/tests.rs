@@ -76,7 +76,7 @@ fn dialogs_are_answered_until_there_are_too_many_and_then_scripts_are_stopped() 
         assert_eq!(methods(&watch.see(&opening)), ["Page.handleJavaScriptDialog"]);
     }
     assert_eq!(watch.over, None);
-    let stop = ["Emulation.setScriptExecutionDisabled", "Runtime.terminateExecution", "Page.handleJavaScriptDialog"];
+    let stop = ["Runtime.terminateExecution", "Emulation.setScriptExecutionDisabled", "Page.handleJavaScriptDialog"];
     assert_eq!(methods(&watch.see(&opening)), stop);
     assert_eq!(watch.over, Some(Over::Dialogs));
     for _ in 0..CONSOLE_MAX {
@@ -106,6 +106,17 @@ fn windows_are_watched_and_beyond_a_few_closed_and_workers_are_counted() {
 }
 
 #[test]
+fn the_browsers_own_pages_are_not_the_page() {
+    let mut watch = Watch::new("nonce");
+    let info = json!({"targetId": "T", "type": "page", "url": "chrome://omnibox-popup.top-chrome/"});
+    let own = event(None, "Target.attachedToTarget", json!({"sessionId": "own", "targetInfo": info}));
+    assert_eq!(methods(&watch.see(&own)), ["Runtime.runIfWaitingForDebugger"]);
+    watch.see(&attached("M", "page"));
+    watch.see(&own);
+    assert_eq!((watch.page(), watch.fights.popups), (Some("M"), 0));
+}
+
+#[test]
 fn a_download_that_was_asked_for_ends_the_visit_and_one_that_was_not_does_not() {
     let begin = |guid: &str| {
         let params = json!({"guid": guid, "url": "http://a/x", "suggestedFilename": "../../x.sh"});
@@ -128,7 +139,7 @@ fn a_download_that_was_asked_for_ends_the_visit_and_one_that_was_not_does_not() 
     let too_many = (DOWNLOAD_MAX_BYTES + 1) as f64;
     assert_eq!(methods(&watch.see(&progress("1", too_many, "inProgress"))), ["Browser.cancelDownload"]);
     let cancelled: usize = (0..1000).map(|n| watch.see(&begin(&format!("x{n}"))).len()).sum();
-    assert_eq!((watch.fetched.len(), cancelled), (DOWNLOADS_MAX, 1000 - DOWNLOADS_MAX + 1));
+    assert_eq!((watch.fetched.len(), cancelled), (DOWNLOADS_MAX, 2 * (1000 - DOWNLOADS_MAX + 1)));
 }
 
 #[test]
@@ -151,7 +162,10 @@ fn the_console_is_text_and_has_an_end() {
     for _ in 0..CONSOLE_MAX {
         watch.see(&event(Some("M"), "Runtime.consoleAPICalled", json!({"type": "log", "args": "odd"})));
     }
-    assert_eq!((watch.console.len(), watch.cut.words()), (CONSOLE_MAX, vec!["lines of the console: 3 more".to_owned()]));
+    assert_eq!(
+        (watch.console.len(), watch.cut.words()),
+        (CONSOLE_MAX, vec!["lines of the console: 3 more".to_owned()])
+    );
 }
 
 #[test]
