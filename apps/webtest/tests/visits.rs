@@ -11,6 +11,7 @@ use fvm_webtest::store::{Store, StoreError};
 use fvm_webtest::verdict::judge;
 use fvm_webtest::visit::{Browser, USER, Visitor, VmVisitor};
 use lab::gate::LabGate;
+use lab::http::{self, Answer};
 use lab::{Net, Site, attacks, benign, fighters, how};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -330,6 +331,77 @@ fn chromium_what_is_no_address_of_the_web_is_not_visited(lab: &Lab) {
     assert!(matches!(seen.ended, Ended::Failed { .. }), "{:?}", seen.ended);
 }
 
+/// `--measure N`: N visits of a small and of a larger page, in VMs and by a bare browser, in turns; so many at once as there are
+/// processors.
+fn measure(lab: &Lab, count: usize) {
+    let larger = |asked: &http::Asked| match asked.path.as_str() {
+        "/" => Answer::html(format!(
+            "<!DOCTYPE html><title>p</title>{}{}<p>{}<script>setTimeout(() => document.body.append('x'), 50)</script>",
+            (0..9).map(|n| format!("<script src=/{n}.js></script>")).collect::<String>(),
+            (0..9).map(|n| format!("<img src=/{n}.svg>")).collect::<String>(),
+            "text ".repeat(5000)
+        )),
+        path if path.ends_with(".js") => Answer::js(format!("/* {} */", "x".repeat(60_000))),
+        _ => Answer::of(
+            "image/svg+xml",
+            format!("<svg xmlns='http://www.w3.org/2000/svg'><!-- {} --></svg>", "x".repeat(20_000)),
+        ),
+    };
+    let sites = vec![
+        lab::site("min", Kind::Clean).page("<!DOCTYPE html><title>min</title><p>small"),
+        lab::site("p", Kind::Clean).answers(larger),
+    ];
+    let net = Arc::new(Net::of(sites));
+    let params = Params { wait_s: 0, ..Params::default() };
+    let gate = LabGate::new(Arc::clone(&net) as Arc<dyn lab::gate::Sites>);
+    let visitor = lab.visitor(net, params.clone(), browsers(Tier::Shell), &[]);
+    let browser = browsers(Tier::Shell).remove(0);
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    for url in ["http://min.test/", "http://p.test/"] {
+        for round in 0..4 {
+            let in_vms = round % 2 == 0;
+            let (next, parts) = (AtomicUsize::new(0), Mutex::new([0.0; 4]));
+            let cpu = cpu_ms();
+            let began = Instant::now();
+            std::thread::scope(|scope| {
+                for _ in 0..at_once {
+                    scope.spawn(|| {
+                        while next.fetch_add(1, Ordering::Relaxed) < count {
+                            let one = if in_vms {
+                                let seen = lab.visit(&visitor, url, Tier::Shell);
+                                assert_eq!(seen.ended, Ended::Done);
+                                [seen.vm_ms, seen.ready_ms, seen.load_ms.unwrap_or(0.0), seen.took_ms]
+                            } else {
+                                let began = Instant::now();
+                                let ready_ms = lab::bare::visit(&gate, &browser, &params, url, &lab.store);
+                                [0.0, ready_ms, 0.0, began.elapsed().as_secs_f64() * 1000.0]
+                            };
+                            parts.lock().unwrap().iter_mut().zip(one).for_each(|(sum, part)| *sum += part);
+                        }
+                    });
+                }
+            });
+            let took_s = began.elapsed().as_secs_f64();
+            let mean = parts.into_inner().unwrap().map(|sum| (sum / count as f64).round());
+            println!(
+                "{url} {}: {:.0} a minute and processor, {:.0} ms of processor each; vm, ready, load, all: {mean:?} ms",
+                if in_vms { "VM  " } else { "bare" },
+                count as f64 * 60.0 / took_s / at_once as f64,
+                (cpu_ms() - cpu) / count as f64,
+            );
+        }
+    }
+}
+
+/// What all processors have done since the machine began, in milliseconds.
+fn cpu_ms() -> f64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap();
+    let fields: Vec<f64> =
+        text.lines().next().unwrap().split_ascii_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
+    // Idle and waiting for disks are the fourth and the fifth.
+    (fields.iter().take(8).sum::<f64>() - fields[3] - fields[4]) * 10.0
+}
+
 type Test = fn(&Lab);
 
 fn main() {
@@ -356,6 +428,9 @@ fn main() {
     let fvm = fvm::Fvm::open(&dir.path().join("home"), &dir.path().join("run")).unwrap();
     fvm.start_forker().unwrap();
     let lab = Lab { fvm: Arc::new(fvm), store: Memory::default(), dir };
+    if let Some(count) = std::env::args().skip_while(|arg| arg != "--measure").nth(1) {
+        return measure(&lab, count.parse().unwrap());
+    }
     let mut failed = 0;
     for (name, test) in tests.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(f)))
     {

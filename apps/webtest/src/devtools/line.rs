@@ -255,7 +255,8 @@ mod tests {
         let answer = line.ask(Some("S"), "C.d", json!({"y": 2}), soon(), |_, other| seen.push(other));
         assert_eq!(answer, Ok(json!({"x": 1})));
         assert!(matches!(&seen[..], [Message::Event(event), Message::Answer(9, Ok(_))] if event.method == "A.b"));
-        let sent: Vec<u8> = (&mut theirs_in).bytes().map(Result::unwrap).take_while(|b| *b != 0).collect();
+        let sent: Vec<u8> =
+            std::io::BufReader::new(&mut theirs_in).bytes().map(Result::unwrap).take_while(|b| *b != 0).collect();
         let sent: Value = serde_json::from_slice(&sent).unwrap();
         assert_eq!(sent, json!({"id": 1, "method": "C.d", "params": {"y": 2}, "sessionId": "S"}));
     }

@@ -11,6 +11,8 @@
 
 mod admission;
 mod browser;
+mod gather;
+mod look;
 mod machine;
 mod site;
 

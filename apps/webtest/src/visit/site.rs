@@ -10,23 +10,19 @@
 use super::Visitor;
 use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
-use super::machine::{self, Machine, words};
+use super::look::{ask, picture};
+use super::machine::{self, Machine};
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
-use crate::devtools::{LineError, Message};
-use crate::model::{
-    DOM_MAX_BYTES, DOWNLOAD_MAX_BYTES, Ended, LIST_MAX, Observation, Params, REDIRECTS_MAX, Task, Tier,
-};
+use crate::devtools::{Line, LineError, Message};
+use crate::model::{Ended, Observation, Params, Task, Tier};
 use crate::net::{Gate, Plug};
+use crate::observe::bounded;
 use crate::observe::page::{Over, Watch};
-use crate::observe::{bounded, har, vm};
 use crate::store::Store;
-use base64::Engine as _;
 use fvm::model::{Policy, VmPath};
 use fvm::{Fvm, FvmError, NewVm, Settings};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,14 +30,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// So long a VM and its browser may take until the first word.
 const START_MAX: Duration = Duration::from_secs(30);
-/// So long one look at a page may take: its DOM, a picture.
-const LOOK_MAX: Duration = Duration::from_secs(4);
 /// So often whoever waits looks whether the visit is still wanted.
 const TURN: Duration = Duration::from_millis(100);
-/// So many letters of a DOM come in one message.
-const DOM_PART: usize = 1 << 20;
-/// Pictures: as good as needed to be looked at.
-const JPEG_QUALITY: u32 = 75;
 
 /// Why there is no visitor.
 #[derive(Debug, thiserror::Error)]
@@ -66,23 +56,23 @@ pub enum VisitError {
 }
 
 /// A browser, and what is its own.
-struct Ready {
-    browser: Browser,
+pub(super) struct Ready {
+    pub(super) browser: Browser,
     key: Key,
     agent: Option<String>,
-    baseline: Baseline,
+    pub(super) baseline: Baseline,
 }
 
 /// Visits sites with browsers in VMs.
 pub struct VmVisitor {
-    fvm: Arc<Fvm>,
+    pub(super) fvm: Arc<Fvm>,
     gate: Arc<dyn Gate>,
-    params: Params,
+    pub(super) params: Params,
     policy: Policy,
     shell: Option<Ready>,
     full: Option<Ready>,
     admission: Admission,
-    settings: Settings,
+    pub(super) settings: Settings,
 }
 
 impl VmVisitor {
@@ -185,13 +175,13 @@ impl Visitor for VmVisitor {
 }
 
 /// One visit.
-struct Visit<'a> {
-    with: &'a VmVisitor,
-    ready: &'a Ready,
+pub(super) struct Visit<'a> {
+    pub(super) with: &'a VmVisitor,
+    pub(super) ready: &'a Ready,
     task: &'a Task,
-    store: &'a dyn Store,
+    pub(super) store: &'a dyn Store,
     stop: &'a AtomicBool,
-    began: Instant,
+    pub(super) began: Instant,
 }
 
 impl Visit<'_> {
@@ -322,188 +312,10 @@ impl Visit<'_> {
     fn is_on_its_way(&self, watch: &Watch) -> bool {
         !watch.is_settled() && watch.over.is_none()
     }
-
-    /// DOM, title, picture, cookies: each as far as it can be had in its time.
-    fn look(&self, machine: &mut Machine, watch: &mut Watch, ended: &Ended, seen: &mut Observation) {
-        let params = &self.with.params;
-        if *ended != Ended::RendererCrashed {
-            let mut world = self.world(machine, watch, LOOK_MAX / 2);
-            if world.is_none() {
-                // A script that never ends is ended.
-                let page = watch.page().map(str::to_owned);
-                machine.line.send(page.as_deref(), "Emulation.setScriptExecutionDisabled", json!({"value": true}));
-                machine.line.send(page.as_deref(), "Runtime.terminateExecution", json!({}));
-                world = self.world(machine, watch, LOOK_MAX);
-            }
-            if let Some(world) = &world {
-                seen.title = world.1.clone();
-                if params.dom {
-                    seen.artifacts.dom = self.dom(machine, watch, &world.0, seen);
-                }
-            }
-            if params.screenshot {
-                let until = Instant::now() + LOOK_MAX;
-                let answer = ask(machine, watch, "Page.captureScreenshot", picture(), until);
-                seen.artifacts.last = answer.ok().and_then(|answer| self.keep_picture(&answer));
-                if params.wait_s == 0 {
-                    seen.artifacts.first.clone_from(&seen.artifacts.last);
-                }
-            }
-        }
-        let until = Instant::now() + LOOK_MAX;
-        let each = |machine: &mut crate::devtools::Line, message: Message| see(machine, watch, &message);
-        if let Ok(answer) = machine.line.ask(None, "Storage.getCookies", json!({}), until, each) {
-            let cookies = answer.get("cookies").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            let field =
-                |cookie: &Value, key: &str| bounded(cookie.get(key).and_then(Value::as_str).unwrap_or_default());
-            let all = cookies.iter().map(|c| (field(c, "name"), field(c, "domain"), field(c, "path")));
-            seen.cookies = all.take(LIST_MAX).collect();
-        }
-    }
-
-    /// A world of our own in the page, in which its scripts have no say; and the page's title.
-    fn world(&self, machine: &mut Machine, watch: &mut Watch, max: Duration) -> Option<(Value, String)> {
-        let until = Instant::now() + max;
-        let frame = json!({"frameId": watch.frame()?, "worldName": "fvm"});
-        let world = ask(machine, watch, "Page.createIsolatedWorld", frame, until).ok()?;
-        let context = world.get("executionContextId")?.clone();
-        let title = evaluate(machine, watch, &context, "document.title.slice(0, 1000)", until)?;
-        Some((context, bounded(title.as_str().unwrap_or_default())))
-    }
-
-    fn dom(&self, machine: &mut Machine, watch: &mut Watch, world: &Value, seen: &mut Observation) -> Option<String> {
-        let until = Instant::now() + LOOK_MAX;
-        let take = "globalThis.all = (document.doctype ? '<!DOCTYPE ' + document.doctype.name + '>' : '') + \
-                    (document.documentElement ? document.documentElement.outerHTML : ''); all.length";
-        let length = evaluate(machine, watch, world, take, until)?.as_u64()?;
-        let mut dom = String::new();
-        let mut at = 0;
-        while at < length && dom.len() < DOM_MAX_BYTES {
-            let part = format!("all.slice({at}, {})", at + DOM_PART as u64);
-            let part = evaluate(machine, watch, world, &part, until)?;
-            dom.push_str(part.as_str()?);
-            at += DOM_PART as u64;
-        }
-        if dom.len() > DOM_MAX_BYTES || at < length {
-            let mut end = DOM_MAX_BYTES.min(dom.len());
-            while !dom.is_char_boundary(end) {
-                end -= 1;
-            }
-            dom.truncate(end);
-            seen.cut.push("the DOM".into());
-        }
-        self.keep(dom.as_bytes())
-    }
-
-    fn keep_picture(&self, answer: &Value) -> Option<String> {
-        let text = answer.get("data")?.as_str()?;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
-        self.keep(&bytes)
-    }
-
-    fn keep(&self, bytes: &[u8]) -> Option<String> {
-        self.store.put(bytes).ok()
-    }
-}
-
-impl Visit<'_> {
-    /// What the VM shows, and all that the page did, into the observation; the VM does not run any more.
-    fn gather(
-        &self,
-        machine: &mut Machine,
-        watch: &mut Watch,
-        seen: &mut Observation,
-        ended: Ended,
-    ) -> Result<(), String> {
-        let usage = machine.usage();
-
-        (seen.cpu_ms, seen.memory_bytes) = (usage.cpu_us as f64 / 1000.0, usage.memory_peak_bytes);
-        let is_out_of_memory = usage.memory_kills.unwrap_or(0) > 0;
-        seen.exit = machine.plug().exit();
-        seen.foreign = machine.plug().foreign();
-        let is_through = matches!(ended, Ended::Done | Ended::NotReached { .. });
-        seen.ended = if is_out_of_memory && !is_through { Ended::OutOfMemory } else { ended };
-        let record = machine.record().ok_or("the VM is gone")?.clone();
-        let proxy = machine.plug().proxy();
-        let mut cut = std::mem::take(&mut watch.cut);
-        let with = self.with;
-        self.downloads(&record, watch, seen)?;
-        let side = vm::Side {
-            fvm: &with.fvm,
-            record: &record,
-            browser: &self.ready.browser.file,
-            baseline: &self.ready.baseline,
-            settings: &with.settings,
-            proxy: &proxy,
-        };
-        side.look(seen, &mut cut)?;
-        let (url, redirects) = watch.way();
-        if !url.is_empty() {
-            seen.final_url = url;
-        }
-        seen.redirects = redirects.into_iter().take(REDIRECTS_MAX).collect();
-        (seen.requests, seen.certificates) = std::mem::take(&mut watch.requests).into_parts();
-        seen.console = std::mem::take(&mut watch.console);
-        seen.fights = std::mem::take(&mut watch.fights);
-        seen.fights.swelled = is_out_of_memory;
-        if machine.line.too_long() > 0 {
-            seen.cut.push(format!("messages of the browser: {} more", machine.line.too_long()));
-        }
-        seen.cut.extend(cut.words());
-        seen.took_ms = self.began.elapsed().as_secs_f64() * 1000.0;
-        seen.artifacts.har = self.keep(&har::har(seen));
-        Ok(())
-    }
-
-    /// Files that were fetched, out of the VM's layers into the store.
-    fn downloads(
-        &self,
-        record: &fvm::model::VmRecord,
-        watch: &mut Watch,
-        seen: &mut Observation,
-    ) -> Result<(), String> {
-        if watch.fetched.is_empty() {
-            return Ok(());
-        }
-        let failed = |e: FvmError| words("read what was downloaded", &e);
-        let input = self.with.fvm.scan_input(record).map_err(failed)?;
-        let set = self.with.fvm.changes(record).map_err(failed)?;
-        for fetched in watch.fetched.clone() {
-            let path = format!("{DOWNLOADS}/{}", fetched.guid);
-            let mut download = fetched.download;
-            let change = set.changes.iter().find(|change| change.path.as_bytes() == path.as_bytes());
-            if let Some(file) = change.and_then(|change| fvm::open_after(&input, change).ok()) {
-                let mut bytes = Vec::new();
-                let mut file = std::fs::File::from(file).take(DOWNLOAD_MAX_BYTES);
-                if fetched.is_whole && file.read_to_end(&mut bytes).is_ok() {
-                    download.bytes = bytes.len() as u64;
-                    download.mime = Some(mime(&bytes).to_owned());
-                    let name: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-                    download.sha256 = self.keep(&bytes).filter(|kept| *kept == name);
-                }
-            }
-            seen.downloads.push(download);
-        }
-        Ok(())
-    }
-}
-
-/// What a file is by its content.
-fn mime(bytes: &[u8]) -> &'static str {
-    match infer::get(bytes) {
-        Some(kind) => kind.mime_type(),
-        None if bytes.starts_with(b"#!") => "text/x-script",
-        None if std::str::from_utf8(&bytes[..bytes.len().min(4096)]).is_ok() => "text/plain",
-        None => "application/octet-stream",
-    }
-}
-
-fn picture() -> Value {
-    json!({"format": "jpeg", "quality": JPEG_QUALITY, "optimizeForSpeed": true})
 }
 
 /// Answers to what a page does.
-fn see(line: &mut crate::devtools::Line, watch: &mut Watch, message: &Message) {
+pub(super) fn see(line: &mut Line, watch: &mut Watch, message: &Message) {
     for command in watch.see(message) {
         line.send(command.session.as_deref(), command.method, command.params);
     }
@@ -511,24 +323,6 @@ fn see(line: &mut crate::devtools::Line, watch: &mut Watch, message: &Message) {
 
 fn answer_to(machine: &mut Machine, watch: &mut Watch, message: &Message) {
     see(&mut machine.line, watch, message);
-}
-
-/// Asks the page.
-fn ask(
-    machine: &mut Machine,
-    watch: &mut Watch,
-    method: &str,
-    params: Value,
-    until: Instant,
-) -> Result<Value, LineError> {
-    let page = watch.page().map(str::to_owned);
-    machine.line.ask(page.as_deref(), method, params, until, |line, message| see(line, watch, &message))
-}
-
-fn evaluate(machine: &mut Machine, watch: &mut Watch, world: &Value, what: &str, until: Instant) -> Option<Value> {
-    let params = json!({"expression": what, "contextId": world, "returnByValue": true});
-    let answer = ask(machine, watch, "Runtime.evaluate", params, until).ok()?;
-    answer.pointer("/result/value").cloned()
 }
 
 /// Letters that no page can guess.

@@ -83,6 +83,7 @@ fn serve(mut client: TcpStream, sites: &dyn Sites, keys: &[Arc<KeyPair>; 2], pid
 struct LabPlug {
     listener: Arc<TcpListener>,
     key: String,
+    place: String,
 }
 
 impl Gate for LabGate {
@@ -94,21 +95,26 @@ impl Gate for LabGate {
         };
         let failed = |why: std::io::Error| GateError { what: "listen in the VM".into(), why: why.to_string() };
         let listener = std::thread::spawn(inside).join().expect("it does not panic").map_err(failed)?;
-        let listener = Arc::new(listener);
-        let (sites, keys, accepting) = (Arc::clone(&self.sites), self.keys.clone(), Arc::clone(&listener));
-        drop(std::thread::spawn(move || {
-            while let Ok((client, _)) = accepting.accept() {
-                let (sites, keys) = (Arc::clone(&sites), keys.clone());
-                drop(std::thread::spawn(move || serve(client, &*sites, &keys, pid)));
-            }
-        }));
-        Ok(Box::new(LabPlug { listener, key: self.good_key() }))
+        Ok(listen(self, listener, pid))
     }
+}
+
+/// Answers whoever comes to a listener.
+pub fn listen(gate: &LabGate, listener: TcpListener, pid: u32) -> Box<dyn Plug> {
+    let listener = Arc::new(listener);
+    let (sites, keys, accepting) = (Arc::clone(&gate.sites), gate.keys.clone(), Arc::clone(&listener));
+    drop(std::thread::spawn(move || {
+        while let Ok((client, _)) = accepting.accept() {
+            let (sites, keys) = (Arc::clone(&sites), keys.clone());
+            drop(std::thread::spawn(move || serve(client, &*sites, &keys, pid)));
+        }
+    }));
+    Box::new(LabPlug { place: listener.local_addr().expect("a place").to_string(), listener, key: gate.good_key() })
 }
 
 impl Plug for LabPlug {
     fn proxy(&self) -> String {
-        PROXY.into()
+        self.place.clone()
     }
 
     fn keys(&self) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! The laboratory: sites of many kinds behind a gate of its own, what is expected of each, and visits of them.
 
 pub mod attacks;
+pub mod bare;
 pub mod benign;
 pub mod fighters;
 pub mod gate;
