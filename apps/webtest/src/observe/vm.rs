@@ -239,8 +239,12 @@ impl Side<'_> {
         }
         let mut set = self.fvm.changes(self.record).map_err(|e| words("read the VM's changes", &e))?;
         set.changes.retain(|change| !self.is_own(change));
-        let _whole = self.fvm.with_origins(self.record, &mut set);
-        let found = self.fvm.analyze(self.record, &set, self.settings, None);
+        if let Ok(Some((origins, _))) = self.fvm.origins(self.record) {
+            for change in &mut set.changes {
+                change.origin = origins.of(change).map(Box::new);
+            }
+        }
+        let found = self.fvm.analyze(self.record, &mut set.changes.iter().cloned(), &set.warnings, self.settings, None);
         let found = found.map_err(|e| words("judge the log", &e))?;
         let mut persistent = BTreeSet::new();
         for finding in &found.report.findings {
