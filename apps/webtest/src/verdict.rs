@@ -125,7 +125,10 @@ const RULES: &[Rule] = &[
         id: "never-stays",
         kind: Kind::Suspicious,
         text: "the page went from one address to the next without an end",
-        evidence: |seen, _| when(seen.redirects.len() >= MOVES_MAX, seen),
+        evidence: |seen, _| {
+            let is_reached = !matches!(seen.ended, Ended::NotReached { .. });
+            when(is_reached && seen.redirects.len() >= MOVES_MAX, seen)
+        },
     },
     Rule {
         id: "failed",
@@ -300,6 +303,15 @@ mod tests {
                 Observation { redirects: vec![String::new(); MOVES_MAX], ..base() },
                 Kind::Suspicious,
                 &["never-stays"],
+            ),
+            (
+                "refers to itself",
+                Observation {
+                    redirects: vec![String::new(); MOVES_MAX],
+                    ..ended(Ended::NotReached { why: "net::ERR_TOO_MANY_REDIRECTS".into() })
+                },
+                Kind::Error,
+                &["not-reached"],
             ),
             ("failed", ended(Ended::Failed { why: "x".into() }), Kind::Unknown, &["failed"]),
             ("time", ended(Ended::TimedOut), Kind::Unknown, &["timed-out"]),

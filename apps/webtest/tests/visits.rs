@@ -125,7 +125,7 @@ impl Lab {
         loop {
             let mut left: Vec<String> = self.fvm.list().unwrap().iter().map(|vm| format!("{vm:?}")).collect();
             let files = std::fs::read_dir(self.dir.path().join("home/vms")).into_iter().flatten().flatten();
-            let files = files.filter(|entry| entry.file_name() != ".trash-lock");
+            let files = files.filter(|entry| ![".trash-lock", ".tree"].iter().any(|own| entry.file_name() == *own));
             left.extend(files.map(|entry| entry.path().display().to_string()));
             left.extend(below(std::process::id()).into_iter().filter(|command| command.contains("chromium")));
             if left.is_empty() {

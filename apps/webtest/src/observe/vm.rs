@@ -239,14 +239,12 @@ impl Side<'_> {
         }
         let mut set = self.fvm.changes(self.record).map_err(|e| words("read the VM's changes", &e))?;
         set.changes.retain(|change| !self.is_own(change));
-        let origins = self.fvm.origins(self.record).map_err(|e| words("read who made the VM's changes", &e))?;
-        if let Some((origins, _)) = origins {
+        if let Ok(Some((origins, _))) = self.fvm.origins(self.record) {
             for change in &mut set.changes {
                 change.origin = origins.of(change).map(Box::new);
             }
         }
-        let changes = &mut set.changes.iter().cloned();
-        let found = self.fvm.analyze(self.record, changes, &set.warnings, self.settings, None);
+        let found = self.fvm.analyze(self.record, &mut set.changes.iter().cloned(), &set.warnings, self.settings, None);
         let found = found.map_err(|e| words("judge the log", &e))?;
         let mut persistent = BTreeSet::new();
         for finding in &found.report.findings {
