@@ -20,8 +20,6 @@ const UNPACKERS: &[&str] = &["dpkg", "rpm", "pacman", "apk"];
 const HELPERS: &[&str] = &[
     "dpkg-divert",
     "update-alternatives",
-    "dpkg-statoverride",
-    "systemctl",
     "deb-systemd-helper",
     "deb-systemd-invoke",
     "update-rc.d",

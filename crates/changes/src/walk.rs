@@ -214,7 +214,7 @@ impl Layer<'_> {
             };
             let from_stat = from_dir.stat(Path::new(""))?;
             let side = Side { dir: &from_dir, name: Path::new(""), stat: &from_stat };
-            let meta = self.dir_delta(&rel, upper, side, notes)?;
+            let meta = self.dir_delta(&rel, upper, side, &marks, notes)?;
             let kind = ChangeKind::Renamed { modified: false, meta };
             let lower = Some((from.clone(), from_stat));
             let found = self.found(at, name, kind, Some((upper, marks.origin)), lower, notes);
@@ -224,7 +224,7 @@ impl Layer<'_> {
         let lost = is_lost || (marks.origin != Origin::Absent && !marks.opaque);
         match (lower, &at.lower_dir) {
             (Some((l, s)), Some(lower_dir)) if file_type(&s) == FileType::Directory && !is_lost => {
-                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name, stat: &s }, notes)?;
+                let meta = self.dir_delta(&rel, upper, Side { dir: lower_dir, name, stat: &s }, &marks, notes)?;
                 // A directory that both sides made after the fork: the VM removed nothing from the host's.
                 // All in a replaced directory is, unless the kernel noted that it was moved back here.
                 let opaque = marks.opaque || (at.opaque && !self.at_home.contains(&rel));
@@ -262,10 +262,20 @@ impl Layer<'_> {
     /// Metadata of a directory. Its mtime follows its entries, so it is a change only when it was set by hand (to
     /// before the fork or to the future); else the directory is noted as touched. An mtime that was merely copied up
     /// long ago, while the host's has moved on, is neither.
-    fn dir_delta(&self, rel: &Path, upper: Side<'_>, lower: Side<'_>, notes: &mut Notes) -> Result<MetaDelta, Errno> {
+    fn dir_delta(
+        &self,
+        rel: &Path,
+        upper: Side<'_>,
+        lower: Side<'_>,
+        marks: &Marks,
+        notes: &mut Notes,
+    ) -> Result<MetaDelta, Errno> {
         // An ordinary user gives no directory away: the VM was given its own copy of another user's directory. (The
-        // kernel notes an origin, without a name, on it too, once something below is copied up.)
-        if !self.trusted() && upper.stat.stx_uid != lower.stat.stx_uid {
+        // kernel notes an origin, without a name, on it too, once something below is copied up.) In root's hands, all of an imported
+        // VM is root's, whosever the host's directory is: there only what has no origin is known to be given.
+        let is_roots = rustix::process::geteuid().is_root();
+        let is_given = upper.stat.stx_uid != lower.stat.stx_uid && (marks.origin == Origin::Absent || !is_roots);
+        if !self.trusted() && is_given {
             return Ok(MetaDelta::default());
         }
         let mut meta = self.meta_delta(upper, lower)?;
