@@ -12,6 +12,7 @@
 //! one user, this cannot be said: there it ends, and the visit with it).
 
 use super::browser::HOME;
+use super::spin::Threads;
 use crate::devtools::Line;
 use crate::net::{Gate, Plug};
 use fvm::model::{Level, Network, Policy, VmRecord};
@@ -118,6 +119,12 @@ impl Machine {
     #[must_use]
     pub fn plug(&self) -> &dyn Plug {
         &*self.plug
+    }
+
+    /// What its threads have done up to now.
+    pub(super) fn threads(&self) -> Threads {
+        let processes = self.record().and_then(|record| self.fvm.processes(record).ok()).unwrap_or_default();
+        Threads::of(processes.into_iter().map(|process| process.pid))
     }
 
     /// What it uses now.

@@ -15,6 +15,7 @@ mod gather;
 mod look;
 mod machine;
 mod site;
+mod spin;
 
 pub use admission::Admission;
 pub use browser::{BEGIN, Browser, DOWNLOADS, HOME, Missing};

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
+use super::spin::{self, Threads};
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
 use crate::devtools::{Line, LineError, Message};
 use crate::model::{Ended, Observation, Params, Task, Tier};
@@ -241,7 +242,7 @@ impl Visit<'_> {
         let go = watch.go(self.task.url.as_str());
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
         let (mut first, mut wait_end) = (None, None);
-        let mut spent = (asked, machine.usage().cpu_us);
+        let mut spent = (asked, machine.usage().cpu_us, Threads::default());
         let ended = loop {
             let now = Instant::now();
             if self.stop.load(Ordering::Relaxed) || now >= end {
@@ -264,7 +265,7 @@ impl Visit<'_> {
                     if params.screenshot && params.wait_s > 0 {
                         first = Some(machine.line.send(watch.page(), "Page.captureScreenshot", picture()));
                     }
-                    spent = (Instant::now(), machine.usage().cpu_us);
+                    spent = (Instant::now(), machine.usage().cpu_us, machine.threads());
                 } else if now >= load_end {
                     break Ended::NeverLoaded;
                 }
@@ -294,7 +295,8 @@ impl Visit<'_> {
         let took = spent.0.elapsed();
         let cpu_ms = machine.usage().cpu_us.saturating_sub(spent.1) as f64 / 1000.0;
         let most_ms = took.as_secs_f64() * 1000.0 * params.cpus;
-        watch.fights.spun = took >= Duration::from_secs(3) && cpu_ms >= 0.8 * most_ms;
+        watch.fights.spun =
+            took >= spin::SEEN_MIN && (cpu_ms >= 0.8 * most_ms || machine.threads().spun_since(&spent.2, took));
         if ended == Ended::BrowserCrashed {
             // Whatever took its place has its time, too.
             let wait_end =
