@@ -80,8 +80,8 @@ pub fn results(global: &Global, args: &Results) -> Result<u8, Failure> {
             None => None,
         };
         let mut out = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, &object!({"row": row, "outcome": outcome})).map_err(io::Error::from)?;
-        writeln!(out)?;
+        let text = serde_json::to_string_pretty(&object!({"row": row, "outcome": outcome})).map_err(io::Error::from)?;
+        writeln!(out, "{}", escape::json(&text))?;
         return Ok(DONE);
     }
     for row in &rows {

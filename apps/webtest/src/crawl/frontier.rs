@@ -107,6 +107,12 @@ impl Frontier {
         host.waiting.push_back(todo);
     }
 
+    /// How many have been seen in all.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.seen.len() as u64
+    }
+
     /// How many wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

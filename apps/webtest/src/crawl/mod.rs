@@ -46,6 +46,11 @@ const WRITTEN_AT: usize = 64;
 const ERRORS_MAX: usize = 100;
 /// So many sitemaps are read.
 const SITEMAPS_MAX: usize = 100;
+/// So many links are remembered for each page that is wanted, and so many at least and at most: a page of few bytes, compressed, holds
+/// thousands of long ones.
+const SEEN_PER_PAGE: u64 = 20;
+const SEEN_MIN: u64 = 20_000;
+const SEEN_MAX: u64 = 1_000_000;
 
 /// How far a crawl has come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -208,6 +213,8 @@ impl Crawl {
         let hosts = &self.hosts;
         if let Err(why) = self.scope.takes(&link.url, link.used, depth, &|host| hosts.contains(host)) {
             self.leave_out(why);
+        } else if self.frontier.seen() >= SEEN_PER_PAGE.saturating_mul(self.scope.pages).clamp(SEEN_MIN, SEEN_MAX) {
+            self.leave_out(Out::Pages);
         } else if self.frontier.see(&link) {
             self.frontier.add(Todo { link, depth, steps });
         }

@@ -15,6 +15,8 @@ use url::Url;
 
 /// So many headers of one message are kept.
 const HEADERS_MAX: usize = 100;
+/// And so many bytes of all headers of a visit.
+const HEADERS_MAX_BYTES: usize = 16 << 20;
 
 /// The requests.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub struct Requests {
     certificates: BTreeMap<String, Certificate>,
     /// The browser's clock when the first began.
     zero_s: Option<f64>,
+    /// Bytes of headers that are kept.
+    header_bytes: usize,
     /// How many asked for a name and password.
     pub logins: u32,
 }
@@ -44,10 +48,20 @@ fn count(value: &Value, path: &str) -> u64 {
     number(value, path) as u64
 }
 
-fn headers(value: Option<&Value>) -> BTreeMap<String, String> {
+/// Headers, as long as there is room in `taken`.
+fn headers(value: Option<&Value>, taken: &mut usize, cut: &mut Cut) -> BTreeMap<String, String> {
     let Some(Value::Object(fields)) = value else { return BTreeMap::new() };
-    let each = fields.iter().filter_map(|(key, value)| Some((bounded(key), bounded(value.as_str()?))));
-    each.take(HEADERS_MAX).collect()
+    let mut kept = BTreeMap::new();
+    for (key, value) in fields.iter().filter_map(|(key, value)| Some((bounded(key), bounded(value.as_str()?)))) {
+        let bytes = key.len() + value.len();
+        if kept.len() >= HEADERS_MAX || *taken + bytes > HEADERS_MAX_BYTES {
+            cut.one("headers");
+        } else {
+            *taken += bytes;
+            kept.insert(key, value);
+        }
+    }
+    kept
 }
 
 fn host(url: &str) -> String {
@@ -110,7 +124,7 @@ impl Requests {
             method: bounded(text(params, "/request/method")),
             kind: bounded(text(params, "/type")),
             began_ms,
-            request_headers: headers(params.pointer("/request/headers")),
+            request_headers: headers(params.pointer("/request/headers"), &mut self.header_bytes, cut),
             initiator: initiator.into_iter().find(|url| !url.is_empty()).map(bounded),
             ..Request::default()
         };
@@ -148,7 +162,7 @@ impl Requests {
         let Some(request) = self.at.get(key).and_then(|at| self.list.get_mut(*at)) else { return };
         request.status = status;
         request.mime = Some(bounded(text(response, "/mimeType"))).filter(|mime| !mime.is_empty());
-        request.response_headers = headers(response.get("headers"));
+        request.response_headers = headers(response.get("headers"), &mut self.header_bytes, cut);
         let (address, port) = (text(response, "/remoteIPAddress"), count(response, "/remotePort"));
         request.remote = (!address.is_empty()).then(|| bounded(&format!("{address}:{port}")));
     }

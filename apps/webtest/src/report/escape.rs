@@ -50,6 +50,22 @@ pub fn terminal(text: &str) -> String {
     out
 }
 
+/// JSON for a terminal: what could change how the rest is read stands as its number. It lies in strings only.
+#[must_use]
+pub fn json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == '\n' || !is_tricky(c) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _infallible = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
+}
+
 /// A cell of a table that a spreadsheet may open: never a formula (OWASP, CSV injection).
 #[must_use]
 pub fn cell(text: &str) -> String {

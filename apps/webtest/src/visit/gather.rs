@@ -6,11 +6,13 @@ use super::browser::DOWNLOADS;
 use super::machine::{Machine, words};
 use super::site::Visit;
 use crate::model::{DOWNLOAD_MAX_BYTES, Ended, Observation, REDIRECTS_MAX};
+use crate::net::proxy::SAID;
 use crate::observe::page::Watch;
 use crate::observe::{har, vm};
 use fvm::FvmError;
 use sha2::{Digest, Sha256};
 use std::io::Read as _;
+use url::Url;
 
 impl Visit<'_> {
     /// What the VM shows, and all that the page did, into the observation; the VM does not run any more.
@@ -49,6 +51,11 @@ impl Visit<'_> {
         }
         seen.redirects = redirects.into_iter().take(REDIRECTS_MAX).collect();
         (seen.requests, seen.certificates) = std::mem::take(&mut watch.requests).into_parts();
+        if let Some(word) = by_gate(seen, &machine.plug().refused()) {
+            let why = format!("the gate: {word}");
+            seen.ended =
+                if FAULTS_OF_OURS.contains(&word.as_str()) { Ended::Failed { why } } else { Ended::NotReached { why } };
+        }
         seen.console = std::mem::take(&mut watch.console);
         seen.fights = std::mem::take(&mut watch.fights);
         seen.fights.swelled = is_out_of_memory;
@@ -94,6 +101,19 @@ impl Visit<'_> {
     }
 }
 
+/// Why there was nothing of the site to be judged: it is not its fault, and another try may do.
+const FAULTS_OF_OURS: [&str; 3] = ["cannot-record", "no-name-server", "too-much"];
+
+/// What the gate answered in place of the site, if the page that was loaded is that. Said by the gate itself; a site's header alone counts
+/// for nothing.
+fn by_gate(seen: &Observation, refused: &[(String, String)]) -> Option<String> {
+    let page = seen.requests.iter().rfind(|request| request.kind == "Document" && request.url == seen.final_url)?;
+    let said = page.response_headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(SAID)).map(|(_, word)| word)?;
+    let url = Url::parse(&page.url).ok()?;
+    let place = format!("{}:{}", url.host_str()?, url.port_or_known_default()?);
+    refused.iter().any(|(at, word)| *at == place && word == said).then(|| said.clone())
+}
+
 /// What a file is by its content.
 fn mime(bytes: &[u8]) -> &'static str {
     match infer::get(bytes) {
@@ -101,5 +121,33 @@ fn mime(bytes: &[u8]) -> &'static str {
         None if bytes.starts_with(b"#!") => "text/x-script",
         None if std::str::from_utf8(&bytes[..bytes.len().min(4096)]).is_ok() => "text/plain",
         None => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Request;
+
+    #[test]
+    fn the_gates_own_page_is_not_the_sites() {
+        let page = |url: &str, header: &str, word: &str| Observation {
+            final_url: url.into(),
+            requests: vec![Request {
+                url: url.into(),
+                kind: "Document".into(),
+                response_headers: [(header.to_owned(), word.to_owned())].into(),
+                ..Request::default()
+            }],
+            ..Observation::default()
+        };
+        let refused = [("a.test:80".to_owned(), "no-such-name".to_owned())];
+        let by = |seen: &Observation| by_gate(seen, &refused);
+        assert_eq!(by(&page("http://a.test/x", "Fvm-Gate", "no-such-name")), Some("no-such-name".into()));
+        // A site that says so itself.
+        assert_eq!(by(&page("http://b.test/", "fvm-gate", "no-such-name")), None);
+        assert_eq!(by(&page("http://a.test/", "fvm-gate", "too-much")), None);
+        assert_eq!(by(&page("http://a.test/", "server", "no-such-name")), None);
+        assert_eq!(by(&Observation::default()), None);
     }
 }

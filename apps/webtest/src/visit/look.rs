@@ -69,14 +69,17 @@ impl Visit<'_> {
         let frame = json!({"frameId": watch.frame()?, "worldName": "fvm"});
         let world = ask(machine, watch, "Page.createIsolatedWorld", frame, until).ok()?;
         let context = world.get("executionContextId")?.clone();
-        let title = evaluate(machine, watch, &context, "document.title.slice(0, 1000)", until)?;
+        // Elements with names hide what a document has, in every world: so not `document.title`.
+        let own = "globalThis.own = name => Object.getOwnPropertyDescriptor(Document.prototype, name).get.call(document); \
+                   own('title').slice(0, 1000)";
+        let title = evaluate(machine, watch, &context, own, until)?;
         Some((context, bounded(title.as_str().unwrap_or_default())))
     }
 
     fn dom(&self, machine: &mut Machine, watch: &mut Watch, world: &Value, seen: &mut Observation) -> Option<String> {
         let until = Instant::now() + LOOK_MAX;
-        let take = "globalThis.all = (document.doctype ? '<!DOCTYPE ' + document.doctype.name + '>' : '') + \
-                    (document.documentElement ? document.documentElement.outerHTML : ''); all.length";
+        let take = "globalThis.all = (own('doctype') ? '<!DOCTYPE ' + own('doctype').name + '>' : '') + \
+                    (own('documentElement') ? own('documentElement').outerHTML : ''); all.length";
         let length = evaluate(machine, watch, world, take, until)?.as_u64()?;
         let mut dom = String::new();
         let mut at = 0;

@@ -241,7 +241,7 @@ impl Visit<'_> {
         let load_end = end.min(asked + Duration::from_secs(params.load_max_s.into()));
         let go = watch.go(self.task.url.as_str());
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
-        let (mut first, mut wait_end) = (None, None);
+        let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
         let mut spent = (asked, machine.usage().cpu_us, Threads::default());
         let ended = loop {
             let now = Instant::now();
@@ -267,14 +267,20 @@ impl Visit<'_> {
                     }
                     spent = (Instant::now(), machine.usage().cpu_us, machine.threads());
                 } else if now >= load_end {
-                    break Ended::NeverLoaded;
+                    if watch.way().0.is_empty() {
+                        break Ended::NeverLoaded;
+                    }
+                    // What it has up to now may do something: it is waited for all the same.
+                    never_loaded = true;
+                    wait_end = Some(now + Duration::from_secs(params.wait_s.into()));
+                    spent = (now, machine.usage().cpu_us, machine.threads());
                 }
             }
             if let Some(wait_end) = wait_end
                 && now >= wait_end
                 && (!self.is_on_its_way(watch) || now >= load_end.max(wait_end))
             {
-                break Ended::Done;
+                break if never_loaded { Ended::NeverLoaded } else { Ended::Done };
             }
             let moments = [Some(end), wait_end.filter(|at| *at > now), Some(now + TURN)];
             let until = moments.into_iter().flatten().min().unwrap_or(end);

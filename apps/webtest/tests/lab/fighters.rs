@@ -92,6 +92,9 @@ pub fn sites() -> Vec<Site> {
         script("many-requests", Kind::Clean, "for (let n = 0; n < 3000; n++) fetch('/' + n).catch(() => 0)").check(|seen| seen.requests.len() <= REQUESTS_MAX),
         script("many-frames", Kind::Clean, "for (let n = 0; n < 200; n++) { const f = document.createElement('iframe'); f.src = '/f'; document.body.append(f) }").or(Kind::Suspicious),
         site("frames-in-frames", Kind::Clean).answers(|asked| Answer::html(format!("<iframe src='{}x'></iframe><iframe src='{}y'></iframe>", asked.path, asked.path))).or(Kind::Suspicious),
+        site("names-hide", Kind::Clean)
+            .answers(|_| Answer::html("<title>seen</title><img name=title><img name=documentElement><img name=doctype><p>all of it"))
+            .check(|seen| seen.title == "seen" && seen.artifacts.dom.is_some()),
         script("closes", Kind::Clean, "window.close(); document.write('still here')"),
         script("stops-the-clock", Kind::Clean, "Object.prototype.toJSON = () => { for (;;); }; Document.prototype.createElement = null; debugger;"),
         site("automatic-file", Kind::Suspicious)

@@ -12,9 +12,30 @@ use super::{Limits, Refusal};
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use url::Host;
 
 /// So many of a name's addresses are tried.
 const ADDRESSES_MAX: usize = 4;
+
+/// Ports that no site is at, and where a taken-over browser would do harm from here: mail, terminals, files. A part of those that browsers
+/// refuse (fetch standard, "port blocking").
+const BAD_PORTS: [u16; 24] =
+    [7, 9, 19, 21, 22, 23, 25, 53, 69, 110, 111, 119, 135, 137, 139, 143, 161, 389, 445, 465, 514, 587, 993, 995];
+
+/// The address that a host is, in whatever way it is written out: `127.1` and `0x7f000001` too, which other programs read as one.
+fn written(host: &str) -> Option<IpAddr> {
+    match Host::parse(host.strip_suffix('.').unwrap_or(host)) {
+        Ok(Host::Ipv4(ip)) => Some(ip.into()),
+        Ok(Host::Ipv6(ip)) => Some(ip.into()),
+        Ok(Host::Domain(_)) | Err(_) => host.parse().ok(),
+    }
+}
+
+/// A name of this machine, or of whatever network looks it up: one without a dot; or what is no name at all.
+fn is_near(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    !host.contains('.') || host.ends_with(".localhost") || host.ends_with(".local") || Host::parse(&host).is_err()
+}
 
 /// What may be reached, and how names are looked up.
 #[derive(Debug, Default)]
@@ -43,18 +64,18 @@ impl Reach {
         exit: Option<&Exit>,
         limits: &Limits,
     ) -> Result<TcpStream, Refusal> {
+        if BAD_PORTS.contains(&port) {
+            return Err(Refusal::NotSupported("a port that is no web site's"));
+        }
         timeout(limits.connect_max, self.connect(host, port, exit)).await.unwrap_or(Err(Refusal::TooLong))
     }
 
     async fn connect(&self, host: &str, port: u16, exit: Option<&Exit>) -> Result<TcpStream, Refusal> {
         let failed = |e: std::io::Error| Refusal::NotConnected(e.to_string());
         if let Some(exit) = exit {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            // Names of this machine, and addresses that only the exit's own network has.
-            let is_local = bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost");
-            match bare.parse::<IpAddr>() {
-                Ok(ip) if !self.admits(ip) => return Err(Refusal::Forbidden(ip)),
-                Err(_) if is_local => return Err(Refusal::Forbidden(IpAddr::from([127, 0, 0, 1]))),
+            match written(host) {
+                Some(ip) if !self.admits(ip) => return Err(Refusal::Forbidden(ip)),
+                None if is_near(host) => return Err(Refusal::Forbidden(IpAddr::from([127, 0, 0, 1]))),
                 _ => {}
             }
             let at = self
@@ -91,5 +112,30 @@ impl Reach {
             }
         }
         Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_known_however_they_are_written() {
+        for host in ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "127.0.0.1.", "[::1]", "::1"] {
+            assert!(written(host).is_some_and(|ip| ip.is_loopback()), "{host}");
+        }
+        assert_eq!(written("example.org"), None);
+    }
+
+    #[test]
+    fn names_of_near_are_told_from_those_of_the_internet() {
+        for host in
+            ["localhost", "localhost.", "LOCALHOST", "a.localhost.", "intranet", "nas.local", "1.2.3.4.5", "a b"]
+        {
+            assert!(is_near(host) || written(host).is_some(), "{host}");
+        }
+        for host in ["example.org", "example.org.", "a.b.example"] {
+            assert!(!is_near(host), "{host}");
+        }
     }
 }
