@@ -383,7 +383,8 @@ fn root_and_user_many_clients_and_many_requests_at_once() {
             "command": sh("trap 'echo usr1; exit 9' USR1; echo ready; while :; do sleep 0.1; done")}}));
         assert_eq!(client.line().unwrap()["data"], "ready\n");
         client.done("signal", json!({"request": run, "signal": "USR1"}));
-        assert_eq!(client.line().unwrap()["data"], "usr1\n");
+        let said = client.line().unwrap();
+        assert_eq!(said["data"], "usr1\n", "{said}");
         assert_eq!(client.line().unwrap()["code"], 9);
     });
 }
