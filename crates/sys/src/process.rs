@@ -148,7 +148,9 @@ pub fn fork_below(first: RawFd) -> Result<Fork, Errno> {
         between => drop(wait_blocking(number(between)?, false)),
     }
     match child {
-        ..=0 => Err(failed(child)?),
+        // It was killed before it could say anything.
+        0 => Err(Errno::IO),
+        ..0 => Err(failed(child)?),
         child => Pid::from_raw(number(child)?).map(Fork::Parent).ok_or(Errno::IO),
     }
 }

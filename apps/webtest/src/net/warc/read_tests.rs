@@ -1,3 +1,5 @@
+//! Sets as they are, cut, and as nobody should write them.
+
 use super::*;
 use crate::net::warc::record::Record;
 use crate::net::warc::write::{Exchange, Recorder, Shown};

@@ -1,3 +1,5 @@
+//! Heads of records: what is taken and what is refused.
+
 use super::*;
 
 #[test]

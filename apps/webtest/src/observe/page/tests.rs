@@ -1,3 +1,5 @@
+//! Events of a page, as the browser tells them, and what is made of them.
+
 use super::*;
 
 fn event(session: Option<&str>, method: &str, params: Value) -> Message {
