@@ -248,10 +248,10 @@ pub(crate) fn new_id() -> Result<VmId, VmError> {
     Ok(VmId::from_random(random))
 }
 
-/// The time by the clock that stamps files.
+/// The time by the clock that stamps files: what is done to them from now on is stamped later.
 #[must_use]
 pub fn now() -> Timestamp {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let now = fvm_sys::clock::now();
     Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
 }
 
