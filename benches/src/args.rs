@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 
 /// Shown with an error.
 pub const USAGE: &str = "\
-usage: cargo xtask bench start|density|steady|commit|scan|guard|trace [OPTION...]
+usage: cargo xtask bench start|density|steady|commit|scan|guard|trace|visits [OPTION...]
   --rounds N    how often each candidate runs (start 100, density 20, steady 3, commit 5, scan 3, guard 400, trace 3; of trace
                 --only start a hundred times as often)
-  --count N     how many VMs in a pool, and a tenth one by one (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000), or how often the guard is killed (guard, 100)
+  --count N     how many VMs in a pool, and a tenth one by one (density, 1000), or small files (commit, 20000), or changed files (scan, 1000000), or how often the guard is killed (guard, 100), or
+                visits at once (visits, 50)
   --gib N       size of the large file (commit, 4; 0: without it)
   --peers       start: the peers that Debian has as well; as root those that are not there are installed
   --only PART   trace: which part, calls|build|npm|start: each takes less than three minutes
   --as PERSON   trace: only root, or only user
-  --more        trace: add to what --json FILE has of the same part: short sessions make one table
+  --more        trace, visits: add to what --json FILE has of the same part: short sessions make one table
+  --wait N      visits: each page is left alone for so many seconds (60)
+  --minutes N   visits: for so long (30)
+  --page PAGE   visits: small, or usual (19 requests)
   --json FILE   write all that was measured to FILE
   --book        rewrite the tables of docs/book/performance.md
   --fvm PATH    the fvm to measure (otherwise the one beside this program)
@@ -37,6 +41,8 @@ pub enum Bench {
     Guard,
     /// The behaviour log.
     Trace,
+    /// Web site testing.
+    Visits,
 }
 
 impl Bench {
@@ -51,6 +57,27 @@ impl Bench {
             Self::Scan => "scan",
             Self::Guard => "guard",
             Self::Trace => "trace",
+            Self::Visits => "visits",
+        }
+    }
+}
+
+/// What is visited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// A line of text.
+    Small,
+    /// As pages are: scripts, pictures, a timer.
+    Usual,
+}
+
+impl Page {
+    /// As it is called on the command line, in JSON and in the book.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Usual => "usual",
         }
     }
 }
@@ -101,6 +128,12 @@ pub struct Options {
     pub person: Option<String>,
     /// Whether to add to what the JSON has.
     pub more: bool,
+    /// Seconds that a visit waits.
+    pub wait_s: usize,
+    /// Minutes of visits.
+    pub minutes: usize,
+    /// What is visited.
+    pub page: Page,
     /// Whether with all peers.
     pub peers: bool,
     /// Where the JSON goes.
@@ -130,11 +163,29 @@ impl Options {
             Some("scan") => (Bench::Scan, 3, 1_000_000),
             Some("guard") => (Bench::Guard, 400, 100),
             Some("trace") => (Bench::Trace, 3, 0),
+            Some("visits") => (Bench::Visits, 1, 50),
             _ => return Err(wrong("which benchmark?")),
         };
         let (peers, json, book, fvm) = (false, None, false, None);
         let (only, person, more, dir) = (None, None, false, "/var/tmp".into());
-        let mut options = Self { bench, rounds, count, gib: 4, only, person, more, peers, json, book, fvm, dir };
+        let (wait_s, minutes, page) = (60, 30, Page::Usual);
+        let mut options = Self {
+            bench,
+            rounds,
+            count,
+            gib: 4,
+            only,
+            person,
+            more,
+            wait_s,
+            minutes,
+            page,
+            peers,
+            json,
+            book,
+            fvm,
+            dir,
+        };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| wrong(&format!("{}: a value is missing", word.display())));
             match word.to_str() {
@@ -149,6 +200,9 @@ impl Options {
                 Some("--only") => options.only = Some(part_of(&value()?)?),
                 Some("--as") => options.person = Some(person_of(&value()?)?),
                 Some("--more") => options.more = true,
+                Some("--wait") => options.wait_s = number(&value()?)?,
+                Some("--minutes") => options.minutes = number(&value()?)?.max(1),
+                Some("--page") => options.page = page_of(&value()?)?,
                 _ => return Err(wrong(&format!("unknown option '{}'", word.display()))),
             }
         }
@@ -184,6 +238,11 @@ fn part_of(word: &OsString) -> Result<Part, Error> {
     part.ok_or_else(|| Error::Usage(format!("'{}' is no part", word.display())))
 }
 
+fn page_of(word: &OsString) -> Result<Page, Error> {
+    let page = [Page::Small, Page::Usual].into_iter().find(|page| word == page.name());
+    page.ok_or_else(|| Error::Usage(format!("'{}' is neither small nor usual", word.display())))
+}
+
 fn person_of(word: &OsString) -> Result<String, Error> {
     let known = word.to_str().filter(|word| ["root", "user"].contains(word));
     known.map(str::to_owned).ok_or_else(|| Error::Usage(format!("'{}' is neither root nor user", word.display())))
@@ -209,6 +268,13 @@ mod tests {
         let options = parse("trace --only npm --as user --more --json /tmp/x").unwrap();
         assert_eq!((options.only, options.person.as_deref(), options.more), (Some(Part::Npm), Some("user"), true));
         assert!(parse("trace --only npm --more").is_err());
+    }
+
+    #[test]
+    fn visits_are_many_for_long() {
+        let options = parse("visits --count 200 --wait 120 --minutes 20 --page small").unwrap();
+        assert_eq!((options.count, options.wait_s, options.minutes, options.page), (200, 120, 20, Page::Small));
+        assert!(parse("visits --page large").is_err());
     }
 
     #[test]

@@ -52,7 +52,9 @@ mod tests {
         let options = crate::args::Options::parse(["start".into()]).unwrap();
         let text = std::fs::read_to_string(options.book_path()).unwrap();
         let parts = crate::args::Part::ALL.map(|part| format!("trace {}", part.name()));
-        for name in ["start", "density", "steady", "commit", "scan"].into_iter().chain(parts.iter().map(String::as_str))
+        for name in ["start", "density", "steady", "commit", "scan", "guard", "visits"]
+            .into_iter()
+            .chain(parts.iter().map(String::as_str))
         {
             let (begin, end) = markers(name);
             assert!(replaced(&text, &begin, &end, "").is_some(), "{name}");

@@ -1,7 +1,7 @@
 //! fvm measured side by side with its peers, and with what the kernel needs at least.
 //!
 //! ```text
-//!   args ─► start | density | steady | commit | scan | guard | trace ─► Report ─┬─► Markdown on standard output
+//!   args ─► start | density | steady | commit | scan | guard | trace | visits ─► Report ─┬─► Markdown on standard output
 //!              │ measure: one program, fork to wait                     ├─► --json FILE
 //!              │ lab, pools: a place of our own, two users              └─► --book: docs/book/performance.md
 //!              └ machine: what it ran on, how quiet it was
@@ -29,6 +29,7 @@ pub mod start;
 pub mod stats;
 pub mod steady;
 pub mod trace;
+pub mod visits;
 
 use args::{Bench, Options};
 use error::Error;
@@ -47,6 +48,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Bench::Scan => scan::run(options)?,
         Bench::Guard => guard::run(options)?,
         Bench::Trace => trace::run(options)?,
+        Bench::Visits => visits::run(options)?,
     };
     print!("{}", report.markdown());
     if let Some(path) = &options.json {

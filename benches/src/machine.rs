@@ -42,6 +42,12 @@ impl Machine {
         }
     }
 
+    /// How many processors this process may use.
+    #[must_use]
+    pub fn processors(&self) -> usize {
+        self.processors
+    }
+
     /// In one sentence.
     #[must_use]
     pub fn line(&self) -> String {

@@ -54,7 +54,8 @@ pub fn bench(words: &[OsString]) -> io::Result<ExitCode> {
         process::Command::new(&cargo).args(words).args(more).env("CARGO", &cargo).status()
     };
     // Each by itself: together, they would share features that fvm is not shipped with.
-    for package in ["fvm-cli", "fvm-benches"] {
+    let visits = words.first().is_some_and(|name| name == "visits").then_some("fvm-webtest");
+    for package in ["fvm-cli", "fvm-benches"].into_iter().chain(visits) {
         if !run(&["build", "--release", "--quiet", "--package", package], &[])?.success() {
             return Ok(ExitCode::FAILURE);
         }
