@@ -49,6 +49,27 @@ fn children(keeper: &str) -> Vec<String> {
 }
 
 #[test]
+fn root_and_user_a_pool_whose_record_is_damaged_is_told_and_can_be_deleted() {
+    as_both("root_and_user_a_pool_whose_record_is_damaged_is_told_and_can_be_deleted", |lab| {
+        for state in ["running", "stopped"] {
+            lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+            filled(lab, "p");
+            if state == "stopped" {
+                lab.fvm(["pool", "drain", "p"]).expect(0);
+                wait_for("a drained pool", || field(lab, "p", "keeper").is_empty());
+            }
+            let dir = lab.home().join("pools/p");
+            std::fs::write(dir.join("pool.json"), "{").unwrap();
+            let said = lab.fvm(["pool", "status"]);
+            assert!(said.err.contains("cannot use") && said.err.contains("pool.json"), "{}", said.err);
+            lab.fvm(["pool", "status", "p"]).expect(1);
+            lab.fvm(["pool", "delete", "p"]).expect(0);
+            assert!(!dir.exists(), "{state}");
+        }
+    });
+}
+
+#[test]
 fn root_and_user_a_program_gets_a_vm_of_its_own_that_is_ready() {
     as_both("root_and_user_a_program_gets_a_vm_of_its_own_that_is_ready", |lab| {
         lab.sh("echo one > f");

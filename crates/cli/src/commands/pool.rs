@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use fvm::model::pool::PoolStatus;
 use fvm::model::{VmName, exit};
-use fvm::{Fvm, NewPool};
+use fvm::{Fvm, FvmError, NewPool, VmError};
 use std::time::{Duration, Instant};
 
 /// A drained pool ends when its programs have ended; so long a deletion waits for that.
@@ -100,7 +100,11 @@ fn configure(fvm: &Fvm, out: &Output, args: &PoolConfigure) -> Done {
 }
 
 fn delete(fvm: &Fvm, name: &VmName) -> Result<(), Failure> {
-    fvm.pool(name)?;
+    match fvm.pool(name) {
+        // Nothing in it is anybody's: what cannot be read can be thrown away.
+        Err(FvmError::Vm(VmError::BadRecord { .. })) => {}
+        found => drop(found?),
+    }
     fvm.pool_drain(name)?;
     let until = Instant::now() + DRAIN_MAX;
     loop {
