@@ -16,22 +16,24 @@
 //! the keeper reaches init but its control socket; init is not dumpable and was never exec'ed, so not even the VM's
 //! root can trace it.
 
-use crate::blueprint::{Blueprint, SHIFT};
-use crate::bus::Bus;
-use crate::early::Early;
+mod building;
+
+pub(crate) use building::{admit, build_rootless};
+
+use building::{start_identity, start_rootless, start_shifted};
+
+use crate::blueprint::Blueprint;
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
-use crate::init;
 use crate::op::SetupOp;
 use crate::pause::Paused;
 use crate::proto::{self, Order};
 use crate::quota::Quota;
-use crate::refresh::Held;
-use crate::router::{self, Guard, Helper, Maker, Place, Plan, Routed};
-use crate::traced::{self, Traced};
+use crate::router::{self, Guard, Maker, Place, Plan, Routed};
+use crate::traced;
 use fvm_model::{HostPath, Mode};
-use fvm_sys::process::{self, Fork, Namespaces};
-use fvm_sys::{ids, socket};
+use fvm_sys::process::{self, Namespaces};
+use fvm_sys::socket;
 use fvm_trace::capture::Inside;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
@@ -385,10 +387,6 @@ impl Drop for Pending {
     }
 }
 
-/// Made as the host's root, so that they belong to the host: the VM's root may not mount cgroup file systems in a
-/// cgroup namespace that is not its own.
-const OWNED_BY_HOST: Namespaces = Namespaces::MOUNT.and(Namespaces::CGROUP);
-
 pub(crate) struct Maps {
     pub uid: [u32; 3],
     pub gid: [u32; 3],
@@ -426,299 +424,6 @@ pub(crate) fn tell(report: &OwnedFd, progress: &Progress, fds: &[BorrowedFd<'_>]
     // The keeper is the only listener; if it is gone, this process dies with it.
     let bytes = serde_json::to_vec(progress).unwrap_or_default();
     let _gone = socket::send(report, &bytes, fds);
-}
-
-fn start_shifted(
-    mut site: Site,
-    entry: &Entry<'_>,
-    ends: Ends,
-    network: Option<&Helper>,
-) -> Result<Option<Pid>, Errno> {
-    let kept = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.map_or(-1, Helper::as_raw_fd)];
-    let until = entry.until.map_or(-1, AsRawFd::as_raw_fd);
-    let kept = [&kept[..], &[awaited(&site), until]].concat();
-    let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
-    match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
-        Fork::Parent(builder) => Ok(Some(builder)),
-        Fork::Child => {
-            die_with_parent();
-            enter_limits(&mut site, &ends);
-            process::close_all_but(&kept);
-            let went = match build_shifted(&mut site, entry, &ends, network) {
-                Ok(went) => went,
-                Err(error) => ends.give_up(error),
-            };
-            // Should init end now, the keeper is to see it.
-            drop(ends);
-            // With the end of this process its mounts go, and init, which copies them, would wait for that.
-            let _closed = socket::receive(&went, &mut [0]);
-            let _closed = entry.until.map(|until| rustix::io::read(until, &mut [0u8][..]));
-            process::exit_now(0)
-        }
-    }
-}
-
-/// Returns init's socket, which init closes when it needs this process no more.
-fn build_shifted(
-    site: &mut Site,
-    entry: &Entry<'_>,
-    ends: &Ends,
-    network: Option<&Helper>,
-) -> Result<OwnedFd, StepError> {
-    let step = |step: &str| {
-        let step = step.to_owned();
-        move |e: Errno| StepError { step, why: format!("{e}; see 'fvm doctor' for what this kernel allows") }
-    };
-    process::unshare(OWNED_BY_HOST).map_err(step("make a mount namespace"))?;
-    let (go, went) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(step("make a socket pair"))?;
-    // The network's takes as long as all others together: init makes it beside the mounts.
-    let network_too = entry.namespaces.has(Namespaces::NET);
-    let at_once = entry.namespaces.without(OWNED_BY_HOST).without(Namespaces::NET);
-    let init = match process::clone_into(at_once, true).map_err(step("make the namespaces"))? {
-        Fork::Parent(init) => init,
-        Fork::Child => {
-            drop(went);
-            if network_too && let Err(e) = process::unshare(Namespaces::NET) {
-                ends.give_up(step("make a network namespace")(e));
-            }
-            begin_network(network, ends);
-            hide_command("fvm: init");
-            let mut early = prepare(entry, ends);
-            // Where it cannot be, the operation says why.
-            site.has_loopback = network_too && fvm_sys::net::loopback_up().is_ok();
-            let _the_same = site.prepare_filter(entry.after);
-            // The end without a message: the builder failed, and has said so.
-            let mut byte = [0u8];
-            let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
-            if fds.is_empty() {
-                process::exit_now(1)
-            }
-            let tree = fds.remove(0);
-            site.inner = fds;
-            early.builder = Some(go);
-            enter_shifted(site, &tree, entry, ends, network, early)
-        }
-    };
-    drop(go);
-    ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
-    write_maps(init, &entry.maps, false).map_err(step("map the VM's ids"))?;
-    let userns = format!("/proc/{}/ns/user", init.as_raw_nonzero());
-    site.idmap = Some(
-        fs::open(userns.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty())
-            .map_err(step("open the user namespace"))?,
-    );
-    // overlayfs makes its work files as this process: it must be somebody whom the shifted layers know.
-    ids::keep_capabilities().map_err(step("keep capabilities"))?;
-    ids::set_fs_ids(SHIFT, SHIFT).map_err(step("take the VM's file ids"))?;
-    rustix::process::umask(FileMode::empty());
-    for op in entry.before {
-        site.execute(op)?;
-    }
-    let tree = site.assembled().map_err(step("start init"))?;
-    let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
-    socket::send(&went, b"!", &fds).map_err(step("start init"))?;
-    Ok(went)
-}
-
-fn enter_shifted(
-    site: &mut Site,
-    tree: &OwnedFd,
-    entry: &Entry<'_>,
-    ends: &Ends,
-    network: Option<&Helper>,
-    early: Early,
-) -> ! {
-    let enter = |site: &mut Site| -> Result<(), Errno> {
-        rustix::process::fchdir(tree)?;
-        process::unshare(Namespaces::MOUNT)?;
-        site.adopt_working_directory()?;
-        ids::become_root_of_namespace()
-    };
-    if let Err(e) = enter(site) {
-        ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
-    }
-    finish(site, entry, ends, network, early)
-}
-
-/// Tells who makes the network of a root VM where it is to be.
-fn begin_network(network: Option<&Helper>, ends: &Ends) {
-    if let Some(Err(e)) = network.map(Helper::begin) {
-        ends.give_up(StepError { step: "reach who makes the VM's network".into(), why: e.to_string() });
-    }
-}
-
-fn await_network(network: Option<&Helper>) {
-    if network.is_some_and(|helper| !helper.is_done()) {
-        process::exit_now(1)
-    }
-}
-
-fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
-    let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match process::clone_into(entry.namespaces.and(Namespaces::MOUNT), false)? {
-        Fork::Parent(init) => {
-            drop(go);
-            ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
-            let maps = write_maps(init, &entry.maps, true);
-            let maps = maps.map_err(|e| StepError { step: "map the VM's ids".into(), why: e.to_string() });
-            match maps.and_then(|()| admit(&site, init)) {
-                Ok(()) => drop(rustix::io::write(&went, b"!")?),
-                Err(error) => ends.tell(&Progress::Failed(error)),
-            }
-            Ok(None)
-        }
-        Fork::Child => {
-            drop(went);
-            let mut byte = [0u8];
-            if rustix::io::read(&go, &mut byte[..]) != Ok(1) {
-                process::exit_now(1);
-            }
-            hide_command("fvm: init");
-            enter_limits(&mut site, &ends);
-            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd(), awaited(&site)]);
-            build_rootless(&mut site, entry, &ends, None)
-        }
-    }
-}
-
-/// Has the user's systemd put init into the scope that limits the VM, if it is limited.
-pub(crate) fn admit(site: &Site, init: Pid) -> Result<(), StepError> {
-    let admitted = site.gate.as_ref().map_or(Ok(()), |gate| gate.admit(init));
-    admitted.map_err(|why| StepError { step: "limit the VM".into(), why })
-}
-
-/// Init of an ordinary user's VM builds it itself, in its namespaces. `network`: readable when that is there.
-pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&OwnedFd>) -> ! {
-    rustix::process::umask(FileMode::empty());
-    for op in entry.before {
-        if let Err(error) = site.execute(op) {
-            ends.give_up(error);
-        }
-    }
-    if let Some(network) = network
-        && rustix::io::read(network, &mut [0u8][..]) != Ok(1)
-    {
-        // Whoever makes it failed, and has said so.
-        process::exit_now(1)
-    }
-    finish(site, entry, ends, None, prepare(entry, ends))
-}
-
-/// Init builds as the host's root, in a new process namespace, and enters the user namespace at the end, so that
-/// every mount, `/proc` with its guards too, is locked. The keeper writes the maps.
-fn start_identity(
-    mut site: Site,
-    entry: &Entry<'_>,
-    ends: Ends,
-    network: Option<&Helper>,
-) -> Result<Option<Pid>, Errno> {
-    let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let (entered, has_entered) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match process::clone_into(Namespaces::PID, false)? {
-        Fork::Parent(init) => {
-            drop((go, has_entered));
-            ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
-            let mut byte = [0u8];
-            // No byte: init failed before, and says so itself.
-            if rustix::io::read(&entered, &mut byte[..]) == Ok(1) {
-                match write_maps(init, &entry.maps, false) {
-                    Ok(()) => drop(rustix::io::write(&went, b"!")?),
-                    Err(e) => {
-                        ends.tell(&Progress::Failed(StepError { step: "map the VM's ids".into(), why: e.to_string() }))
-                    }
-                }
-            }
-            Ok(None)
-        }
-        Fork::Child => {
-            drop((went, entered));
-            hide_command("fvm: init");
-            enter_limits(&mut site, &ends);
-            let own = [&ends.orders, &ends.report, &go, &has_entered].map(AsRawFd::as_raw_fd);
-            let kept: Vec<_> = own.into_iter().chain(network.map(Helper::as_raw_fd)).chain([awaited(&site)]).collect();
-            process::close_all_but(&kept);
-            rustix::process::umask(FileMode::empty());
-            let built = process::unshare(OWNED_BY_HOST)
-                .map_err(|e| StepError { step: "make a mount namespace".into(), why: e.to_string() })
-                .and_then(|()| entry.before.iter().try_for_each(|op| site.execute(op)));
-            if let Err(error) = built {
-                ends.give_up(error);
-            }
-            let enter = |site: &mut Site| -> Result<(), Errno> {
-                rustix::process::fchdir(site.assembled()?)?;
-                process::unshare(Namespaces::USER)?;
-                rustix::io::write(&has_entered, b"!")?;
-                let mut byte = [0u8];
-                if rustix::io::read(&go, &mut byte[..])? != 1 {
-                    return Err(Errno::PERM);
-                }
-                ids::become_root_of_namespace()?;
-                process::unshare(
-                    entry
-                        .namespaces
-                        .without(Namespaces::USER.and(Namespaces::PID).and(OWNED_BY_HOST))
-                        .and(Namespaces::MOUNT),
-                )?;
-                site.adopt_working_directory()
-            };
-            if let Err(e) = enter(&mut site) {
-                ends.give_up(StepError { step: "enter the user namespace".into(), why: e.to_string() });
-            }
-            drop((go, has_entered));
-            begin_network(network, &ends);
-            finish(&mut site, entry, &ends, network, prepare(entry, &ends))
-        }
-    }
-}
-
-fn prepare(entry: &Entry<'_>, ends: &Ends) -> Early {
-    match Early::prepare(&ends.orders, entry.has_first) {
-        Ok(early) => early,
-        Err(e) => ends.give_up(StepError { step: "prepare init".into(), why: e.to_string() }),
-    }
-}
-
-/// Init, in its namespaces: the last operations, then service.
-fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>, early: Early) -> ! {
-    // From the tracer's filter on, init's own captured calls wait until the keeper answers: what else it opens comes before.
-    let traced_at = entry.after.iter().position(|op| matches!(op, SetupOp::Trace { .. }));
-    let (ops, last) = entry.after.split_at(traced_at.unwrap_or(entry.after.len()));
-    site.has_network = network.is_some();
-    for op in ops {
-        if let Err(error) = site.execute(op) {
-            ends.give_up(error);
-        }
-    }
-    // No program is there before it, and none of the operations needs it.
-    await_network(network);
-    // After the last change of credentials, which would reset both.
-    die_with_parent();
-    let _old_kernel = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-    rustix::process::umask(FileMode::from_raw_mode(0o022));
-    let bus = site.bus_client.take();
-    let buses = std::mem::take(&mut site.buses);
-    let inner = std::mem::take(&mut site.inner);
-    // Its own, to be closed once it has been used.
-    let Ok(report) = rustix::io::fcntl_dupfd_cloexec(&ends.report, 3) else { process::exit_now(1) };
-    let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).chain(&bus).chain([&ends.orders, &report]);
-    process::close_all_but(&kept.map(AsRawFd::as_raw_fd).chain(early.fds()).collect::<Vec<_>>());
-    let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);
-    let buses = buses.into_iter().map(|(kind, listener)| Bus::new(kind, listener)).collect();
-    for op in last {
-        if let Err(error) = site.execute(op) {
-            tell(&report, &Progress::Failed(error), &[]);
-            process::exit_now(1)
-        }
-    }
-    let is_traced = site.traced.as_ref().is_some_and(Traced::works);
-    let null = site.traced.take().and_then(|traced| traced.tell(&report));
-    // There is one listener: the tracer has it, and answers for links too.
-    let links = site.mode == Mode::Rootless && !is_traced;
-    let served = init::Served { orders: &ends.orders, overlays: &overlays, links };
-    init::serve(&served, buses, early, null, move || {
-        tell(&report, &Progress::Ready, bus.as_ref().map(AsFd::as_fd).as_slice())
-    })
 }
 
 /// Where a builder waits for the layers.
