@@ -331,8 +331,8 @@ fn chromium_what_is_no_address_of_the_web_is_not_visited(lab: &Lab) {
     assert!(matches!(seen.ended, Ended::Failed { .. }), "{:?}", seen.ended);
 }
 
-/// `--measure N`: N visits of a small and of a larger page, in VMs and by a bare browser, in turns; so many at once as there are
-/// processors.
+/// `--measure N`: N visits of a small and of a larger page, in VMs and by a bare browser: so many at once as there are processors, in
+/// blocks that take turns, and then one after the other, in turns.
 fn measure(lab: &Lab, count: usize) {
     let larger = |asked: &http::Asked| match asked.path.as_str() {
         "/" => Answer::html(format!(
@@ -356,41 +356,58 @@ fn measure(lab: &Lab, count: usize) {
     let gate = LabGate::new(Arc::clone(&net) as Arc<dyn lab::gate::Sites>);
     let visitor = lab.visitor(net, params.clone(), browsers(Tier::Shell), &[]);
     let browser = browsers(Tier::Shell).remove(0);
+    // Milliseconds: the VM's start, until the browser was ready, loading, all.
+    let visit = |url: &str, in_vm: bool| {
+        let began = Instant::now();
+        let [vm, ready, load] = if in_vm {
+            let seen = lab.visit(&visitor, url, Tier::Shell);
+            assert_eq!(seen.ended, Ended::Done);
+            [seen.vm_ms, seen.ready_ms, seen.load_ms.unwrap_or(0.0)]
+        } else {
+            [0.0, lab::bare::visit(&gate, &browser, &params, url, &lab.store), 0.0]
+        };
+        [vm, ready, load, began.elapsed().as_secs_f64() * 1000.0]
+    };
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
     for url in ["http://min.test/", "http://p.test/"] {
-        for round in 0..4 {
-            let in_vms = round % 2 == 0;
-            let (next, parts) = (AtomicUsize::new(0), Mutex::new([0.0; 4]));
-            let cpu = cpu_ms();
-            let began = Instant::now();
+        let mut rates = [Vec::new(), Vec::new()];
+        for round in 0..6 {
+            let in_vm = round % 2 == 0;
+            let next = AtomicUsize::new(0);
+            let (cpu, began) = (cpu_ms(), Instant::now());
             std::thread::scope(|scope| {
                 for _ in 0..at_once {
                     scope.spawn(|| {
                         while next.fetch_add(1, Ordering::Relaxed) < count {
-                            let one = if in_vms {
-                                let seen = lab.visit(&visitor, url, Tier::Shell);
-                                assert_eq!(seen.ended, Ended::Done);
-                                [seen.vm_ms, seen.ready_ms, seen.load_ms.unwrap_or(0.0), seen.took_ms]
-                            } else {
-                                let began = Instant::now();
-                                let ready_ms = lab::bare::visit(&gate, &browser, &params, url, &lab.store);
-                                [0.0, ready_ms, 0.0, began.elapsed().as_secs_f64() * 1000.0]
-                            };
-                            parts.lock().unwrap().iter_mut().zip(one).for_each(|(sum, part)| *sum += part);
+                            visit(url, in_vm);
                         }
                     });
                 }
             });
-            let took_s = began.elapsed().as_secs_f64();
-            let mean = parts.into_inner().unwrap().map(|sum| (sum / count as f64).round());
-            println!(
-                "{url} {}: {:.0} a minute and processor, {:.0} ms of processor each; vm, ready, load, all: {mean:?} ms",
-                if in_vms { "VM  " } else { "bare" },
-                count as f64 * 60.0 / took_s / at_once as f64,
-                (cpu_ms() - cpu) / count as f64,
-            );
+            let rate = count as f64 * 60.0 / began.elapsed().as_secs_f64() / at_once as f64;
+            rates[usize::from(in_vm)].push(rate);
+            let cpu = (cpu_ms() - cpu) / count as f64;
+            let who = if in_vm { "VM  " } else { "bare" };
+            println!("{url} {who}: {rate:.0} a minute and processor, {cpu:.0} ms of processor each");
         }
+        let [bare, vm] = rates.map(median);
+        println!("{url} {at_once} at once: {vm:.0} in VMs, {bare:.0} bare: {:.2}", vm / bare);
+        let mut parts: [[Vec<f64>; 4]; 2] = Default::default();
+        for n in 0..2 * count {
+            let in_vm = n % 2 == 0;
+            for (all, part) in parts[usize::from(in_vm)].iter_mut().zip(visit(url, in_vm)) {
+                all.push(part);
+            }
+        }
+        let [bare, vm] = parts.map(|parts| parts.map(median));
+        println!("{url} one by one, medians of VM start, ready, load, all: {vm:.1?} ms in VMs, {bare:.1?} ms bare");
+        println!("{url} one by one: a VM adds {:.1} ms", vm[3] - bare[3]);
     }
+}
+
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
 }
 
 /// What all processors have done since the machine began, in milliseconds.
