@@ -157,6 +157,8 @@ pub enum Refusal {
     NoNameServer,
     /// It is not of the internet.
     Forbidden(IpAddr),
+    /// It is this machine's own, or of a network that it is in.
+    Near(IpAddr),
     /// No connection.
     NotConnected(String),
     /// No TLS connection.
@@ -182,7 +184,7 @@ impl Refusal {
         match self {
             Self::NoSuchName => "no-such-name",
             Self::NoNameServer => "no-name-server",
-            Self::Forbidden(_) => "forbidden-address",
+            Self::Forbidden(_) | Self::Near(_) => "forbidden-address",
             Self::NotConnected(_) => "not-connected",
             Self::Tls(_) => "tls",
             Self::TooLong => "too-long",
@@ -196,7 +198,7 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::Near(_) => StatusCode::FORBIDDEN,
             Self::TooLong => StatusCode::GATEWAY_TIMEOUT,
             Self::NotRecorded => StatusCode::NOT_FOUND,
             Self::TooMuch | Self::CannotRecord(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -224,6 +226,9 @@ impl std::fmt::Display for Refusal {
             Self::NoSuchName => f.write_str("there is no such name"),
             Self::NoNameServer => f.write_str("no name server answered"),
             Self::Forbidden(ip) => write!(f, "{ip} is not an address of the internet, and not allowed"),
+            Self::Near(ip) => {
+                write!(f, "{ip} is an address of this machine or of a network that it is in, and not allowed")
+            }
             Self::NotConnected(why) => write!(f, "no connection: {why}"),
             Self::Tls(why) => write!(f, "no TLS connection: {why}"),
             Self::TooLong => f.write_str("it took too long"),
