@@ -381,6 +381,9 @@ pub struct Observation {
     pub listened: Vec<String>,
     /// Connections that are not the browser's.
     pub foreign: Vec<Foreign>,
+    /// Connections that the browser's proxy was asked for and that no page makes a browser ask for: to a port that is no web site's
+    /// (`port`), with first bytes that are no browser's (`tunnel`).
+    pub odd: Vec<Foreign>,
     /// Findings of the behaviour log: rule, severity, words.
     pub findings: Vec<(String, String, String)>,
     /// Events of the log that were lost.

@@ -80,6 +80,12 @@ const RULES: &[Rule] = &[
         evidence: |seen, _| findings(seen, &["high", "medium", "low"]),
     },
     Rule {
+        id: "odd-connection",
+        kind: Kind::Suspicious,
+        text: "the browser's proxy was asked for a connection that no page makes a browser ask for",
+        evidence: |seen, _| seen.odd.iter().map(|odd| format!("{} {} {}", odd.protocol, odd.to, odd.began)).collect(),
+    },
+    Rule {
         id: "automatic-download",
         kind: Kind::Suspicious,
         text: "a file was fetched that nobody had asked for",
@@ -282,6 +288,7 @@ mod tests {
                 &["finding"],
             ),
             ("low", Observation { findings: vec![finding("a", "low")], ..base() }, Kind::Suspicious, &["finding"]),
+            ("odd", Observation { odd: vec![Foreign::default()], ..base() }, Kind::Suspicious, &["odd-connection"]),
             ("unasked", download(true), Kind::Suspicious, &["automatic-download"]),
             ("asked", download(false), Kind::Clean, &[]),
             ("renderer", ended(Ended::RendererCrashed), Kind::Suspicious, &["renderer-crash"]),

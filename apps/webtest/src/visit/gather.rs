@@ -29,6 +29,7 @@ impl Visit<'_> {
         let is_out_of_memory = usage.memory_kills.unwrap_or(0) > 0;
         seen.exit = machine.plug().exit();
         seen.foreign = machine.plug().foreign();
+        seen.odd = machine.plug().odd();
         let is_through = matches!(ended, Ended::Done | Ended::NotReached { .. });
         seen.ended = if is_out_of_memory && !is_through { Ended::OutOfMemory } else { ended };
         let record = machine.record().ok_or("the VM is gone")?.clone();

@@ -26,6 +26,12 @@ const ADDRESSES_MAX: usize = 4;
 const BAD_PORTS: [u16; 24] =
     [7, 9, 19, 21, 22, 23, 25, 53, 69, 110, 111, 119, 135, 137, 139, 143, 161, 389, 445, 465, 514, 587, 993, 995];
 
+/// Whether sites may be at a port.
+#[must_use]
+pub fn is_web_port(port: u16) -> bool {
+    !BAD_PORTS.contains(&port)
+}
+
 /// The address that a host is, in whatever way it is written out: `127.1` and `0x7f000001` too, which other programs read as one.
 fn written(host: &str) -> Option<IpAddr> {
     match Host::parse(host.strip_suffix('.').unwrap_or(host)) {
@@ -92,8 +98,8 @@ impl Reach {
         exit: Option<&Exit>,
         limits: &Limits,
     ) -> Result<TcpStream, Refusal> {
-        if BAD_PORTS.contains(&port) {
-            return Err(Refusal::NotSupported("a port that is no web site's"));
+        if !is_web_port(port) {
+            return Err(Refusal::NoWebPort);
         }
         timeout(limits.connect_max, self.connect(host, port, exit)).await.unwrap_or(Err(Refusal::TooLong))
     }

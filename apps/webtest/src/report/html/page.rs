@@ -171,6 +171,12 @@ fn of_the_vm(out: &mut String, seen: &Observation) {
         "protocol|to|program|began",
         seen.foreign.iter().map(|f| [text(&f.protocol), code(&f.to), maybe(&f.program), code(&f.began)]),
     );
+    list(
+        out,
+        "Connections that no page makes a browser ask for",
+        "what|to|began",
+        seen.odd.iter().map(|f| [text(&f.protocol), code(&f.to), code(&f.began)]),
+    );
     list(out, "Ports on which something listened", "port", seen.listened.iter().map(|port| [code(port)]));
     list(
         out,
