@@ -203,8 +203,8 @@ pub struct Visits {
     /// Leave a page alone for so long after it has loaded [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub wait: Option<u64>,
-    /// Sites that one VM visits in its life [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    /// Sites that one VM visits in its life: 1, no other number yet
+    #[arg(long, value_name = "N", value_parser = one_each)]
     pub urls_per_vm: Option<u32>,
     /// VMs that start or end at once [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -380,6 +380,17 @@ impl Visits {
     }
 }
 
+/// How many sites a VM visits.
+fn one_each(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(1) => Ok(1),
+        Ok(2..) => Err("each VM visits one site: several in one life are not implemented, since what one of them did \
+                        to the VM could not be told from what the others did"
+            .into()),
+        _ => Err(format!("'{text}' is no number of sites")),
+    }
+}
+
 /// `90`, `90s`, `5m`, `12h`, `7d`.
 fn seconds(text: &str) -> Result<u64, String> {
     let bad = || format!("'{text}' is no time: give a number and s, m, h or d, such as 30s");
@@ -463,10 +474,14 @@ mod tests {
             (120, 512 << 20, (800, 600), Tier::Auto)
         );
         assert_eq!((given.network, given.dom, given.attempts), (Network::Replay { dir: "/w".into() }, false, 1));
+        assert_eq!(params("run --urls-per-vm 1").urls_per_vm, 1);
+        assert!(parse("run --urls-per-vm 5").unwrap_err().to_string().contains("each VM visits one site"));
         for bad in [
             "run --wait x",
             "run --wait 3w",
             "run --memory 5",
+            "run --urls-per-vm 0",
+            "run --urls-per-vm 2",
             "run --cpus nan",
             "run --viewport 9x9",
             "run --record a --replay b",

@@ -74,7 +74,7 @@ pub enum Network {
 pub struct Params {
     /// How long a page is left alone after it has loaded, in seconds.
     pub wait_s: u32,
-    /// How many sites one VM visits in its life.
+    /// How many sites one VM visits in its life: 1 is the only number that can be visited.
     pub urls_per_vm: u32,
     /// How many VMs there are at once; from memory and processors if nothing.
     pub concurrent: Option<u32>,

@@ -46,6 +46,9 @@ pub enum VisitError {
     /// The baseline cannot be used.
     #[error(transparent)]
     Baseline(#[from] BaselineError),
+    /// A parameter that no visit can have.
+    #[error("these parameters cannot be visited by: {0}")]
+    Params(String),
     /// A browser did not say its version in a VM.
     #[error("the browser {} does not run in a VM: {why}", file.display())]
     Browser {
@@ -90,6 +93,10 @@ impl VmVisitor {
         learnt: &[Learnt],
         browsers: Vec<Browser>,
     ) -> Result<Self, VisitError> {
+        if params.urls_per_vm != 1 {
+            let why = format!("{} sites in one VM's life: each VM visits one site", params.urls_per_vm);
+            return Err(VisitError::Params(why));
+        }
         let named = Some(params.policy.as_deref().unwrap_or("untrusted"));
         let base = fvm::policy(named, &fvm::model::policy::Flags::default(), dirs).map_err(VisitError::Policy)?;
         let policy = machine::policy(base, &params);
