@@ -218,6 +218,9 @@ pub struct Visits {
     /// Memory of a VM [default: 1G]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
+    /// Disk that a VM may take, with its browser's profile [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub disk: Option<u64>,
     /// Processors of a VM [default: 1]
     #[arg(long, value_name = "N", value_parser = processors)]
     pub cpus: Option<f64>,
@@ -361,6 +364,7 @@ impl Visits {
             load_max_s: seconds(self.load_max, usual.load_max_s),
             visit_max_s: seconds(self.visit_max, usual.visit_max_s),
             memory_bytes: self.memory.unwrap_or(usual.memory_bytes),
+            disk_bytes: self.disk.unwrap_or(usual.disk_bytes),
             cpus: self.cpus.unwrap_or(usual.cpus),
             pids: self.pids.unwrap_or(usual.pids),
             policy: self.policy.clone(),
@@ -474,12 +478,13 @@ mod tests {
             (120, 512 << 20, (800, 600), Tier::Auto)
         );
         assert_eq!((given.network, given.dom, given.attempts), (Network::Replay { dir: "/w".into() }, false, 1));
-        assert_eq!(params("run --urls-per-vm 1").urls_per_vm, 1);
+        assert_eq!(params("run --urls-per-vm 1 --disk 64M").disk_bytes, 64 << 20);
         assert!(parse("run --urls-per-vm 5").unwrap_err().to_string().contains("each VM visits one site"));
         for bad in [
             "run --wait x",
             "run --wait 3w",
             "run --memory 5",
+            "run --disk 5",
             "run --urls-per-vm 0",
             "run --urls-per-vm 2",
             "run --cpus nan",

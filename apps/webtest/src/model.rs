@@ -86,6 +86,8 @@ pub struct Params {
     pub visit_max_s: u32,
     /// Memory of a VM, in bytes.
     pub memory_bytes: u64,
+    /// What a VM may take of the disk, with the browser's profile and downloads, in bytes.
+    pub disk_bytes: u64,
     /// Processors of a VM.
     pub cpus: f64,
     /// Processes and threads of a VM.
@@ -120,6 +122,7 @@ impl Default for Params {
             load_max_s: 20,
             visit_max_s: 60,
             memory_bytes: 1 << 30,
+            disk_bytes: 512 << 20,
             cpus: 1.0,
             pids: 300,
             policy: None,
@@ -286,6 +289,8 @@ pub enum Ended {
     BrowserCrashed,
     /// The VM had no memory left.
     OutOfMemory,
+    /// The VM had taken as much of the disk as it may.
+    DiskFull,
     /// Not the page's fault: a VM could not be started, a browser is missing.
     Failed {
         /// Why.

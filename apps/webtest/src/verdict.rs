@@ -110,6 +110,12 @@ const RULES: &[Rule] = &[
         evidence: |seen, _| when(seen.fights.swelled || matches!(seen.ended, Ended::OutOfMemory), seen),
     },
     Rule {
+        id: "disk",
+        kind: Kind::Suspicious,
+        text: "the page wanted more of the disk than it was given",
+        evidence: |seen, _| when(matches!(seen.ended, Ended::DiskFull), seen),
+    },
+    Rule {
         id: "processor",
         kind: Kind::Suspicious,
         text: "the page used all of the processor that it was given, for as long as it was there",
@@ -294,6 +300,7 @@ mod tests {
             ("renderer", ended(Ended::RendererCrashed), Kind::Suspicious, &["renderer-crash"]),
             ("browser", ended(Ended::BrowserCrashed), Kind::Suspicious, &["browser-crash"]),
             ("memory", ended(Ended::OutOfMemory), Kind::Suspicious, &["memory"]),
+            ("disk", ended(Ended::DiskFull), Kind::Suspicious, &["disk"]),
             ("swelled", fights(Fights { swelled: true, ..Fights::default() }), Kind::Suspicious, &["memory"]),
             ("spun", fights(Fights { spun: true, ..Fights::default() }), Kind::Suspicious, &["processor"]),
             ("asks", fights(Fights { dialogs: DIALOGS_MAX, ..Fights::default() }), Kind::Suspicious, &["dialogs"]),

@@ -10,6 +10,7 @@
 use super::Visitor;
 use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
+use super::disk::Disk;
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
 use super::spin::{self, Threads};
@@ -249,11 +250,15 @@ impl Visit<'_> {
         let go = watch.go(self.task.url.as_str());
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
         let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
+        let mut disk = Disk::new(machine.layers(), params.disk_bytes);
         let mut spent = (asked, machine.usage().cpu_us, Threads::default());
-        let ended = loop {
+        let mut ended = loop {
             let now = Instant::now();
             if self.stop.load(Ordering::Relaxed) || now >= end {
                 break Ended::TimedOut;
+            }
+            if disk.is_over(|| machine.taken()) {
+                break Ended::DiskFull;
             }
             match watch.over {
                 Some(Over::Crashed) => break Ended::RendererCrashed,
@@ -316,6 +321,10 @@ impl Visit<'_> {
                 wait_end.unwrap_or_else(|| Instant::now() + Duration::from_secs(params.wait_s.into())).min(end);
             while Instant::now() < wait_end && !self.stop.load(Ordering::Relaxed) {
                 std::thread::sleep(TURN);
+                if disk.is_over(|| machine.taken()) {
+                    ended = Ended::DiskFull;
+                    break;
+                }
             }
         } else {
             self.look(machine, watch, &ended, seen);

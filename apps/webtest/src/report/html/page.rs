@@ -92,6 +92,7 @@ fn facts(out: &mut String, row: &Row, seen: &Observation) {
         Ended::RendererCrashed => "its renderer crashed".into(),
         Ended::BrowserCrashed => "the browser crashed".into(),
         Ended::OutOfMemory => "the VM had no memory left".into(),
+        Ended::DiskFull => "the VM had taken all the disk that it may".into(),
         Ended::Failed { why } => format!("the visit failed: {why}"),
     };
     let ms = |ms: f64| format!("{:.2} s", ms / 1e3);
