@@ -97,13 +97,14 @@ fn run(args: &[std::ffi::OsString]) -> Result<(), Box<dyn Error>> {
     }
     let ended = child.wait()?.ended;
     std::io::stdout().write_all(&said)?;
-    let (foreign, refused) = (plug.foreign(), plug.refused());
+    let (foreign, refused, odd) = (plug.foreign(), plug.refused(), plug.odd());
     let begun = Instant::now();
     drop(plug);
     let report = serde_json::json!({
         "ended": format!("{ended:?}"),
         "foreign": foreign,
         "refused": refused,
+        "odd": odd,
         "plug_us": took.as_micros(),
         "unplug_us": begun.elapsed().as_micros(),
     });

@@ -203,8 +203,8 @@ pub struct Visits {
     /// Leave a page alone for so long after it has loaded [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub wait: Option<u64>,
-    /// Sites that one VM visits in its life [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    /// Sites that one VM visits in its life: 1, no other number yet
+    #[arg(long, value_name = "N", value_parser = one_each)]
     pub urls_per_vm: Option<u32>,
     /// VMs that start or end at once [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -218,6 +218,9 @@ pub struct Visits {
     /// Memory of a VM [default: 1G]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
+    /// Disk that a VM may take, with its browser's profile [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub disk: Option<u64>,
     /// Processors of a VM [default: 1]
     #[arg(long, value_name = "N", value_parser = processors)]
     pub cpus: Option<f64>,
@@ -361,6 +364,7 @@ impl Visits {
             load_max_s: seconds(self.load_max, usual.load_max_s),
             visit_max_s: seconds(self.visit_max, usual.visit_max_s),
             memory_bytes: self.memory.unwrap_or(usual.memory_bytes),
+            disk_bytes: self.disk.unwrap_or(usual.disk_bytes),
             cpus: self.cpus.unwrap_or(usual.cpus),
             pids: self.pids.unwrap_or(usual.pids),
             policy: self.policy.clone(),
@@ -377,6 +381,17 @@ impl Visits {
             dom: !self.no_dom,
             attempts: self.attempts.unwrap_or(usual.attempts),
         }
+    }
+}
+
+/// How many sites a VM visits.
+fn one_each(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(1) => Ok(1),
+        Ok(2..) => Err("each VM visits one site: several in one life are not implemented, since what one of them did \
+                        to the VM could not be told from what the others did"
+            .into()),
+        _ => Err(format!("'{text}' is no number of sites")),
     }
 }
 
@@ -463,10 +478,15 @@ mod tests {
             (120, 512 << 20, (800, 600), Tier::Auto)
         );
         assert_eq!((given.network, given.dom, given.attempts), (Network::Replay { dir: "/w".into() }, false, 1));
+        assert_eq!(params("run --urls-per-vm 1 --disk 64M").disk_bytes, 64 << 20);
+        assert!(parse("run --urls-per-vm 5").unwrap_err().to_string().contains("each VM visits one site"));
         for bad in [
             "run --wait x",
             "run --wait 3w",
             "run --memory 5",
+            "run --disk 5",
+            "run --urls-per-vm 0",
+            "run --urls-per-vm 2",
             "run --cpus nan",
             "run --viewport 9x9",
             "run --record a --replay b",

@@ -74,7 +74,7 @@ pub enum Network {
 pub struct Params {
     /// How long a page is left alone after it has loaded, in seconds.
     pub wait_s: u32,
-    /// How many sites one VM visits in its life.
+    /// How many sites one VM visits in its life: 1 is the only number that can be visited.
     pub urls_per_vm: u32,
     /// How many VMs there are at once; from memory and processors if nothing.
     pub concurrent: Option<u32>,
@@ -86,6 +86,8 @@ pub struct Params {
     pub visit_max_s: u32,
     /// Memory of a VM, in bytes.
     pub memory_bytes: u64,
+    /// What a VM may take of the disk, with the browser's profile and downloads, in bytes.
+    pub disk_bytes: u64,
     /// Processors of a VM.
     pub cpus: f64,
     /// Processes and threads of a VM.
@@ -120,6 +122,7 @@ impl Default for Params {
             load_max_s: 20,
             visit_max_s: 60,
             memory_bytes: 1 << 30,
+            disk_bytes: 512 << 20,
             cpus: 1.0,
             pids: 300,
             policy: None,
@@ -286,6 +289,8 @@ pub enum Ended {
     BrowserCrashed,
     /// The VM had no memory left.
     OutOfMemory,
+    /// The VM had taken as much of the disk as it may.
+    DiskFull,
     /// Not the page's fault: a VM could not be started, a browser is missing.
     Failed {
         /// Why.
@@ -381,6 +386,9 @@ pub struct Observation {
     pub listened: Vec<String>,
     /// Connections that are not the browser's.
     pub foreign: Vec<Foreign>,
+    /// Connections that the browser's proxy was asked for and that no page makes a browser ask for: to a port that is no web site's
+    /// (`port`), with first bytes that are no browser's (`tunnel`).
+    pub odd: Vec<Foreign>,
     /// Findings of the behaviour log: rule, severity, words.
     pub findings: Vec<(String, String, String)>,
     /// Events of the log that were lost.

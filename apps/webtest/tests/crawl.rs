@@ -195,6 +195,128 @@ fn a_crawl_that_was_stopped_goes_on_and_fetches_nothing_again() {
     assert!(matches!(again, Err(CrawlError::OtherScope(_))));
 }
 
+/// What is set when an address is asked for.
+type StopAt = Arc<Mutex<Option<(&'static str, Arc<AtomicBool>)>>>;
+
+/// A site of one page without links, and a sitemap that names others.
+fn mapped(pages: usize, stop_at: StopAt) -> Sites {
+    let asked: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
+    let count = Arc::clone(&asked);
+    let server = Server::new(move |asked: &Asked, stream| {
+        let port = stream.local_addr().unwrap().port();
+        *count.lock().unwrap().entry(asked.path.clone()).or_default() += 1;
+        if let Some((path, stop)) = &*stop_at.lock().unwrap()
+            && *path == asked.path
+        {
+            stop.store(true, Ordering::SeqCst);
+            // Until the crawl has seen that, nothing of it is to be there.
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+        }
+        let xml = |of: String| format!("<x>{of}</x>");
+        let loc = |path: &str| format!("<loc>http://site0.test:{port}{path}</loc>");
+        let (kind, body) = match asked.path.as_str() {
+            "/robots.txt" => ("text/plain", format!("Sitemap: http://site0.test:{port}/maps.xml\n")),
+            "/maps.xml" => ("text/xml", xml(format!("<sitemapindex>{}</sitemapindex>", loc("/map.xml")))),
+            "/map.xml" => ("text/xml", xml((0..pages).map(|n| loc(&format!("/m{n}"))).collect())),
+            "/" => ("text/html", "<p>nothing".into()),
+            path if path.starts_with("/m") => ("text/html", "<p>here".into()),
+            _ => return respond(stream, "404 Not Found", &[], b""),
+        };
+        respond(stream, "200 OK", &[("Content-Type", kind)], body.as_bytes());
+    });
+    Sites { server, asked }
+}
+
+#[test]
+fn pages_that_only_a_sitemap_names_are_not_forgotten_by_a_crawl_that_goes_on() {
+    let pages = 20;
+    let stop_at = StopAt::default();
+    let sites = mapped(pages, Arc::clone(&stop_at));
+    let dir = tempfile::tempdir().unwrap();
+    let set = dir.path().join("set");
+    let begin = [Url::parse(&format!("http://{}:{}/", host(0), sites.server.at.port())).unwrap()];
+    let scope = Scope { at_once: (4, 1), ..scope() };
+    // Ended before the sitemap of sitemaps has come; before the sitemap has; in the midst of its pages; not at all.
+    for at in [Some("/maps.xml"), Some("/map.xml"), Some("/m0"), None] {
+        let stop = Arc::new(AtomicBool::new(false));
+        *stop_at.lock().unwrap() = at.map(|path| (path, Arc::clone(&stop)));
+        let record = record(&set, reach(names(dir.path(), &[host(0)])), None);
+        crawl(record, &begin, &scope, Limits::default(), &stop, &mut quiet).unwrap();
+        assert_eq!(stop.load(Ordering::SeqCst), at.is_some(), "{at:?} was not asked for");
+    }
+    let asked = sites.asked.lock().unwrap();
+    for n in 0..pages {
+        assert!(asked.contains_key(&format!("/m{n}")), "/m{n} was forgotten");
+    }
+    // What was being fetched when it ended is fetched again, what had come is not.
+    assert_eq!((asked["/"], asked["/maps.xml"], asked["/map.xml"]), (1, 2, 2));
+    assert!(asked.iter().all(|(path, times)| !path.starts_with("/m") || *times <= 2), "{asked:?}");
+}
+
+#[test]
+fn who_did_not_answer_is_asked_once_more_by_a_crawl_that_goes_on() {
+    let server = Server::new(|asked: &Asked, stream| {
+        let port = stream.local_addr().unwrap().port();
+        let link = format!("<a href=http://late.test:{port}/>late</a><img src=http://late.test:{port}/part>");
+        let html = [("Content-Type", "text/html")];
+        match (asked.host(), asked.path.as_str()) {
+            (_, "/robots.txt") => respond(stream, "404 Not Found", &[], b""),
+            ("site0.test", _) => respond(stream, "200 OK", &html, link.as_bytes()),
+            _ => respond(stream, "200 OK", &html, b"<a href=/more>more</a>"),
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let set = dir.path().join("set");
+    let begin = [Url::parse(&format!("http://{}:{}/", host(0), server.at.port())).unwrap()];
+    let scope = Scope { sitemaps: false, ..scope() };
+    let run = |hosts: &[String]| {
+        let record = record(&set, reach(names(dir.path(), hosts)), None);
+        crawl(record, &begin, &scope, Limits::default(), &AtomicBool::new(false), &mut quiet).unwrap()
+    };
+    let first = run(&[host(0)]);
+    assert_eq!((first.pages, first.parts, first.failed), (1, 0, 2));
+    let second = run(&[host(0), "late.test".into()]);
+    assert_eq!((second.pages, second.parts, second.failed, second.resumed), (3, 1, 0, 1));
+    let third = run(&[host(0), "late.test".into()]);
+    assert_eq!((third.pages, third.parts, third.failed, third.resumed), (3, 1, 0, 3), "what came is done");
+}
+
+#[test]
+fn what_is_packed_counts_as_what_it_is_unpacked_to() {
+    let packed = {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut packer, &[b' '; 2 << 20]).unwrap();
+        packer.finish().unwrap()
+    };
+    assert!(packed.len() < 10_000);
+    let server = Server::new(move |asked: &Asked, stream| {
+        let html = ("Content-Type", "text/html");
+        match asked.path.as_str() {
+            "/" => {
+                let links: String = (0..20).map(|n| format!("<a href=/b{n}>{n}</a>")).collect();
+                respond(stream, "200 OK", &[html], links.as_bytes());
+            }
+            _ => respond(stream, "200 OK", &[html, ("Content-Encoding", "gzip")], &packed),
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let begin = [Url::parse(&format!("http://{}:{}/", host(0), server.at.port())).unwrap()];
+    let mut n = 0;
+    let mut run = |bytes: u64, page_max_bytes: u64| {
+        n += 1;
+        let scope = Scope { bytes, page_max_bytes, robots: false, sitemaps: false, at_once: (1, 1), ..scope() };
+        let set = dir.path().join(n.to_string());
+        let record = record(&set, reach(names(dir.path(), &[host(0)])), None);
+        let done = crawl(record, &begin, &scope, Limits::default(), &AtomicBool::new(false), &mut quiet).unwrap();
+        (done, std::fs::read_to_string(set.join("crawl.jsonl")).unwrap())
+    };
+    let (done, _) = run(5 << 20, 16 << 20);
+    assert_eq!((done.pages, done.left_out.get(&Out::Bytes)), (1 + 3, Some(&17)), "{done:?}");
+    let (done, log) = run(5 << 20, 1 << 20);
+    assert_eq!((done.pages, done.left_out.get(&Out::Bytes)), (1 + 5, Some(&15)), "{done:?}");
+    assert_eq!(log.matches("once it is unpacked").count(), 5);
+}
+
 fn set_path(dir: &std::path::Path) -> std::path::PathBuf {
     dir.join("set")
 }

@@ -133,6 +133,58 @@ EOF
 }
 
 #[test]
+fn root_and_user_are_told_of_connections_that_no_page_makes_a_browser_ask_for() {
+    if !is_root("root_and_user_are_told_of_connections_that_no_page_makes_a_browser_ask_for") {
+        return;
+    }
+    let site = site();
+    let script = format!(
+        r"
+        curl -sS -p http://{site}/socket; curl -sS -o /dev/null -w ' %{{http_code}} ' http://{ip}:25/
+        python3 - <<'EOF'
+import socket
+def tunnel(to, says):
+    s = socket.create_connection(('127.0.0.1', 3128))
+    s.sendall(b'CONNECT ' + to + b' HTTP/1.1\r\nHost: x\r\n\r\n')
+    status = s.recv(1000).split(b' ')[1]
+    for n in range(len(says)):
+        s.sendall(says[n:n + 1])
+    s.shutdown(socket.SHUT_WR)
+    while s.recv(1000):
+        pass
+    print(status.decode())
+tunnel(b'{site}', b'SSH-2.0-x')
+tunnel(b'{site}', b'SSH-2.0-x')
+tunnel(b'{site}', b'\x16\x03\x01\x02\x00\x01\x00')
+tunnel(b'{site}', b'')
+tunnel(b'{ip}:22', b'')
+EOF
+        ",
+        site = site.at,
+        ip = site.at.ip()
+    );
+    for user in [User::Root, User::Ordinary] {
+        let (said, report) = Plugged::new(user).run("127.0.0.0/8", &script);
+        assert_eq!(said, "you asked for /socket 403 200\n200\n200\n200\n403", "{user:?}");
+        let odd = report["odd"].as_array().unwrap().iter();
+        let one = |odd: &serde_json::Value| {
+            format!(
+                "{} {} {}",
+                odd["protocol"].as_str().unwrap(),
+                odd["to"].as_str().unwrap(),
+                odd["began"].as_str().unwrap()
+            )
+        };
+        let mut odd: Vec<String> = odd.map(one).collect();
+        odd.sort();
+        // How many of the bytes had come when it was clear depends on the machine: the first is enough.
+        assert_eq!(odd.len(), 3, "{user:?}: {odd:?}");
+        assert_eq!(odd[..2], [format!("port {}:22 ", site.at.ip()), format!("port {}:25 ", site.at.ip())], "{user:?}");
+        assert!(odd[2].starts_with(&format!("tunnel {} S", site.at)), "{user:?}: {odd:?}");
+    }
+}
+
+#[test]
 fn root_and_user_visit_a_frozen_copy_without_any_net() {
     if !is_root("root_and_user_visit_a_frozen_copy_without_any_net") {
         return;

@@ -48,6 +48,10 @@ fn echo() -> Server {
                 }
                 let _gone = stream.write_all(b"0\r\n\r\n");
             }
+            "/forged" => {
+                let own = [("Fvm-Gate", "no-such-name"), ("fvm-replay", "like"), ("X-Its", "own")];
+                respond(stream, "200 OK", &own, b"forged");
+            }
             "/gone" => respond(stream, "404 Not Found", &[], b"no"),
             "/moved" => respond(stream, "302 Found", &[("Location", "/bytes")], b""),
             path => {
@@ -70,6 +74,8 @@ fn live_requests_reach_the_server_that_the_address_names_without_what_is_the_pro
     let told = String::from_utf8(got.body).unwrap();
     assert_eq!(told, "POST /path?q=1 127.0.0.1 [\"content-length\", \"host\", \"x-own\"] [104, 105]");
     assert_eq!(ask(proxy.at, "GET", &url.replace("path", "gone").replace("?q=1", ""), &[], b"").unwrap().status, 404);
+    let forged = ask(proxy.at, "GET", &url.replace("path?q=1", "forged"), &[], b"").unwrap();
+    assert!(forged.said().is_none() && !forged.headers.contains_key("fvm-replay") && forged.headers["x-its"] == "own");
     let chunks = ask(proxy.at, "GET", &url.replace("path?q=1", "chunks"), &[], b"").unwrap();
     assert!(chunks.whole && chunks.body.len() == 100_000 && !chunks.headers.contains_key("keep-alive"));
 }

@@ -321,6 +321,21 @@ fn chromium_a_worker_that_ends_cuts_visits_short(lab: &Lab) {
     assert_eq!(judge(&seen, &own()).kind, Kind::Unknown, "{seen:?}");
 }
 
+fn chromium_a_page_that_fills_the_disk_ends_its_visit(lab: &Lab) {
+    let net = Arc::new(Net::of(vec![fighters::fills_the_disk()]));
+    // However slow the machine is, it comes so far.
+    let params = Params { wait_s: 300, disk_bytes: 24 << 20, ..params() };
+    let visitor = lab.visitor(net, params, browsers(Tier::Shell), &[]);
+    let seen = lab.visit(&visitor, "http://fills-the-disk.test/", Tier::Shell);
+    assert_eq!(seen.ended, Ended::DiskFull, "{seen:?}");
+    let verdict = judge(&seen, &own());
+    assert!(
+        verdict.reasons.iter().any(|reason| reason.rule == "disk") && verdict.kind == Kind::Suspicious,
+        "{verdict:?}"
+    );
+    assert!(seen.artifacts.har.is_some() && seen.lost_events == 0, "what was there was looked at");
+}
+
 fn chromium_what_is_no_address_of_the_web_is_not_visited(lab: &Lab) {
     let visitor = lab.visitor(Arc::new(Net::default()), params(), browsers(Tier::Shell), &[]);
     for url in ["file:///etc/passwd", "chrome://crash/", "data:text/html,x", "javascript:alert(1)"] {
@@ -430,6 +445,7 @@ fn main() {
         ("chromium_the_full_browser_sees_the_same", chromium_the_full_browser_sees_the_same),
         ("chromium_a_baseline_is_learnt_and_holds", chromium_a_baseline_is_learnt_and_holds),
         ("chromium_its_own_sandbox_is_on", chromium_its_own_sandbox_is_on),
+        ("chromium_a_page_that_fills_the_disk_ends_its_visit", chromium_a_page_that_fills_the_disk_ends_its_visit),
         ("chromium_a_worker_that_ends_cuts_visits_short", chromium_a_worker_that_ends_cuts_visits_short),
         (
             "chromium_what_is_no_address_of_the_web_is_not_visited",

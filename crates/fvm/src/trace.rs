@@ -21,6 +21,15 @@ impl Fvm {
         Ok(Log::open(&self.home.events_dir(&record.id), record.id.as_str())?)
     }
 
+    /// Has the log of a running VM written down up to now: whoever reads it then misses nothing that was done before. Otherwise the
+    /// last tenth of a second is missing.
+    ///
+    /// # Errors
+    /// When it is not running, or its log is not written.
+    pub fn settle_log(&self, record: &VmRecord) -> Result<(), FvmError> {
+        Ok(fvm_vm::lifecycle::settle(&self.home, record)?)
+    }
+
     /// Who made what, by the VM's log, and how whole that is; `None`: there is no log.
     ///
     /// # Errors

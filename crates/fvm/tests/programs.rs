@@ -7,12 +7,12 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
-use fvm::model::{VmState, exit};
+use fvm::model::{Level, Policy, VmState, exit};
 use fvm::{CAPTURE_MAX_BYTES, Call, Ended, Fvm, FvmError, NewVm, Place, Stream, Streams};
 use fvm_kit::{Lab, Ran, User, install, is_root};
 use rustix::process::Signal;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -73,6 +73,7 @@ fn steps(fvm: &Fvm, dir: &OsStr) {
     a_signal_reaches_the_program(fvm);
     what_the_other_process_met_is_an_error_with_its_code(fvm);
     a_kept_vm_is_the_callers_when_its_program_has_ended(fvm);
+    a_log_holds_all_up_to_the_moment_in_which_it_was_asked_for(fvm);
     a_program_that_is_killed_takes_its_vms_along_but_not_those_it_detached(fvm, dir);
     // Of all that ended nobody is left; of all that was started one.
     let own = std::process::id().to_string();
@@ -153,6 +154,34 @@ fn a_kept_vm_is_the_callers_when_its_program_has_ended(fvm: &Fvm) {
 }
 
 /// A program that begins one VM and one with a keeper of its own.
+/// The tracer holds what it saw for a tenth of a second; a program has run that was not looked for, in a VM that never pauses.
+fn a_log_holds_all_up_to_the_moment_in_which_it_was_asked_for(fvm: &Fvm) {
+    let policy = Policy { trace: Level::Basic, ..Policy::default() };
+    let new = NewVm { policy, ..thrown_away() };
+    let script = "while :; do /bin/true; done & while read n; do /bin/echo $n; done; kill %1";
+    let streams = Streams { input: Stream::Pipe, output: Stream::Pipe, ..Streams::default() };
+    let mut child = fvm.spawn(Place::New(&new), &sh(script), streams).unwrap();
+    let (mut input, output) = (child.input.take().unwrap(), child.output.take().unwrap());
+    let mut output = BufReader::new(output);
+    for n in 0..30 {
+        let word = format!("word-{n}");
+        writeln!(input, "{word}").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), word);
+        fvm.settle_log(&child.vm).unwrap();
+        let mut is_there = false;
+        let whole = fvm.events(&child.vm).unwrap().read(&mut |event| {
+            is_there |= event.args.argv.iter().any(|argument| argument.0.as_os_str() == word.as_str());
+        });
+        assert!(is_there && whole.unwrap().is_whole(true), "{word}");
+    }
+    let vm = child.vm.clone();
+    drop(input);
+    assert!(matches!(child.wait().unwrap().ended, Ended::Exited(_) | Ended::Signaled(_)));
+    assert!(fvm.settle_log(&vm).is_err(), "it has ended");
+}
+
 fn victim(fvm: &Fvm) {
     let child = fvm.spawn(Place::New(&named("victim")), &call(&["sleep", "1000"]), Streams::captured()).unwrap();
     let (own, lock) = fvm.create(&named("own")).unwrap();

@@ -8,6 +8,7 @@
 //!   router    the namespace between VM and host, one for each VM of an ordinary user's;  house: root's, one for many
 //!   host      the host's side of root's                      uplink    the program that reaches the outside
 //!   inward    a namespace from which nothing leaves, and where every address is its own
+//!   near      which addresses are this machine's and its neighbours'
 //!   claim     a loopback address for each VM                 publish   connections to it, carried on to the VM
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod host;
 pub mod house;
 pub mod inward;
 mod link;
+pub mod near;
 pub mod netlink;
 mod nft;
 pub mod publish;

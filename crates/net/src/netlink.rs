@@ -205,6 +205,35 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    /// The one thing of a kind that is asked for, as the kernel describes it: without the head of the message.
+    pub(crate) fn get(&mut self, kind: u16, header: Vec<u8>, attributes: Attributes) -> Result<Vec<u8>, Errno> {
+        let message = Message { kind, flags: 0, header, attributes };
+        self.say([(&message, 0)].into_iter())?;
+        let mut buffer = vec![0u8; ANSWER_MAX_BYTES];
+        // The kernel has answered before `send` returns.
+        let n = loop {
+            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((n, _)) => break n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Err(Errno::NOBUFS),
+                Err(e) => return Err(e),
+            }
+        };
+        let (head, said) = buffer[..n].split_at_checked(HEADER_BYTES).ok_or(Errno::BADMSG)?;
+        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let length = (word(0) as usize).saturating_sub(HEADER_BYTES).min(said.len());
+        match (u16::from_ne_bytes([head[4], head[5]]), said) {
+            _ if word(8) != self.number => Err(Errno::BADMSG),
+            (ERROR, [a, b, c, d, ..]) => match i32::from_ne_bytes([*a, *b, *c, *d]) {
+                0 => Err(Errno::BADMSG),
+                e => Err(Errno::from_raw_os_error(e.saturating_neg())),
+            },
+            _ => Ok(said[..length].to_vec()),
+        }
+    }
+}
+
 /// Reading attributes.
 pub(crate) mod parse {
     /// The value of the first attribute of a kind.

@@ -184,6 +184,8 @@ pub(crate) fn reply(client: &OwnedFd, request: Request, fds: &[OwnedFd], vm: &La
             Reply::Refused("it is suspended: 'fvm resume' first".into())
         }
         Request::Suspend => pause.suspend(vm).map_or_else(Reply::Refused, |()| Reply::Done),
+        Request::Settle if kept.settle() => Reply::Done,
+        Request::Settle => Reply::Refused("its log's tracer does not answer".into()),
         Request::Resume => pause.resume(vm).map_or_else(Reply::Refused, |()| Reply::Done),
         Request::Info => Reply::Info(Info {
             keeper: rustix::process::getpid().as_raw_nonzero().get(),

@@ -19,13 +19,15 @@ use crate::quota::Quota;
 use crate::scope::Scope;
 use fvm_model::policy::Limits;
 use fvm_model::{Mode, Timestamp, VmName, VmRecord};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use fvm_trace::capture::Settler;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The record of a VM that runs, and its groups.
 #[derive(Debug)]
 pub struct Kept {
     home: Home,
     state: Mutex<State>,
+    settler: OnceLock<Settler>,
 }
 
 #[derive(Debug)]
@@ -39,7 +41,18 @@ impl Kept {
     /// Of a VM whose lock the caller holds.
     #[must_use]
     pub fn new(home: &Home, record: VmRecord, groups: Option<Groups>, scope: Option<Scope>) -> Self {
-        Self { home: home.clone(), state: Mutex::new(State { record, groups, scope }) }
+        Self { home: home.clone(), state: Mutex::new(State { record, groups, scope }), settler: OnceLock::new() }
+    }
+
+    /// Its calls are captured: what has all that was seen written down.
+    pub(crate) fn is_traced(&self, settler: Settler) {
+        // A VM has one tracer in a keeper's life.
+        let _first = self.settler.set(settler);
+    }
+
+    /// All that its log's tracer saw is written down: whether it is, or there is no tracer.
+    pub(crate) fn settle(&self) -> bool {
+        self.settler.get().is_none_or(Settler::settle)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

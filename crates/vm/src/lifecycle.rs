@@ -15,7 +15,7 @@ mod detach;
 
 pub use commands::{
     Piped, configure, configure_live, delete, empty_trash_behind, exec, exec_piped, info, kill, look, refresh, resume,
-    stop, suspend,
+    settle, stop, suspend,
 };
 pub use detach::detach;
 
@@ -448,6 +448,9 @@ fn boot_in(
     let cleaner = if at_once && relay.is_none() && begun.is_light() { begun.cleaner()? } else { None };
     let tracer = traced::start(home, record, begun.pending.traced()?)?;
     let Up { mut vm, kept, mut notices } = begun.wait()?;
+    if let Some(tracer) = &tracer {
+        kept.is_traced(tracer.settler());
+    }
     let makers = vm.take_makers();
     notices.extend(absent);
     if let (Some(relay), Some(bus)) = (&relay, vm.bus.take())

@@ -141,6 +141,8 @@ pub enum Request {
     Suspend,
     /// Let them run on.
     Resume,
+    /// Write down all that was seen of them.
+    Settle,
     /// Change what it may use, at once, and save it.
     Configure(Box<Configuration>),
     /// For its services; descriptors as in [`Order::Service`].

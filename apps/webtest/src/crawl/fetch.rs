@@ -4,7 +4,7 @@
 
 use super::frontier::Todo;
 use super::links::{self, Link, Use};
-use super::log::Done;
+use super::log::{Done, Map};
 use super::robots::{self, Rules};
 use super::scope::Scope;
 use crate::net::proxy::record::is_redirect;
@@ -14,20 +14,26 @@ use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HOST, LOCATION, USER_AGENT};
 use hyper::{HeaderMap, Request, Response};
+use std::borrow::Cow;
 use std::io::Read as _;
 use std::sync::Arc;
 use url::Url;
 
-/// The addresses of a sitemap; whether they are of other sitemaps. None if it is not there.
-pub(super) async fn sitemap(client: &Arc<Client>, map: &Url, scope: &Scope) -> (Vec<Url>, bool) {
-    match get(client, map, &scope.user_agent).await {
-        Ok(response) if response.status().is_success() => {
-            let (head, body) = response.into_parts();
-            let (bytes, _) = collect(body, scope.page_max_bytes).await;
-            links::of_sitemap(&decoded(&head.headers, map, &bytes, scope.page_max_bytes), map)
-        }
-        _ => (Vec::new(), false),
+/// What a sitemap names; of one that is not there, nothing. `None`: nobody said, and it is to be asked for another time.
+pub(super) async fn sitemap(client: &Arc<Client>, map: &Url, scope: &Scope) -> Option<Map> {
+    let mut read = Map { map: map.clone(), links: Vec::new(), maps: Vec::new() };
+    let response = get(client, map, &scope.user_agent).await.ok()?;
+    if response.status().is_server_error() {
+        return None;
     }
+    if response.status().is_success() {
+        let (head, body) = response.into_parts();
+        let (bytes, _) = collect(body, scope.page_max_bytes).await;
+        let text = decoded(&head.headers, map, &bytes, scope.page_max_bytes);
+        let (found, is_index) = links::of_sitemap(&text.bytes, map);
+        *(if is_index { &mut read.maps } else { &mut read.links }) = found;
+    }
+    Some(read)
 }
 
 /// What a server lets us fetch.
@@ -49,7 +55,7 @@ pub(super) async fn rules(client: &Arc<Client>, origin: &str, agent: &str) -> Ru
         }
         let (bytes, _) = collect(body, robots::ROBOTS_MAX_BYTES as u64).await;
         let text = decoded(&head.headers, &at, &bytes, robots::ROBOTS_MAX_BYTES as u64);
-        return Rules::read(agent, head.status.as_u16(), &text);
+        return Rules::read(agent, head.status.as_u16(), &text.bytes);
     }
     // Sent on for ever is as if it were not there (RFC 9309, 2.3.1.2).
     Rules::read(agent, 404, b"")
@@ -92,18 +98,27 @@ async fn collect(mut body: Body, max_bytes: u64) -> (Vec<u8>, Option<String>) {
     (bytes, None)
 }
 
+/// A body without the coding of its content.
+struct Decoded<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// There is more of it than is wanted.
+    is_cut: bool,
+}
+
 /// Without the coding of the content; cut at a limit.
-fn decoded(headers: &HeaderMap, url: &Url, bytes: &[u8], max_bytes: u64) -> Vec<u8> {
+fn decoded<'a>(headers: &HeaderMap, url: &Url, bytes: &'a [u8], max_bytes: u64) -> Decoded<'a> {
     let coding = headers.get("content-encoding").and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Sitemaps are often files that are compressed.
     let is_file = url.path().ends_with(".gz") && bytes.starts_with(&[0x1F, 0x8B]);
     if !is_file && !coding.eq_ignore_ascii_case("gzip") && !coding.eq_ignore_ascii_case("x-gzip") {
-        return bytes.to_vec();
+        return Decoded { bytes: bytes.into(), is_cut: false };
     }
     let mut out = Vec::new();
     // What could be read counts.
-    drop(MultiGzDecoder::new(bytes).take(max_bytes).read_to_end(&mut out));
-    out
+    drop(MultiGzDecoder::new(bytes).take(max_bytes.saturating_add(1)).read_to_end(&mut out));
+    let is_cut = out.len() as u64 > max_bytes;
+    out.truncate(usize::try_from(max_bytes).unwrap_or(usize::MAX));
+    Decoded { bytes: out.into(), is_cut }
 }
 
 /// What is said of something before it is fetched.
@@ -114,6 +129,7 @@ pub(super) fn unfetched(todo: &Todo) -> Done {
         page: todo.link.used == Use::Page,
         status: None,
         bytes: 0,
+        unpacked: 0,
         error: None,
         links: Vec::new(),
         parts: Vec::new(),
@@ -151,11 +167,19 @@ pub(super) async fn fetch(client: &Arc<Client>, todo: &Todo, scope: &Scope) -> (
         let (bytes, error) = collect(body, scope.page_max_bytes).await;
         (done.bytes, done.error) = (bytes.len() as u64, error);
         // A part that is a page, in a frame, has parts and leads nowhere.
-        let text = || decoded(&head.headers, url, &bytes, scope.page_max_bytes);
+        let mut text = || {
+            let text = decoded(&head.headers, url, &bytes, scope.page_max_bytes);
+            done.unpacked = text.bytes.len() as u64;
+            if text.is_cut && done.error.is_none() {
+                done.error = Some("it has more bytes than are wanted, once it is unpacked".into());
+            }
+            text.bytes
+        };
         match mime.as_str() {
             "text/html" | "application/xhtml+xml" => {
+                let text = text();
                 let keep = |link: &Link| done.page || link.used == Use::Part;
-                found.extend(links::of_html(&text(), url).into_iter().filter(keep));
+                found.extend(links::of_html(&text, url).into_iter().filter(keep));
             }
             "text/css" => found.extend(links::of_css(&String::from_utf8_lossy(&text()), url)),
             _ => {}

@@ -1,7 +1,8 @@
 //! What a crawl has done, so that it goes on after it was killed.
 //!
 //! ```text
-//!   DIR/crawl.jsonl   {"scope":{...}}  {"begin":"http://a.test/"}  {"done":"http://a.test/","depth":0,"status":200,"links":[...]} ...
+//!   DIR/crawl.jsonl   {"scope":{...}}  {"begin":"http://a.test/"}  {"done":"http://a.test/","depth":0,"status":200,"links":[...]}
+//!                     {"map":"http://a.test/sitemap.xml","links":[...],"maps":[...]} ...
 //! ```
 //!
 //! Invariants: a page is in it only when its answer is on the disk; what it leads to is in the same line; a line without an end was
@@ -37,6 +38,21 @@ pub enum Line {
     },
     /// A page or part that was fetched, or could not be.
     Done(Done),
+    /// A sitemap that was read.
+    Map(Map),
+}
+
+/// A sitemap that was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Map {
+    /// Its address.
+    pub map: Url,
+    /// Pages that it names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Url>,
+    /// Sitemaps that it names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<Url>,
 }
 
 /// A page or part that was fetched, or could not be.
@@ -50,9 +66,12 @@ pub struct Done {
     pub page: bool,
     /// Its status; nothing if there was no answer.
     pub status: Option<u16>,
-    /// Its size.
+    /// Its size, as it came.
     #[serde(default)]
     pub bytes: u64,
+    /// What that was unpacked to, as far as it was; nothing where it was not.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub unpacked: u64,
     /// Why there was no answer, or not a whole one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -64,7 +83,23 @@ pub struct Done {
     pub parts: Vec<Url>,
 }
 
+fn is_nothing(n: &u64) -> bool {
+    *n == 0
+}
+
 impl Done {
+    /// Whether nobody answered: another time somebody may.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.status.is_none()
+    }
+
+    /// What it counts for where bytes are limited: few that came may be many.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.bytes.max(self.unpacked)
+    }
+
     /// What it leads to.
     pub fn leads_to(&self) -> impl Iterator<Item = Link> {
         let links = self.links.iter().map(|url| Link { url: url.clone(), used: Use::Page });
@@ -138,6 +173,7 @@ mod tests {
             page: true,
             status: Some(200),
             bytes: 5,
+            unpacked: 7,
             error: None,
             links: vec![url("http://a.test/x")],
             parts: Vec::new(),
@@ -146,6 +182,7 @@ mod tests {
             Line::Scope { scope: Box::default() },
             Line::Begin { begin: url("http://a.test/") },
             Line::Done(done.clone()),
+            Line::Map(Map { map: url("http://a.test/m.xml"), links: vec![url("http://a.test/y")], maps: Vec::new() }),
         ];
         let mut log = Log::open(dir.path(), &mut |_| panic!("it is new")).unwrap();
         log.append(&lines).unwrap();
@@ -161,7 +198,7 @@ mod tests {
         drop(log);
         let mut count = 0;
         Log::open(dir.path(), &mut |_| count += 1).unwrap();
-        assert_eq!(count, 4);
+        assert_eq!(count, 5);
         std::fs::write(&path, b"nonsense\n").unwrap();
         assert!(Log::open(dir.path(), &mut |_| ()).is_err());
     }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants: every byte goes through [`Record`], as a browser's does; an address is fetched once; what limits a crawl is counted and
-//! told; killed and begun again, it goes on where it was.
+//! told, and what is packed counts as what it was unpacked to; killed and begun again, it goes on where it was, and asks those once more
+//! who did not answer.
 
 mod fetch;
 pub mod frontier;
@@ -24,11 +25,12 @@ use crate::net::warc::WarcError;
 use fetch::{fetch, rules, sitemap, unfetched};
 use frontier::{Frontier, Next, Todo, origin};
 use links::{Link, Use};
-use log::{Done, Line, Log};
+use log::{Done, Line, Log, Map};
 use robots::Rules;
 use scope::{Out, Scope};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +61,7 @@ pub struct Progress {
     pub pages: u64,
     /// Parts of pages that were fetched.
     pub parts: u64,
-    /// Bytes that came, as they were sent.
+    /// Bytes that came; of what was unpacked to more, that.
     pub bytes: u64,
     /// Addresses that wait.
     pub waiting: u64,
@@ -132,6 +134,10 @@ struct Crawl {
     unwritten: Vec<Line>,
     written_at: Instant,
     sitemaps: HashSet<Url>,
+    /// Sitemaps that an earlier run of it had heard of.
+    unread: Vec<Url>,
+    /// Servers at which it begins.
+    begins: Vec<String>,
     progress: Progress,
 }
 
@@ -139,16 +145,26 @@ struct Crawl {
 enum Came {
     Page(Todo, Done, Vec<Link>),
     Rules(String, Rules),
-    Sitemap(Vec<Url>, Vec<Url>),
+    Sitemap(Option<Map>),
 }
 
 impl Crawl {
     fn open(dir: &Path, client: Arc<Client>, begin: &[Url], scope: &Scope) -> Result<Self, CrawlError> {
-        let (mut old_scope, mut begun, mut done): (Option<Scope>, Vec<Url>, Vec<Done>) = (None, Vec::new(), Vec::new());
+        let (mut old_scope, mut begun): (Option<Scope>, Vec<Url>) = (None, Vec::new());
+        let (mut done, mut places): (Vec<Done>, HashMap<(Url, bool), usize>) = (Vec::new(), HashMap::new());
+        let mut maps: Vec<Map> = Vec::new();
         let mut log = Log::open(dir, &mut |line| match line {
             Line::Scope { scope } => old_scope = Some(*scope),
             Line::Begin { begin } => begun.push(begin),
-            Line::Done(one) => done.push(one),
+            // Whoever was silent may have answered later.
+            Line::Done(one) => match places.entry((one.done.clone(), one.page)) {
+                Entry::Occupied(place) => done[*place.get()] = one,
+                Entry::Vacant(place) => {
+                    place.insert(done.len());
+                    done.push(one);
+                }
+            },
+            Line::Map(map) => maps.push(map),
         })?;
         match old_scope {
             Some(old) if old != *scope => return Err(CrawlError::OtherScope(dir.display().to_string())),
@@ -175,9 +191,12 @@ impl Crawl {
             unwritten: Vec::new(),
             written_at: Instant::now(),
             sitemaps: HashSet::new(),
+            unread: Vec::new(),
+            begins: begun.iter().map(origin).collect::<BTreeSet<_>>().into_iter().collect(),
             progress: Progress::default(),
         };
         // First all that is done, so that nothing of it is taken for new.
+        let (silent, done): (Vec<Done>, Vec<Done>) = done.into_iter().partition(Done::is_silent);
         for one in &done {
             let used = if one.page { Use::Page } else { Use::Part };
             crawl.frontier.see(&Link { url: one.done.clone(), used });
@@ -187,12 +206,21 @@ impl Crawl {
         for url in begun {
             crawl.found(Link { url, used: Use::Page }, 0, 0);
         }
+        for one in silent {
+            let used = if one.page { Use::Page } else { Use::Part };
+            crawl.found(Link { url: one.done, used }, one.depth, u32::from(!one.page));
+        }
         for one in done {
             let steps = u32::from(!one.page);
             one.leads_to().for_each(|link| {
                 let depth = depth_of(&link, &one);
                 crawl.found(link, depth, steps);
             });
+        }
+        for map in maps {
+            crawl.sitemaps.insert(map.map);
+            crawl.of_sitemap(map.links);
+            crawl.unread.extend(map.maps);
         }
         Ok(crawl)
     }
@@ -221,7 +249,7 @@ impl Crawl {
     }
 
     fn count(&mut self, done: &Done) {
-        self.progress.bytes += done.bytes;
+        self.progress.bytes += done.weight();
         match (&done.error, done.page) {
             (Some(why), _) if done.status.is_none() => {
                 self.progress.failed += 1;
@@ -239,6 +267,17 @@ impl Crawl {
 
     async fn run(&mut self, stop: &AtomicBool, tell: &mut dyn FnMut(&Progress)) -> Result<(), CrawlError> {
         let mut tasks: JoinSet<Came> = JoinSet::new();
+        if self.scope.sitemaps {
+            // Also where all pages that are known are done: the sitemaps may not have been read.
+            for key in std::mem::take(&mut self.begins) {
+                if self.scope.robots {
+                    self.ask_rules(key, &mut tasks);
+                } else {
+                    self.own_sitemap(&key, &mut tasks);
+                }
+            }
+            std::mem::take(&mut self.unread).into_iter().for_each(|map| self.sitemap(map, &mut tasks));
+        }
         loop {
             let now = Instant::now();
             if self.unwritten.len() >= WRITTEN_AT || now - self.written_at > WRITTEN_EVERY {
@@ -295,15 +334,8 @@ impl Crawl {
             _ if is_page && full => Some(Out::Pages),
             Some(rules) if !rules.allows(todo.link.url.as_str()) => Some(Out::Robots),
             None if self.scope.robots => {
-                let held = self.held.entry(key.clone()).or_default();
-                held.push(todo);
-                if held.len() == 1 {
-                    let (client, agent) = (Arc::clone(&self.client), self.scope.user_agent.clone());
-                    tasks.spawn(async move {
-                        let rules = rules(&client, &key, &agent).await;
-                        Came::Rules(key, rules)
-                    });
-                }
+                self.ask_rules(key.clone(), tasks);
+                self.held.entry(key).or_default().push(todo);
                 return;
             }
             _ => None,
@@ -318,6 +350,18 @@ impl Crawl {
             let (done, links) = fetch(&client, &todo, &scope).await;
             Came::Page(todo, done, links)
         });
+    }
+
+    /// Asks for the rules of a server, unless that is being done.
+    fn ask_rules(&mut self, key: String, tasks: &mut JoinSet<Came>) {
+        if let Entry::Vacant(held) = self.held.entry(key.clone()) {
+            held.insert(Vec::new());
+            let (client, agent) = (Arc::clone(&self.client), self.scope.user_agent.clone());
+            tasks.spawn(async move {
+                let rules = rules(&client, &key, &agent).await;
+                Came::Rules(key, rules)
+            });
+        }
     }
 
     fn came(&mut self, came: Came, tasks: &mut JoinSet<Came>) {
@@ -340,21 +384,34 @@ impl Crawl {
                 let is_begin =
                     Url::parse(&key).is_ok_and(|url| url.host_str().is_some_and(|host| self.hosts.contains(host)));
                 if self.scope.sitemaps && is_begin {
-                    let own = format!("{key}/sitemap.xml");
-                    for map in rules.sitemaps.iter().chain([&own]).filter_map(|map| Url::parse(map).ok()) {
+                    for map in rules.sitemaps.iter().filter_map(|map| Url::parse(map).ok()) {
                         self.sitemap(map, tasks);
                     }
+                    self.own_sitemap(&key, tasks);
                 }
                 self.rules.insert(key.clone(), Arc::new(rules));
                 for todo in self.held.remove(&key).unwrap_or_default() {
                     self.begin(todo, tasks);
                 }
             }
-            Came::Sitemap(pages, maps) => {
-                maps.into_iter().for_each(|map| self.sitemap(map, tasks));
-                // As if the first page led to them.
-                pages.into_iter().for_each(|url| self.found(Link { url, used: Use::Page }, 1, 0));
+            Came::Sitemap(None) => {}
+            Came::Sitemap(Some(map)) => {
+                map.maps.iter().for_each(|map| self.sitemap(map.clone(), tasks));
+                self.of_sitemap(map.links.clone());
+                self.unwritten.push(Line::Map(map));
             }
+        }
+    }
+
+    /// Pages of a sitemap, as if the first page led to them.
+    fn of_sitemap(&mut self, pages: Vec<Url>) {
+        pages.into_iter().for_each(|url| self.found(Link { url, used: Use::Page }, 1, 0));
+    }
+
+    /// The sitemap of a server whose rules name none.
+    fn own_sitemap(&mut self, key: &str, tasks: &mut JoinSet<Came>) {
+        if let Ok(map) = Url::parse(&format!("{key}/sitemap.xml")) {
+            self.sitemap(map, tasks);
         }
     }
 
@@ -364,10 +421,7 @@ impl Crawl {
             return;
         }
         let (client, scope) = (Arc::clone(&self.client), self.scope.clone());
-        tasks.spawn(async move {
-            let found = sitemap(&client, &map, &scope).await;
-            if found.1 { Came::Sitemap(Vec::new(), found.0) } else { Came::Sitemap(found.0, Vec::new()) }
-        });
+        tasks.spawn(async move { Came::Sitemap(sitemap(&client, &map, &scope).await) });
     }
 
     /// What was fetched is on the disk, and then what is done.

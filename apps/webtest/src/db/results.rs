@@ -143,6 +143,7 @@ fn ended(ended: &Ended) -> &'static str {
         Ended::RendererCrashed => "renderer_crashed",
         Ended::BrowserCrashed => "browser_crashed",
         Ended::OutOfMemory => "out_of_memory",
+        Ended::DiskFull => "disk_full",
         Ended::Failed { .. } => "failed",
     }
 }

@@ -52,6 +52,11 @@ pub trait Plug: Send {
         Vec::new()
     }
 
+    /// Connections that the proxy was asked for and that no page makes a browser ask for: `port`, `tunnel`. The first hundred.
+    fn odd(&self) -> Vec<Foreign> {
+        Vec::new()
+    }
+
     /// The exit that it uses, if there are several.
     fn exit(&self) -> Option<String>;
 }

@@ -7,7 +7,8 @@
 //!   both ──────────► findings (fvm analyze)             their paths are the persistent ones
 //! ```
 //!
-//! Invariants: programs are never learnt: a baseline knows of files only; a log that is not whole is said to be so.
+//! Invariants: programs are never learnt: a baseline knows of files only; a log that is not whole, up to the moment in which it is read,
+//! is said to be so.
 
 use super::{Cut, bounded, put};
 use crate::baseline::Baseline;
@@ -225,10 +226,12 @@ impl Side<'_> {
     /// # Errors
     /// In words, when its log or its layers cannot be read.
     pub fn look(&self, seen: &mut Observation, cut: &mut Cut) -> Result<(), String> {
+        // What was done a moment ago is in its tracer's memory. Of one that has ended all is written.
+        let is_settled = self.fvm.settle_log(self.record).is_ok();
         let mut programs = Programs::new(self.browser);
         let log = self.fvm.events(self.record).and_then(|mut log| Ok(log.read(&mut |event| programs.see(&event))?));
         let whole = log.map_err(|e| words("read the behaviour log", &e))?;
-        seen.lost_events = whole.lost + u64::from(!whole.is_whole(true));
+        seen.lost_events = whole.lost + u64::from(!whole.is_whole(is_settled));
         let (ran, listened, foreign) = programs.into_parts(self.proxy);
         (seen.ran, seen.listened) = (ran, listened);
         for one in foreign {

@@ -5,7 +5,7 @@
 use super::browser::DOWNLOADS;
 use super::machine::{Machine, words};
 use super::site::Visit;
-use crate::model::{DOWNLOAD_MAX_BYTES, Ended, Observation, REDIRECTS_MAX};
+use crate::model::{DOWNLOAD_MAX_BYTES, Ended, Network, Observation, REDIRECTS_MAX};
 use crate::net::proxy::SAID;
 use crate::observe::page::Watch;
 use crate::observe::{har, vm};
@@ -29,6 +29,7 @@ impl Visit<'_> {
         let is_out_of_memory = usage.memory_kills.unwrap_or(0) > 0;
         seen.exit = machine.plug().exit();
         seen.foreign = machine.plug().foreign();
+        seen.odd = machine.plug().odd();
         let is_through = matches!(ended, Ended::Done | Ended::NotReached { .. });
         seen.ended = if is_out_of_memory && !is_through { Ended::OutOfMemory } else { ended };
         let record = machine.record().ok_or("the VM is gone")?.clone();
@@ -51,7 +52,8 @@ impl Visit<'_> {
         }
         seen.redirects = redirects.into_iter().take(REDIRECTS_MAX).collect();
         (seen.requests, seen.certificates) = std::mem::take(&mut watch.requests).into_parts();
-        if let Some(word) = by_gate(seen, &machine.plug().refused()) {
+        let is_live = self.with.params.network == Network::Live;
+        if let Some(word) = by_gate(seen, &machine.plug().refused(), is_live) {
             let why = format!("the gate: {word}");
             seen.ended =
                 if FAULTS_OF_OURS.contains(&word.as_str()) { Ended::Failed { why } } else { Ended::NotReached { why } };
@@ -105,11 +107,14 @@ impl Visit<'_> {
 const FAULTS_OF_OURS: [&str; 3] = ["cannot-record", "no-name-server", "too-much"];
 
 /// What the gate answered in place of the site, if the page that was loaded is that. Said by the gate itself; a site's header alone counts
-/// for nothing.
-fn by_gate(seen: &Observation, refused: &[(String, String)]) -> Option<String> {
+/// for nothing. `is_live`: what came by TLS is the site's alone.
+fn by_gate(seen: &Observation, refused: &[(String, String)], is_live: bool) -> Option<String> {
     let page = seen.requests.iter().rfind(|request| request.kind == "Document" && request.url == seen.final_url)?;
     let said = page.response_headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(SAID)).map(|(_, word)| word)?;
     let url = Url::parse(&page.url).ok()?;
+    if is_live && url.scheme() == "https" {
+        return None;
+    }
     let place = format!("{}:{}", url.host_str()?, url.port_or_known_default()?);
     refused.iter().any(|(at, word)| *at == place && word == said).then(|| said.clone())
 }
@@ -141,13 +146,17 @@ mod tests {
             }],
             ..Observation::default()
         };
-        let refused = [("a.test:80".to_owned(), "no-such-name".to_owned())];
-        let by = |seen: &Observation| by_gate(seen, &refused);
+        let refused =
+            [("a.test:80".to_owned(), "no-such-name".to_owned()), ("a.test:443".to_owned(), "tls".to_owned())];
+        let by = |seen: &Observation| by_gate(seen, &refused, true);
         assert_eq!(by(&page("http://a.test/x", "Fvm-Gate", "no-such-name")), Some("no-such-name".into()));
         // A site that says so itself.
         assert_eq!(by(&page("http://b.test/", "fvm-gate", "no-such-name")), None);
         assert_eq!(by(&page("http://a.test/", "fvm-gate", "too-much")), None);
         assert_eq!(by(&page("http://a.test/", "server", "no-such-name")), None);
+        // One that was not reached at first, and then forges it where the gate cannot look; where it can, it is the gate's.
+        let forged = page("https://a.test/", "fvm-gate", "tls");
+        assert_eq!((by(&forged), by_gate(&forged, &refused, false)), (None, Some("tls".into())));
         assert_eq!(by(&Observation::default()), None);
     }
 }

@@ -19,6 +19,7 @@ use fvm::model::{Level, Network, Policy, VmRecord};
 use fvm::{Call, Child, Fvm, FvmError, Info, NewVm, Place, Stream, Streams, Usage};
 use rustix::process::Signal;
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -125,6 +126,16 @@ impl Machine {
     pub(super) fn threads(&self) -> Threads {
         let processes = self.record().and_then(|record| self.fvm.processes(record).ok()).unwrap_or_default();
         Threads::of(processes.into_iter().map(|process| process.pid))
+    }
+
+    /// Where its layers are.
+    pub(super) fn layers(&self) -> &Path {
+        self.record().map_or(Path::new("/nonexistent"), |record| record.layers_dir.as_path())
+    }
+
+    /// What its layers take on the disk, in bytes.
+    pub(super) fn taken(&self) -> u64 {
+        self.record().map_or(0, |record| self.fvm.disk(record))
     }
 
     /// What it uses now.

@@ -11,6 +11,7 @@
 
 mod admission;
 mod browser;
+mod disk;
 mod gather;
 mod look;
 mod machine;

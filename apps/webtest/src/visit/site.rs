@@ -10,6 +10,7 @@
 use super::Visitor;
 use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
+use super::disk::Disk;
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
 use super::spin::{self, Threads};
@@ -46,6 +47,9 @@ pub enum VisitError {
     /// The baseline cannot be used.
     #[error(transparent)]
     Baseline(#[from] BaselineError),
+    /// A parameter that no visit can have.
+    #[error("these parameters cannot be visited by: {0}")]
+    Params(String),
     /// A browser did not say its version in a VM.
     #[error("the browser {} does not run in a VM: {why}", file.display())]
     Browser {
@@ -90,6 +94,10 @@ impl VmVisitor {
         learnt: &[Learnt],
         browsers: Vec<Browser>,
     ) -> Result<Self, VisitError> {
+        if params.urls_per_vm != 1 {
+            let why = format!("{} sites in one VM's life: each VM visits one site", params.urls_per_vm);
+            return Err(VisitError::Params(why));
+        }
         let named = Some(params.policy.as_deref().unwrap_or("untrusted"));
         let base = fvm::policy(named, &fvm::model::policy::Flags::default(), dirs).map_err(VisitError::Policy)?;
         let policy = machine::policy(base, &params);
@@ -242,11 +250,15 @@ impl Visit<'_> {
         let go = watch.go(self.task.url.as_str());
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
         let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
+        let mut disk = Disk::new(machine.layers(), params.disk_bytes);
         let mut spent = (asked, machine.usage().cpu_us, Threads::default());
-        let ended = loop {
+        let mut ended = loop {
             let now = Instant::now();
             if self.stop.load(Ordering::Relaxed) || now >= end {
                 break Ended::TimedOut;
+            }
+            if disk.is_over(|| machine.taken()) {
+                break Ended::DiskFull;
             }
             match watch.over {
                 Some(Over::Crashed) => break Ended::RendererCrashed,
@@ -309,6 +321,10 @@ impl Visit<'_> {
                 wait_end.unwrap_or_else(|| Instant::now() + Duration::from_secs(params.wait_s.into())).min(end);
             while Instant::now() < wait_end && !self.stop.load(Ordering::Relaxed) {
                 std::thread::sleep(TURN);
+                if disk.is_over(|| machine.taken()) {
+                    ended = Ended::DiskFull;
+                    break;
+                }
             }
         } else {
             self.look(machine, watch, &ended, seen);

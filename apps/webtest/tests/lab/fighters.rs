@@ -51,6 +51,15 @@ fn kill(init: u32, word: &str, signal: rustix::process::Signal) {
     }
 }
 
+/// A page that stores without an end.
+pub fn fills_the_disk() -> Site {
+    let stores = "const r = indexedDB.open('x'); r.onupgradeneeded = () => r.result.createObjectStore('s'); \
+        const a = new Uint8Array(1 << 21); for (let n = 0; n < a.length; n += 65536) crypto.getRandomValues(a.subarray(n, n + 65536)); \
+        const put = n => { const t = r.result.transaction('s', 'readwrite'); t.objectStore('s').put(a, n); t.oncomplete = () => put(n + 1) }; \
+        r.onsuccess = () => put(0)";
+    script("fills-the-disk", Kind::Suspicious, stores)
+}
+
 /// All of them.
 pub fn sites() -> Vec<Site> {
     let mut bad =

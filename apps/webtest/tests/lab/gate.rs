@@ -8,6 +8,8 @@
 
 use super::http::{self, Asked};
 use fvm_webtest::model::Foreign;
+use fvm_webtest::net::proxy::began::{Begins, begins};
+use fvm_webtest::net::proxy::dial::is_web_port;
 use fvm_webtest::net::{Gate, GateError, Plug};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustix::net::Shutdown;
@@ -18,7 +20,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 const PROXY: &str = "127.0.0.1:3128";
 
@@ -62,14 +64,37 @@ fn tls(host: &str, key: &KeyPair) -> ServerConfig {
     config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private).expect("a certificate")
 }
 
-fn serve(mut client: TcpStream, sites: &dyn Sites, keys: &[Arc<KeyPair>; 2], pid: u32) {
+/// What no page makes a browser ask for, by the rules of the gate that users have.
+type Odd = Arc<Mutex<Vec<Foreign>>>;
+
+fn note(odd: &Odd, protocol: &str, asked: &Asked, began: &[u8]) {
+    let (to, began) = (format!("{}:{}", asked.host, asked.port), began.escape_ascii().to_string());
+    odd.lock().expect("no panic").push(Foreign { protocol: protocol.into(), to, began, ..Foreign::default() });
+}
+
+fn look_how_it_begins(client: &TcpStream, asked: &Asked, odd: &Odd) {
+    let mut first = [0u8; 64];
+    while let Ok(length @ 1..) = client.peek(&mut first) {
+        match begins(&first[..length]) {
+            Begins::Usual => return,
+            Begins::Open => std::thread::sleep(std::time::Duration::from_millis(1)),
+            Begins::Odd => return note(odd, "tunnel", asked, &first[..length]),
+        }
+    }
+}
+
+fn serve(mut client: TcpStream, sites: &dyn Sites, keys: &[Arc<KeyPair>; 2], pid: u32, odd: &Odd) {
     let Some(asked) = http::read(&mut client) else { return };
+    if !is_web_port(asked.port) {
+        note(odd, "port", &asked, b"");
+    }
     if asked.method != "CONNECT" {
         return sites.answer(&asked, &mut client, pid);
     }
     if client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").is_err() {
         return;
     }
+    look_how_it_begins(&client, &asked, odd);
     let key = &keys[usize::from(sites.has_bad_certificate(&asked.host))];
     let Ok(connection) = ServerConnection::new(Arc::new(tls(&asked.host, key))) else { return };
     let mut stream = StreamOwned::new(connection, client);
@@ -84,6 +109,7 @@ struct LabPlug {
     listener: Arc<TcpListener>,
     key: String,
     place: String,
+    odd: Odd,
 }
 
 impl Gate for LabGate {
@@ -103,13 +129,20 @@ impl Gate for LabGate {
 pub fn listen(gate: &LabGate, listener: TcpListener, pid: u32) -> Box<dyn Plug> {
     let listener = Arc::new(listener);
     let (sites, keys, accepting) = (Arc::clone(&gate.sites), gate.keys.clone(), Arc::clone(&listener));
+    let odd = Odd::default();
+    let noted = Arc::clone(&odd);
     drop(std::thread::spawn(move || {
         while let Ok((client, _)) = accepting.accept() {
-            let (sites, keys) = (Arc::clone(&sites), keys.clone());
-            drop(std::thread::spawn(move || serve(client, &*sites, &keys, pid)));
+            let (sites, keys, odd) = (Arc::clone(&sites), keys.clone(), Arc::clone(&noted));
+            drop(std::thread::spawn(move || serve(client, &*sites, &keys, pid, &odd)));
         }
     }));
-    Box::new(LabPlug { place: listener.local_addr().expect("a place").to_string(), listener, key: gate.good_key() })
+    Box::new(LabPlug {
+        place: listener.local_addr().expect("a place").to_string(),
+        listener,
+        key: gate.good_key(),
+        odd,
+    })
 }
 
 impl Plug for LabPlug {
@@ -123,6 +156,10 @@ impl Plug for LabPlug {
 
     fn foreign(&self) -> Vec<Foreign> {
         Vec::new()
+    }
+
+    fn odd(&self) -> Vec<Foreign> {
+        self.odd.lock().expect("no panic").clone()
     }
 
     fn exit(&self) -> Option<String> {

@@ -11,6 +11,7 @@ pub struct Asked {
     pub method: String,
     /// Without a port.
     pub host: String,
+    pub port: u16,
     /// Path and query; of CONNECT nothing.
     pub path: String,
 }
@@ -85,6 +86,6 @@ pub fn read(client: &mut impl Read) -> Option<Asked> {
         None if method == "CONNECT" => (place, ""),
         None => (of_header(), place),
     };
-    let host = host.split(':').next()?.to_owned();
-    Some(Asked { method, host, path: path.to_owned() })
+    let (host, port) = host.split_once(':').unwrap_or((host, "80"));
+    Some(Asked { method, host: host.to_owned(), port: port.parse().ok()?, path: path.to_owned() })
 }

@@ -111,6 +111,7 @@ pub fn how(seen: &Observation) -> &'static str {
         Ended::RendererCrashed => "renderer-crashed",
         Ended::BrowserCrashed => "browser-crashed",
         Ended::OutOfMemory => "out-of-memory",
+        Ended::DiskFull => "disk-full",
         Ended::Failed { .. } => "failed",
     }
 }

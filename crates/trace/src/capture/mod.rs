@@ -6,6 +6,9 @@
 //!                                         real path ─ event ─► store            (meanwhile the call runs)
 //! ```
 //!
+//! Who reads the log of a VM that runs has the tracer write down what it holds first ([`Settler`]): up to [`TICK`] of it is in
+//! memory otherwise.
+//!
 //! It is a thread and not a process: when it dies the keeper does, and with the keeper init and the VM, so that no call waits
 //! for an answer that never comes. Should only the listener be closed, captured calls fail with `ENOSYS`.
 //!
@@ -36,13 +39,20 @@ use process::Processes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long an event waits in memory at most.
 const TICK: Duration = Duration::from_millis(100);
+/// So many calls that came before a wish to have all written down, or since, are answered first: a VM that never pauses puts it off
+/// no longer.
+const BEFORE_MAX: u32 = 1_000;
+/// So long whoever wishes that waits at most.
+const SETTLED_MAX: Duration = Duration::from_secs(1);
 /// How often processes are looked for that ended without saying so.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often that time is doubled while nothing happens.
@@ -96,6 +106,35 @@ pub struct Task {
 pub struct Tracer {
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
+    settler: Settler,
+}
+
+/// Has a tracer write down all that it saw.
+#[derive(Debug, Clone)]
+pub struct Settler(Arc<Mutex<OwnedFd>>);
+
+impl Settler {
+    /// Waits until what the VM did before this call is in the log's files; whether it is. A call that waits still is answered, and
+    /// written down, first.
+    #[must_use]
+    pub fn settle(&self) -> bool {
+        // One wish at a time: an answer is to the one that is out.
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // An answer that came too late for whoever wished it.
+        while recv(&*socket, &mut [0u8; 8][..], RecvFlags::DONTWAIT).is_ok_and(|(length, _)| length > 0) {}
+        if !send(&*socket, &[0], SendFlags::NOSIGNAL).is_ok_and(|sent| sent == 1) {
+            return false;
+        }
+        let until = Instant::now() + SETTLED_MAX;
+        loop {
+            let left = timespec(until.saturating_duration_since(Instant::now()));
+            match poll(&mut [PollFd::new(&*socket, PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                Ok(1..) => return rustix::io::read(&*socket, &mut [0u8][..]) == Ok(1),
+                Ok(0) | Err(_) => return false,
+            }
+        }
+    }
 }
 
 impl Tracer {
@@ -106,14 +145,22 @@ impl Tracer {
     /// nothing had happened since.
     pub fn start(mut task: Task) -> Result<Self, Errno> {
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (asks, asked) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let begun = task.again.then(|| begin(&mut task)).transpose()?;
         let thread = std::thread::Builder::new().name("fvm: tracer".into()).stack_size(256 << 10);
         let begun = thread.spawn(move || {
             this::block_all_signals();
-            run(task, begun, &stopped);
+            run(task, begun, &stopped, &asked);
         });
         let thread = begun.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { stop: Some(stop), thread: Some(thread), settler: Settler(Arc::new(Mutex::new(asks))) })
+    }
+
+    /// What has it write down all that it saw.
+    #[must_use]
+    pub fn settler(&self) -> Settler {
+        self.settler.clone()
     }
 
     /// Writes what is left. The VM must have ended: its calls get no answer any more.
@@ -152,7 +199,7 @@ fn begin(task: &mut Task) -> Result<Store, Errno> {
     if store.begin(look::now(), task.level, task.blind.as_deref()) { Ok(store) } else { Err(Errno::NOSPC) }
 }
 
-fn run(mut task: Task, begun: Option<Store>, stopped: &OwnedFd) {
+fn run(mut task: Task, begun: Option<Store>, stopped: &OwnedFd, asked: &OwnedFd) {
     // The first run of a log that cannot be written is answered all the same: a log without a run is never whole.
     let store = begun.or_else(|| begin(&mut task).ok());
     let Task { inside, init, level, vm, refused, links, .. } = task;
@@ -164,12 +211,20 @@ fn run(mut task: Task, begun: Option<Store>, stopped: &OwnedFd) {
     let (mut flushed, mut swept) = (Instant::now(), Instant::now());
     // Where nothing happens, it is looked at ever more seldom.
     let mut idle = 0u32;
+    // Calls that were answered while somebody wishes to have all written down.
+    let mut before = 0u32;
     loop {
         let wait = if look.is_dirty() { Some(TICK) } else { look.knows_any().then_some(SWEEP * (1 << idle)) };
-        let (now, changed) = ready(look.listener(), look.mounts(), stopped, wait);
+        let Readiness { now, changed, wished } = ready(look.listener(), look.mounts(), stopped, asked, wait);
         if changed {
             look.look_at_mounts();
         }
+        if wished && (!matches!(now, Ready::Call) || before >= BEFORE_MAX) {
+            look.settle_all();
+            answer(asked);
+            before = 0;
+        }
+        before = if wished { before.saturating_add(1) } else { 0 };
         match now {
             Ready::Call => {
                 look.one();
@@ -197,20 +252,45 @@ enum Ready {
     End,
 }
 
-/// What is to be done, and whether the mounts have changed.
-fn ready(listener: &OwnedFd, mounts: &OwnedFd, stopped: &OwnedFd, wait: Option<Duration>) -> (Ready, bool) {
-    let wait = wait.map(|wait| rustix::time::Timespec {
-        tv_sec: wait.as_secs().cast_signed(),
-        tv_nsec: i64::from(wait.subsec_nanos()),
-    });
+/// What is to be done, whether the mounts have changed, and whether somebody wishes to have all written down.
+struct Readiness {
+    now: Ready,
+    changed: bool,
+    wished: bool,
+}
+
+/// All is written down: says so to whoever wished it, as often as it was wished.
+fn answer(asked: &OwnedFd) {
+    let mut wishes = [0u8; 8];
+    if let Ok((length @ 1.., _)) = recv(asked, &mut wishes[..], RecvFlags::DONTWAIT) {
+        // Nobody waits any more, or somebody does.
+        let _gone = send(asked, &wishes[..length], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    }
+}
+
+fn timespec(time: Duration) -> rustix::time::Timespec {
+    rustix::time::Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: i64::from(time.subsec_nanos()) }
+}
+
+fn ready(
+    listener: &OwnedFd,
+    mounts: &OwnedFd,
+    stopped: &OwnedFd,
+    asked: &OwnedFd,
+    wait: Option<Duration>,
+) -> Readiness {
+    let wait = wait.map(timespec);
     let mut polled = [
         PollFd::new(listener, PollFlags::IN),
         PollFd::new(stopped, PollFlags::IN),
         PollFd::new(mounts, PollFlags::PRI),
+        PollFd::new(asked, PollFlags::IN),
     ];
     let polled_now = poll(&mut polled, wait.as_ref());
     let changed = polled[2].revents().contains(PollFlags::PRI);
-    let ready = match polled_now {
+    // Its other end is the keeper's as long as this thread is.
+    let wished = polled[3].revents().contains(PollFlags::IN);
+    let now = match polled_now {
         Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => Ready::Nothing,
         Err(_) => Ready::End,
         // What waits is answered first.
@@ -219,5 +299,5 @@ fn ready(listener: &OwnedFd, mounts: &OwnedFd, stopped: &OwnedFd, wait: Option<D
         Ok(_) if !polled[0].revents().is_empty() || !polled[1].revents().is_empty() => Ready::End,
         Ok(_) => Ready::Nothing,
     };
-    (ready, changed)
+    Readiness { now, changed, wished }
 }

@@ -178,6 +178,14 @@ pub fn suspend(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     keeper::ask(home, &record.id, &record.name, &Request::Suspend, &[]).map(drop)
 }
 
+/// Has the behaviour log of a running VM written down up to now: its tracer holds the last moments in memory.
+///
+/// # Errors
+/// As [`suspend`].
+pub fn settle(home: &Home, record: &VmRecord) -> Result<(), VmError> {
+    keeper::ask(home, &record.id, &record.name, &Request::Settle, &[]).map(drop)
+}
+
 /// Lets a suspended VM run on.
 ///
 /// # Errors

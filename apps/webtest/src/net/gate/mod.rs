@@ -253,6 +253,10 @@ impl Plug for Plugged {
         self.client.refused()
     }
 
+    fn odd(&self) -> Vec<Foreign> {
+        self.client.odd()
+    }
+
     fn exit(&self) -> Option<String> {
         self.client.exit.as_ref().map(ToString::to_string)
     }

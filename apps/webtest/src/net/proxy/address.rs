@@ -1,8 +1,10 @@
-//! Which addresses a VM may reach through the proxy: machines of the internet, and not what only this machine can reach.
+//! Which addresses a VM may reach through the proxy: machines of the internet, and not what only this machine can reach. Which of the
+//! internet's are near this machine does not show in an address: `fvm_net::near` asks the kernel.
 //!
 //! Invariants: pure; the address that is looked at is the one that is connected to, never a name that is looked up a second time; an
 //! address that wraps another one is judged by that.
 
+use fvm_net::near::wrapped;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Addresses with the same first bits.
@@ -74,12 +76,10 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(v6: Ipv6Addr) -> bool {
-    let s = v6.segments();
-    let wrapped = |high: u16, low: u16| is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    match s {
-        [0, 0, 0, 0, 0, 0xFFFF, high, low] | [0x64, 0xFF9B, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            wrapped(high, low)
-        }
+    if let Some(v4) = wrapped(v6) {
+        return is_public_v4(v4);
+    }
+    match v6.segments() {
         // Teredo, benchmarks, identifiers: all below 2001::/23; documentation.
         [0x2001, 0..=0x1FF, ..] | [0x2001, 0xDB8, ..] | [0x3FFF, 0..=0xFFF, ..] => false,
         // What is given out to the internet; all else is local, a group, or nobody's.

@@ -1,14 +1,18 @@
 //! Connections to servers: the name is looked up, its addresses are judged, and one that passed is connected to.
 //!
 //! ```text
-//!   host ─► addresses ─► is each public, or allowed? ─► connect to exactly these ─► is it this machine itself? ─► stream
+//!   host ─► addresses ─► is each allowed, or public ─► connect to exactly these ─► is it this machine itself? ─► stream
+//!                        and not near this machine?
 //!      └─ with an exit: the exit looks up and connects; an address that is written out is judged all the same
 //! ```
+//!
+//! Invariant: where the kernel does not say whether an address is near, it is not connected to.
 
 use super::address::{Network, is_public};
 use super::exit::Exit;
 use super::names::{Names, NoAddress};
 use super::{Limits, Refusal};
+use fvm_net::near::{Near, wrapped};
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,6 +25,12 @@ const ADDRESSES_MAX: usize = 4;
 /// refuse (fetch standard, "port blocking").
 const BAD_PORTS: [u16; 24] =
     [7, 9, 19, 21, 22, 23, 25, 53, 69, 110, 111, 119, 135, 137, 139, 143, 161, 389, 445, 465, 514, 587, 993, 995];
+
+/// Whether sites may be at a port.
+#[must_use]
+pub fn is_web_port(port: u16) -> bool {
+    !BAD_PORTS.contains(&port)
+}
 
 /// The address that a host is, in whatever way it is written out: `127.1` and `0x7f000001` too, which other programs read as one.
 fn written(host: &str) -> Option<IpAddr> {
@@ -47,10 +57,34 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Whether an address may be reached.
-    #[must_use]
-    pub fn admits(&self, ip: IpAddr) -> bool {
-        is_public(ip) || self.allow.iter().any(|network| network.has(ip))
+    /// Whether addresses may be reached.
+    ///
+    /// # Errors
+    /// Why the first that may not does not.
+    pub fn judge(&self, addresses: &[IpAddr]) -> Result<(), Refusal> {
+        let mut near = None;
+        for ip in addresses.iter().copied().filter(|ip| !self.allow.iter().any(|network| network.has(*ip))) {
+            if !is_public(ip) {
+                return Err(Refusal::Forbidden(ip));
+            }
+            let unknown =
+                |e| Refusal::NotConnected(format!("whether {ip} is near this machine cannot be found out: {e}"));
+            let near = match &mut near {
+                Some(near) => near,
+                // Anew each time: networks come and go while a worker runs.
+                none => none.insert(Near::look().map_err(unknown)?),
+            };
+            let within = match ip {
+                IpAddr::V6(v6) => wrapped(v6).map(IpAddr::from),
+                IpAddr::V4(_) => None,
+            };
+            for one in [Some(ip), within].into_iter().flatten() {
+                if near.has(one).map_err(unknown)? {
+                    return Err(Refusal::Near(ip));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Connects.
@@ -64,8 +98,8 @@ impl Reach {
         exit: Option<&Exit>,
         limits: &Limits,
     ) -> Result<TcpStream, Refusal> {
-        if BAD_PORTS.contains(&port) {
-            return Err(Refusal::NotSupported("a port that is no web site's"));
+        if !is_web_port(port) {
+            return Err(Refusal::NoWebPort);
         }
         timeout(limits.connect_max, self.connect(host, port, exit)).await.unwrap_or(Err(Refusal::TooLong))
     }
@@ -74,7 +108,7 @@ impl Reach {
         let failed = |e: std::io::Error| Refusal::NotConnected(e.to_string());
         if let Some(exit) = exit {
             match written(host) {
-                Some(ip) if !self.admits(ip) => return Err(Refusal::Forbidden(ip)),
+                Some(ip) => self.judge(&[ip])?,
                 None if is_near(host) => return Err(Refusal::Forbidden(IpAddr::from([127, 0, 0, 1]))),
                 _ => {}
             }
@@ -94,9 +128,7 @@ impl Reach {
             NoAddress::NoAnswer => Refusal::NoNameServer,
         })?;
         // One address that is not allowed spoils all: who mixes them means to mislead.
-        if let Some(forbidden) = addresses.iter().find(|ip| !self.admits(**ip)) {
-            return Err(Refusal::Forbidden(*forbidden));
-        }
+        self.judge(&addresses)?;
         let mut last = Refusal::NoSuchName;
         for ip in addresses.into_iter().take(ADDRESSES_MAX) {
             match TcpStream::connect(SocketAddr::new(ip, port)).await {
@@ -104,7 +136,7 @@ impl Reach {
                     let (ours, its) = (stream.local_addr().map_err(failed)?, stream.peer_addr().map_err(failed)?);
                     // A public address that is this machine's own leads to its services.
                     if ours.ip() == its.ip() && !self.allow.iter().any(|network| network.has(ip)) {
-                        return Err(Refusal::Forbidden(ip));
+                        return Err(Refusal::Near(ip));
                     }
                     return Ok(stream);
                 }

@@ -1,6 +1,6 @@
 //! One exchange with a server: a request, and its answer with a body that has limits.
 //!
-//! Invariants: headers that mean this connection and not the server's never pass; a body is cut, with an error that the browser sees,
+//! Invariants: headers that mean this connection and not the server's never pass, nor do those by which the gate itself is known; a body is cut, with an error that the browser sees,
 //! at its limit of bytes and time.
 
 use super::{Body, BodyError, Client, HEAD_MAX_BYTES, HEADERS_MAX, Refusal};
@@ -108,6 +108,10 @@ pub(super) async fn exchange(
         return Err(Refusal::Malformed("the server speaks something else all of a sudden".into()));
     }
     strip(response.headers_mut());
+    // What the gate says of an answer is not a site's to say.
+    for name in [super::SAID, super::replay::FITS] {
+        response.headers_mut().remove(name);
+    }
     Ok(response.map(|body| metered(body, client, deadline)))
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   connection ─► GET http://host/path ──► exchange ─┬─ live, record: dial ─► server
 //!              └► CONNECT host:port                  └─ replay: out of the WARC set
-//!                    live: dial, then bytes both ways, never looked into
+//!                    live: dial, then bytes both ways; but for how they begin ([`began`]), not looked into
 //!                    record, replay: TLS ends here (throw-away certificate) ─► GET /path ─► exchange
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! of bytes and time; all of a VM's tasks end with its plug. In live mode TLS is the browser's and the site's alone.
 
 pub mod address;
+pub mod began;
 pub mod dial;
 pub mod exit;
 mod forward;
@@ -23,6 +24,7 @@ pub mod replay;
 pub mod tls;
 mod tunnel;
 
+use crate::model::Foreign;
 use bytes::Bytes;
 use dial::Reach;
 use exit::Exit;
@@ -96,7 +98,7 @@ const HEADERS_MAX: usize = 256;
 /// How bytes go out.
 #[derive(Debug)]
 pub enum Way {
-    /// Directly, or through exits in turns; never looked into.
+    /// Directly, or through exits in turns; not looked into.
     Live(Live),
     /// The same, looked into and written down.
     Record(Record),
@@ -157,6 +159,8 @@ pub enum Refusal {
     NoNameServer,
     /// It is not of the internet.
     Forbidden(IpAddr),
+    /// It is this machine's own, or of a network that it is in.
+    Near(IpAddr),
     /// No connection.
     NotConnected(String),
     /// No TLS connection.
@@ -171,6 +175,8 @@ pub enum Refusal {
     NotRecorded,
     /// It cannot be written down, so it is not fetched.
     CannotRecord(String),
+    /// Browsers go to no such port: mail, terminals, files.
+    NoWebPort,
     /// Not by this proxy.
     NotSupported(&'static str),
 }
@@ -182,7 +188,7 @@ impl Refusal {
         match self {
             Self::NoSuchName => "no-such-name",
             Self::NoNameServer => "no-name-server",
-            Self::Forbidden(_) => "forbidden-address",
+            Self::Forbidden(_) | Self::Near(_) => "forbidden-address",
             Self::NotConnected(_) => "not-connected",
             Self::Tls(_) => "tls",
             Self::TooLong => "too-long",
@@ -190,13 +196,14 @@ impl Refusal {
             Self::Malformed(_) => "malformed",
             Self::NotRecorded => "not-recorded",
             Self::CannotRecord(_) => "cannot-record",
+            Self::NoWebPort => "no-web-port",
             Self::NotSupported(_) => "not-supported",
         }
     }
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::Near(_) | Self::NoWebPort => StatusCode::FORBIDDEN,
             Self::TooLong => StatusCode::GATEWAY_TIMEOUT,
             Self::NotRecorded => StatusCode::NOT_FOUND,
             Self::TooMuch | Self::CannotRecord(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -224,6 +231,9 @@ impl std::fmt::Display for Refusal {
             Self::NoSuchName => f.write_str("there is no such name"),
             Self::NoNameServer => f.write_str("no name server answered"),
             Self::Forbidden(ip) => write!(f, "{ip} is not an address of the internet, and not allowed"),
+            Self::Near(ip) => {
+                write!(f, "{ip} is an address of this machine or of a network that it is in, and not allowed")
+            }
             Self::NotConnected(why) => write!(f, "no connection: {why}"),
             Self::Tls(why) => write!(f, "no TLS connection: {why}"),
             Self::TooLong => f.write_str("it took too long"),
@@ -231,6 +241,7 @@ impl std::fmt::Display for Refusal {
             Self::Malformed(why) => write!(f, "not understood: {why}"),
             Self::NotRecorded => f.write_str("this is not in the WARC set"),
             Self::CannotRecord(why) => write!(f, "cannot be written down: {why}"),
+            Self::NoWebPort => f.write_str("no web site is at such a port"),
             Self::NotSupported(what) => write!(f, "{what} is not supported here"),
         }
     }
@@ -270,6 +281,15 @@ pub struct Client {
     /// Bodies of its requests that may lie in memory at once.
     bodies: Arc<Semaphore>,
     refused: Mutex<Vec<(String, String)>>,
+    odd: Mutex<Vec<Foreign>>,
+}
+
+/// So many connections that no browser makes are kept of one VM.
+const ODD_MAX: usize = 100;
+
+/// A host and port, as what was refused there is told.
+fn place(host: &str, port: u16) -> String {
+    format!("{}:{port}", host.chars().take(255).collect::<String>())
 }
 
 /// So many refusals of one VM are kept.
@@ -290,6 +310,7 @@ impl Client {
             limits,
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
             refused: Mutex::default(),
+            odd: Mutex::default(),
         }
     }
 
@@ -299,10 +320,34 @@ impl Client {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Connections that the proxy was asked for and that no page makes a browser ask for: to a port that browsers refuse by themselves
+    /// (`port`), or with other first bytes than a browser's (`tunnel`).
+    #[must_use]
+    pub fn odd(&self) -> Vec<Foreign> {
+        self.odd.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes one.
+    fn note_odd(&self, protocol: &str, to: &str, began: &str) {
+        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = Foreign { protocol: protocol.into(), to: to.into(), began: began.into(), ..Foreign::default() };
+        // How many of the bytes were there differs from time to time.
+        let is_same = |old: &Foreign| {
+            (old.protocol == one.protocol && old.to == one.to)
+                && (old.began.starts_with(&one.began) || one.began.starts_with(&old.began))
+        };
+        if odd.len() < ODD_MAX && !odd.iter().any(is_same) {
+            odd.push(one);
+        }
+    }
+
     /// Notes that something was refused; the refusal as an answer.
     fn refuse(&self, host: &str, port: u16, refusal: &Refusal) -> Response<Body> {
+        let one = (place(host, port), refusal.word().to_owned());
+        if *refusal == Refusal::NoWebPort {
+            self.note_odd("port", &one.0, "");
+        }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let one = (format!("{}:{port}", host.chars().take(255).collect::<String>()), refusal.word().to_owned());
         if refused.len() < REFUSED_MAX && !refused.contains(&one) {
             refused.push(one);
         }

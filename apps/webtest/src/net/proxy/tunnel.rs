@@ -1,12 +1,14 @@
 //! What a CONNECT leads to.
 //!
 //! ```text
+//!   all              how what the browser sends begins is looked at, and told if no page makes a browser begin so ([`super::began`])
 //!   live             bytes both ways
 //!   record, replay   first byte 0x16: TLS ends here, then HTTP; else HTTP at once
 //! ```
 //!
-//! Invariant: live, bytes are carried and never looked into.
+//! Invariant: live, bytes are carried, and but for the first ones not looked into.
 
+use super::began::Watched;
 use super::record::{Record, Session, collected};
 use super::replay::{Replay, url_of};
 use super::{Body, Client, Refusal, Way, server};
@@ -51,6 +53,7 @@ impl Tunnel {
     /// Carries bytes, or answers, until the browser has ended or may not go on.
     pub async fn run(self, browser: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, client: &Arc<Client>) {
         let until = client.limits.tunnel_max;
+        let browser = Watched::new(browser, client, &self.host, self.port);
         let run = async {
             match (&*client.way, self.server) {
                 (Way::Live(_), Some(server)) => carry_both(browser, server, client).await,

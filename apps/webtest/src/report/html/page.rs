@@ -92,6 +92,7 @@ fn facts(out: &mut String, row: &Row, seen: &Observation) {
         Ended::RendererCrashed => "its renderer crashed".into(),
         Ended::BrowserCrashed => "the browser crashed".into(),
         Ended::OutOfMemory => "the VM had no memory left".into(),
+        Ended::DiskFull => "the VM had taken all the disk that it may".into(),
         Ended::Failed { why } => format!("the visit failed: {why}"),
     };
     let ms = |ms: f64| format!("{:.2} s", ms / 1e3);
@@ -170,6 +171,12 @@ fn of_the_vm(out: &mut String, seen: &Observation) {
         "Connections that are not the browser's",
         "protocol|to|program|began",
         seen.foreign.iter().map(|f| [text(&f.protocol), code(&f.to), maybe(&f.program), code(&f.began)]),
+    );
+    list(
+        out,
+        "Connections that no page makes a browser ask for",
+        "what|to|began",
+        seen.odd.iter().map(|f| [text(&f.protocol), code(&f.to), code(&f.began)]),
     );
     list(out, "Ports on which something listened", "port", seen.listened.iter().map(|port| [code(port)]));
     list(
