@@ -160,6 +160,12 @@ impl Watch {
         self.loaded && !self.is_loading
     }
 
+    /// How often it went elsewhere or asked something: as long as this grows, it is not quiet.
+    #[must_use]
+    pub fn stirs(&self) -> u32 {
+        self.fights.navigations.saturating_add(self.fights.dialogs)
+    }
+
     /// Where it is, and where it was before.
     #[must_use]
     pub fn way(&self) -> (String, Vec<String>) {

@@ -1,7 +1,7 @@
 //! A visitor whose browsers run in VMs, and the moments of a visit.
 //!
 //! ```text
-//!   0 ──── ready (START_MAX) ──── loaded (load_max_s) ──── + wait_s ──── looked at (LOOK_MAX) ──── VM looked at, gone
+//!   0 ──── ready (START_MAX) ──── loaded (load_max_s) ──── + wait_s (longer, if it spins) ──── looked at (LOOK_MAX) ──── VM looked at, gone
 //!   └──────────────────────────── visit_max_s + wait_s ─────────────────────────────────────────┘
 //! ```
 //!
@@ -12,7 +12,7 @@ use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
-use super::spin::{self, Threads};
+use super::spin::{self, Since, Spin};
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
 use crate::devtools::{Line, LineError, Message};
 use crate::model::{Ended, Observation, Params, Task, Tier};
@@ -33,6 +33,9 @@ use std::time::{Duration, Instant, SystemTime};
 const START_MAX: Duration = Duration::from_secs(30);
 /// So often whoever waits looks whether the visit is still wanted.
 const TURN: Duration = Duration::from_millis(100);
+/// A page that went elsewhere or asked something within so long is not left yet, as long as it may still load: a slow browser shows too
+/// little of what never ends in a short wait.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Why there is no visitor.
 #[derive(Debug, thiserror::Error)]
@@ -242,9 +245,13 @@ impl Visit<'_> {
         let go = watch.go(self.task.url.as_str());
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
         let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
-        let mut spent = (asked, machine.usage().cpu_us, Threads::default());
+        let (mut since, mut longer) = (Since::begin(machine), Duration::ZERO);
+        let mut stirred = (watch.stirs(), asked);
         let ended = loop {
             let now = Instant::now();
+            if watch.stirs() != stirred.0 {
+                stirred = (watch.stirs(), now);
+            }
             if self.stop.load(Ordering::Relaxed) || now >= end {
                 break Ended::TimedOut;
             }
@@ -265,7 +272,7 @@ impl Visit<'_> {
                     if params.screenshot && params.wait_s > 0 {
                         first = Some(machine.line.send(watch.page(), "Page.captureScreenshot", picture()));
                     }
-                    spent = (Instant::now(), machine.usage().cpu_us, machine.threads());
+                    since = Since::now(machine);
                 } else if now >= load_end {
                     if watch.way().0.is_empty() {
                         break Ended::NeverLoaded;
@@ -273,14 +280,19 @@ impl Visit<'_> {
                     // What it has up to now may do something: it is waited for all the same.
                     never_loaded = true;
                     wait_end = Some(now + Duration::from_secs(params.wait_s.into()));
-                    spent = (now, machine.usage().cpu_us, machine.threads());
+                    since = Since::now(machine);
                 }
             }
-            if let Some(wait_end) = wait_end
-                && now >= wait_end
-                && (!self.is_on_its_way(watch) || now >= load_end.max(wait_end))
+            if let Some(at) = wait_end
+                && now >= at
+                && (now >= load_end.max(at) || !(self.is_on_its_way(watch) || now < stirred.1 + QUIET))
             {
-                break if never_loaded { Ended::NeverLoaded } else { Ended::Done };
+                let may_be_longer = params.wait_s > 0 && longer < spin::EXTRA_MAX && now + spin::LONGER < end;
+                if !may_be_longer || since.spin(machine, params.cpus) != Spin::Perhaps {
+                    break if never_loaded { Ended::NeverLoaded } else { Ended::Done };
+                }
+                longer += spin::LONGER;
+                wait_end = Some(now + spin::LONGER);
             }
             let moments = [Some(end), wait_end.filter(|at| *at > now), Some(now + TURN)];
             let until = moments.into_iter().flatten().min().unwrap_or(end);
@@ -298,11 +310,7 @@ impl Visit<'_> {
                 Err(_) => break Ended::BrowserCrashed,
             }
         };
-        let took = spent.0.elapsed();
-        let cpu_ms = machine.usage().cpu_us.saturating_sub(spent.1) as f64 / 1000.0;
-        let most_ms = took.as_secs_f64() * 1000.0 * params.cpus;
-        watch.fights.spun =
-            took >= spin::SEEN_MIN && (cpu_ms >= 0.8 * most_ms || machine.threads().spun_since(&spent.2, took));
+        watch.fights.spun = since.spin(machine, params.cpus) == Spin::Yes;
         if ended == Ended::BrowserCrashed {
             // Whatever took its place has its time, too.
             let wait_end =

@@ -6,13 +6,21 @@
 //! ```
 //!
 //! How much processor a page was given depends on who else works on the machine; that it never lets go does not. A thread that works a
-//! little now and then may wait as long where the machine is busy, but it goes to sleep each time.
+//! little now and then may wait as long where the machine is busy, but it goes to sleep each time; one that works once and long has run for
+//! [`RAN_MIN`] at last.
 //!
-//! Invariants: at most [`THREADS_MAX`] threads are looked at; what ends meanwhile is left out (proc_pid_schedstat, sched/stats of the kernel's
+//! ```text
+//!   loaded ──── the wait ──── spins up to now? ─ no ──► the last look
+//!                     ▲            └ yes: for SEEN_MIN? ─ yes ──► said of the page, the last look
+//!                     └─── LONGER ── no, and EXTRA_MAX is not over
+//! ```
+//!
+//! Invariants: nobody is said to spin who was seen for less than [`SEEN_MIN`], however short the wait is; at most [`THREADS_MAX`] threads are looked at; what ends meanwhile is left out (proc_pid_schedstat, sched/stats of the kernel's
 //! documentation).
 
+use super::machine::Machine;
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So many threads are looked at; a VM has no more by default (`Params.pids`).
 const THREADS_MAX: usize = 1_000;
@@ -20,12 +28,19 @@ const THREADS_MAX: usize = 1_000;
 const WANTED: f64 = 0.8;
 /// And gives it up by itself so often in a second at most.
 const PAUSES_MAX: f64 = 20.0;
+/// And has run for so long: a single work of less takes all the time on a busy machine, and is no spinning.
+const RAN_MIN: Duration = Duration::from_secs(1);
 /// So long it has to be seen.
-pub(super) const SEEN_MIN: Duration = Duration::from_secs(3);
+const SEEN_MIN: Duration = Duration::from_secs(4);
+/// Who spins at the end of a wait is watched longer by so much at a time,
+pub(super) const LONGER: Duration = Duration::from_millis(500);
+/// and by so much at most.
+pub(super) const EXTRA_MAX: Duration = Duration::from_secs(12);
 
 /// What a thread had done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Thread {
+    ran_ns: u64,
     wanted_ns: u64,
     pauses: u64,
 }
@@ -53,58 +68,125 @@ impl Threads {
         Self(threads)
     }
 
-    /// Whether one of them has spun since `before`, which was `took` ago.
-    pub fn spun_since(&self, before: &Self, took: Duration) -> bool {
-        let spins = |tid: &i32, now: &Thread| {
+    /// What one of them has done since `before`, which was `took` ago: the worst of all.
+    fn since(&self, before: &Self, took: Duration) -> Spin {
+        let spin = |(tid, now): (&i32, &Thread)| {
             let then = before.0.get(tid).copied().unwrap_or_default();
             let wanted = Duration::from_nanos(now.wanted_ns.saturating_sub(then.wanted_ns));
+            let ran = Duration::from_nanos(now.ran_ns.saturating_sub(then.ran_ns));
             let pauses = now.pauses.saturating_sub(then.pauses) as f64;
-            wanted.as_secs_f64() >= WANTED * took.as_secs_f64() && pauses <= PAUSES_MAX * took.as_secs_f64()
+            if wanted.as_secs_f64() < WANTED * took.as_secs_f64() || pauses > PAUSES_MAX * took.as_secs_f64() {
+                Spin::No
+            } else if ran < RAN_MIN {
+                Spin::Perhaps
+            } else {
+                Spin::Yes
+            }
         };
-        took >= SEEN_MIN && self.0.iter().any(|(tid, now)| spins(tid, now))
+        self.0.iter().map(spin).max().unwrap_or(Spin::No)
     }
+}
+
+/// Whether something spins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spin {
+    /// It let go, or was not given all that there is.
+    No,
+    /// Up to now, but it was not seen for long enough.
+    Perhaps,
+    /// All the time.
+    Yes,
+}
+
+/// A moment from which on a VM is watched.
+#[derive(Debug)]
+pub(super) struct Since {
+    at: Instant,
+    cpu_us: u64,
+    threads: Threads,
+}
+
+impl Since {
+    /// Before it was asked for anything.
+    pub fn begin(machine: &Machine) -> Self {
+        Self { at: Instant::now(), cpu_us: machine.usage().cpu_us, threads: Threads::default() }
+    }
+
+    /// From now on.
+    pub fn now(machine: &Machine) -> Self {
+        Self { at: Instant::now(), cpu_us: machine.usage().cpu_us, threads: machine.threads() }
+    }
+
+    /// Whether the VM used all of its `cpus` processors since, or one of its threads never let go.
+    pub fn spin(&self, machine: &Machine, cpus: f64) -> Spin {
+        let took = self.at.elapsed();
+        let used = Duration::from_micros(machine.usage().cpu_us.saturating_sub(self.cpu_us));
+        let of_all = if used.as_secs_f64() >= WANTED * took.as_secs_f64() * cpus { Spin::Yes } else { Spin::No };
+        seen_for(of_all.max(machine.threads().since(&self.threads, took)), took)
+    }
+}
+
+/// Nobody is sure of what was seen for a moment.
+fn seen_for(spin: Spin, took: Duration) -> Spin {
+    if took < SEEN_MIN { spin.min(Spin::Perhaps) } else { spin }
 }
 
 fn parse(stat: &str, status: &str) -> Option<Thread> {
     let mut words = stat.split_whitespace().map(str::parse::<u64>);
     let (ran, waited) = (words.next()?.ok()?, words.next()?.ok()?);
     let pauses = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()?;
-    Some(Thread { wanted_ns: ran.saturating_add(waited), pauses })
+    Some(Thread { ran_ns: ran, wanted_ns: ran.saturating_add(waited), pauses })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn threads(of: &[(i32, u64, u64)]) -> Threads {
-        Threads(
-            of.iter().map(|(tid, ms, pauses)| (*tid, Thread { wanted_ns: ms * 1_000_000, pauses: *pauses })).collect(),
-        )
+    /// Each: its number, what it ran, what it waited for the processor, its pauses.
+    fn threads(of: &[(i32, u64, u64, u64)]) -> Threads {
+        let thread = |ran_ms: u64, waited_ms: u64, pauses| Thread {
+            ran_ns: ran_ms * 1_000_000,
+            wanted_ns: (ran_ms + waited_ms) * 1_000_000,
+            pauses,
+        };
+        Threads(of.iter().map(|(tid, ran, waited, pauses)| (*tid, thread(*ran, *waited, *pauses))).collect())
     }
 
     #[test]
     fn what_never_lets_go_spins_and_what_sleeps_does_not() {
         let took = Duration::from_secs(4);
-        let before = threads(&[(1, 500, 40), (2, 0, 0)]);
+        let before = threads(&[(1, 100, 400, 40), (2, 0, 0, 0)]);
         for (after, spins) in [
-            (threads(&[(1, 600, 50)]), false),
-            (threads(&[(1, 4_400, 45)]), true),
+            (threads(&[(1, 150, 450, 50)]), Spin::No),
+            (threads(&[(1, 4_000, 400, 45)]), Spin::Yes),
+            // Busy machine: what it got, and what it did not.
+            (threads(&[(1, 1_400, 3_000, 45)]), Spin::Yes),
             // Busy machine, short works: as long on the way, but it slept 500 times.
-            (threads(&[(1, 4_400, 540)]), false),
+            (threads(&[(1, 1_400, 3_000, 540)]), Spin::No),
+            // Busy machine, one work: it may be done in a moment.
+            (threads(&[(1, 900, 3_500, 45)]), Spin::Perhaps),
             // It came after `before`.
-            (threads(&[(9, 3_500, 3)]), true),
-            (threads(&[(9, 3_000, 3)]), false),
-            (threads(&[]), false),
+            (threads(&[(9, 3_500, 0, 3)]), Spin::Yes),
+            (threads(&[(9, 3_000, 0, 3)]), Spin::No),
+            (threads(&[(1, 150, 450, 50), (9, 3_500, 0, 3), (10, 200, 3_200, 3)]), Spin::Yes),
+            (threads(&[]), Spin::No),
         ] {
-            assert_eq!(after.spun_since(&before, took), spins, "{after:?}");
+            assert_eq!(after.since(&before, took), spins, "{after:?}");
         }
-        assert!(!threads(&[(1, 9_000, 40)]).spun_since(&before, Duration::from_secs(2)), "not seen for long enough");
+    }
+
+    #[test]
+    fn nobody_is_sure_of_what_was_seen_for_a_moment() {
+        for (spin, short) in [(Spin::No, Spin::No), (Spin::Perhaps, Spin::Perhaps), (Spin::Yes, Spin::Perhaps)] {
+            assert_eq!(seen_for(spin, SEEN_MIN / 2), short);
+            assert_eq!(seen_for(spin, SEEN_MIN), spin);
+        }
     }
 
     #[test]
     fn a_thread_is_read_or_left_out() {
         let status = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n";
-        assert_eq!(parse("100 20 3\n", status), Some(Thread { wanted_ns: 120, pauses: 7 }));
+        assert_eq!(parse("100 20 3\n", status), Some(Thread { ran_ns: 100, wanted_ns: 120, pauses: 7 }));
         for (stat, status) in [("", status), ("1", status), ("a b c", status), ("1 2 3", ""), ("-1 2 3", status)] {
             assert_eq!(parse(stat, status), None, "{stat} {status}");
         }

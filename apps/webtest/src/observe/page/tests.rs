@@ -48,7 +48,7 @@ fn a_page_has_loaded_when_its_own_load_event_came_and_it_is_not_about_to_leave()
     watch.see(&event(Some("M"), "Page.loadEventFired", json!({})));
     assert!(watch.is_settled());
     assert_eq!(watch.way(), ("http://b/".into(), vec!["http://a/".into()]));
-    assert_eq!(watch.fights.navigations, 1);
+    assert_eq!((watch.fights.navigations, watch.stirs()), (1, 1));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn dialogs_are_answered_until_there_are_too_many_and_then_scripts_are_stopped() 
     for _ in 1..DIALOGS_MAX {
         assert_eq!(methods(&watch.see(&opening)), ["Page.handleJavaScriptDialog"]);
     }
-    assert_eq!(watch.over, None);
+    assert_eq!((watch.over, watch.stirs()), (None, DIALOGS_MAX - 1));
     let stop = ["Runtime.terminateExecution", "Emulation.setScriptExecutionDisabled", "Page.handleJavaScriptDialog"];
     assert_eq!(methods(&watch.see(&opening)), stop);
     assert_eq!(watch.over, Some(Over::Dialogs));
