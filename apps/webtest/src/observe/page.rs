@@ -294,7 +294,8 @@ impl Watch {
         self.fights.workers += u32::from(kind.ends_with("worker"));
         if is_window && self.windows > POPUPS_MAX || self.targets > TARGETS_MAX {
             if is_window {
-                return vec![command(None, "Target.closeTarget", json!({"targetId": target}))];
+                // It shares a renderer with the page, which waits as long as it waits.
+                return vec![command(None, "Target.closeTarget", json!({"targetId": target})), resume];
             }
             self.cut.one("frames and workers");
             return vec![resume];
