@@ -252,19 +252,39 @@ fn full_params() -> Params {
 /// Of these, those that are meant, if not all are.
 fn some(mut sites: Vec<Site>, wanted: &[&str]) -> Arc<Net> {
     if !is_whole() && std::env::var_os("FVM_WEBTEST_ONLY").is_none() {
-        sites.retain(|site| wanted.iter().any(|name| site.host == format!("{name}.test")));
+        sites.retain(|site| wanted.iter().any(|name| site.is(name)));
         assert_eq!(sites.len(), wanted.len(), "{wanted:?}");
     }
     Arc::new(Net::of(sites))
 }
 
 fn chromium_the_full_browser_sees_the_same(lab: &Lab) {
-    let calm = ["plain", "assets", "one-question", "timers", "other-protocols", "password", "service-worker", "prints"];
-    let fights =
-        ["alerts", "endless-meta", "many-windows", "mines", "questions", "spins-later", "spins", "automatic-file", "memory"];
+    let calm = ["plain", "assets", "one-question", "opens-windows", "other-protocols", "password", "service-worker"];
+    let fights = ["alerts", "many-windows", "automatic-file", "memory", "prints"];
     let mut sites = benign::sites();
     sites.extend(fighters::sites());
-    lab.check(&some(sites, &[&calm[..], &fights[..]].concat()), full_params(), browsers(Tier::Full));
+    let (patient, others): (Vec<Site>, Vec<Site>) = sites.into_iter().partition(|site| site.is_patient);
+    lab.check(&some(others, &[&calm[..], &fights[..]].concat()), full_params(), browsers(Tier::Full));
+    lab.check(
+        &some(patient, &["mines", "endless-meta", "questions"]),
+        Params { wait_s: 4, ..full_params() },
+        browsers(Tier::Full),
+    );
+}
+
+fn chromium_what_never_ends_is_told_after_a_short_wait(lab: &Lab) {
+    short_wait(lab, Tier::Shell);
+}
+
+fn chromium_the_full_browser_tells_after_a_short_wait(lab: &Lab) {
+    short_wait(lab, Tier::Full);
+}
+
+/// The wait of others, which is over before anything could be said of these.
+fn short_wait(lab: &Lab, tier: Tier) {
+    let mut sites = fighters::sites();
+    sites.retain(|site| ["spins", "spins-later", "endless-meta", "questions"].iter().any(|name| site.is(name)));
+    lab.check(&Arc::new(Net::of(sites)), Params { load_max_s: 6, ..full_params() }, browsers(tier));
 }
 
 fn chromium_the_full_browser_is_attacked_no_less(lab: &Lab) {
@@ -446,6 +466,8 @@ fn main() {
         ("chromium_no_benign_page_is_called_anything_else", chromium_no_benign_page_is_called_anything_else),
         ("chromium_the_full_browser_sees_the_same", chromium_the_full_browser_sees_the_same),
         ("chromium_the_full_browser_is_attacked_no_less", chromium_the_full_browser_is_attacked_no_less),
+        ("chromium_the_full_browser_tells_after_a_short_wait", chromium_the_full_browser_tells_after_a_short_wait),
+        ("chromium_what_never_ends_is_told_after_a_short_wait", chromium_what_never_ends_is_told_after_a_short_wait),
         ("chromium_a_baseline_is_learnt_and_holds", chromium_a_baseline_is_learnt_and_holds),
         ("chromium_its_own_sandbox_is_on", chromium_its_own_sandbox_is_on),
         ("chromium_a_worker_that_ends_cuts_visits_short", chromium_a_worker_that_ends_cuts_visits_short),

@@ -12,7 +12,7 @@ use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
-use super::spin::{self, Since, Spin};
+use super::spin::{self, Looks, Since, Spin};
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
 use crate::devtools::{Line, LineError, Message};
 use crate::model::{Ended, Observation, Params, Task, Tier};
@@ -245,7 +245,8 @@ impl Visit<'_> {
         let go = watch.go(self.task.url.as_str());
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
         let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
-        let (mut since, mut longer) = (Since::begin(machine), Duration::ZERO);
+        let wait = Duration::from_secs(params.wait_s.into());
+        let (mut since, mut looks, mut longer) = (Since::begin(machine), Looks::new(Duration::ZERO), Duration::ZERO);
         let mut stirred = (watch.stirs(), asked);
         let ended = loop {
             let now = Instant::now();
@@ -268,20 +269,23 @@ impl Visit<'_> {
             if wait_end.is_none() {
                 if watch.is_settled() || (watch.loaded && now >= load_end) {
                     seen.load_ms = Some(asked.elapsed().as_secs_f64() * 1000.0);
-                    wait_end = Some(Instant::now() + Duration::from_secs(params.wait_s.into()));
+                    wait_end = Some(Instant::now() + wait);
                     if params.screenshot && params.wait_s > 0 {
                         first = Some(machine.line.send(watch.page(), "Page.captureScreenshot", picture()));
                     }
-                    since = Since::now(machine);
+                    (since, looks) = (Since::now(machine), Looks::new(wait));
                 } else if now >= load_end {
                     if watch.way().0.is_empty() {
                         break Ended::NeverLoaded;
                     }
                     // What it has up to now may do something: it is waited for all the same.
                     never_loaded = true;
-                    wait_end = Some(now + Duration::from_secs(params.wait_s.into()));
-                    since = Since::now(machine);
+                    wait_end = Some(now + wait);
+                    (since, looks) = (Since::now(machine), Looks::new(wait));
                 }
+            }
+            if looks.is_time(now) && since.spin(machine, params.cpus) == Spin::No {
+                since = Since::now(machine);
             }
             if let Some(at) = wait_end
                 && now >= at
@@ -313,8 +317,7 @@ impl Visit<'_> {
         watch.fights.spun = since.spin(machine, params.cpus) == Spin::Yes;
         if ended == Ended::BrowserCrashed {
             // Whatever took its place has its time, too.
-            let wait_end =
-                wait_end.unwrap_or_else(|| Instant::now() + Duration::from_secs(params.wait_s.into())).min(end);
+            let wait_end = wait_end.unwrap_or_else(|| Instant::now() + wait).min(end);
             while Instant::now() < wait_end && !self.stop.load(Ordering::Relaxed) {
                 std::thread::sleep(TURN);
             }

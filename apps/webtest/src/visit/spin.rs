@@ -10,9 +10,11 @@
 //! [`RAN_MIN`] at last.
 //!
 //! ```text
-//!   loaded ──── the wait ──── spins up to now? ─ no ──► the last look
-//!                     ▲            └ yes: for SEEN_MIN? ─ yes ──► said of the page, the last look
-//!                     └─── LONGER ── no, and EXTRA_MAX is not over
+//!   loaded ── 0.5 ─ 1 ─ 2 ─ ... s: not yet? seen from here on ── half of the wait ──┐
+//!                                                                                   ▼
+//!                     ┌────────────────────────────── end of the wait: spins since? ─ no ──► the last look
+//!                     └── LONGER ◄─ no, and EXTRA_MAX is not over ── for SEEN_MIN? ◄ yes
+//!                                                                         └ yes ──► said of the page, the last look
 //! ```
 //!
 //! Invariants: nobody is said to spin who was seen for less than [`SEEN_MIN`], however short the wait is; at most [`THREADS_MAX`] threads are looked at; what ends meanwhile is left out (proc_pid_schedstat, sched/stats of the kernel's
@@ -126,6 +128,31 @@ impl Since {
     }
 }
 
+/// When it is looked whether something spins already: each time after twice as long, in the first half of a wait. What spins has to be
+/// fetched first.
+#[derive(Debug)]
+pub(super) struct Looks {
+    began: Instant,
+    next: Duration,
+    last: Duration,
+}
+
+impl Looks {
+    /// Of a wait that begins now.
+    pub fn new(wait: Duration) -> Self {
+        Self { began: Instant::now(), next: LONGER, last: wait / 2 }
+    }
+
+    /// Whether it is time.
+    pub fn is_time(&mut self, now: Instant) -> bool {
+        let is_time = self.next <= self.last && now >= self.began + self.next;
+        if is_time {
+            self.next *= 2;
+        }
+        is_time
+    }
+}
+
 /// Nobody is sure of what was seen for a moment.
 fn seen_for(spin: Spin, took: Duration) -> Spin {
     if took < SEEN_MIN { spin.min(Spin::Perhaps) } else { spin }
@@ -180,6 +207,17 @@ mod tests {
         for (spin, short) in [(Spin::No, Spin::No), (Spin::Perhaps, Spin::Perhaps), (Spin::Yes, Spin::Perhaps)] {
             assert_eq!(seen_for(spin, SEEN_MIN / 2), short);
             assert_eq!(seen_for(spin, SEEN_MIN), spin);
+        }
+    }
+
+    #[test]
+    fn it_is_looked_ever_more_seldom_and_only_in_the_first_half_of_a_wait() {
+        for (wait_s, looks) in [(0, &[][..]), (1, &[500]), (4, &[500, 1_000, 2_000]), (10, &[500, 1_000, 2_000, 4_000])]
+        {
+            let mut all = Looks::new(Duration::from_secs(wait_s));
+            let began = all.began;
+            let times = (0..20_000).filter(|ms| all.is_time(began + Duration::from_millis(*ms)));
+            assert_eq!(times.collect::<Vec<u64>>(), looks, "{wait_s}");
         }
     }
 
