@@ -12,7 +12,7 @@ use super::admission::Admission;
 use super::browser::{Browser, DOWNLOADS, HOME, Missing};
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
-use super::spin::{self, Looks, Since, Spin};
+use super::spin::{LONGER, Looks, Spin};
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
 use crate::devtools::{Line, LineError, Message};
 use crate::model::{Ended, Observation, Params, Task, Tier};
@@ -35,7 +35,7 @@ const START_MAX: Duration = Duration::from_secs(30);
 const TURN: Duration = Duration::from_millis(100);
 /// A page that went elsewhere or asked something within so long is not left yet, as long as it may still load: a slow browser shows too
 /// little of what never ends in a short wait.
-const QUIET: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Why there is no visitor.
 #[derive(Debug, thiserror::Error)]
@@ -246,7 +246,8 @@ impl Visit<'_> {
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
         let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
         let wait = Duration::from_secs(params.wait_s.into());
-        let (mut since, mut looks, mut longer) = (Since::begin(machine), Looks::new(Duration::ZERO), Duration::ZERO);
+        let mut looks = Looks::before(machine);
+        let quiet = if wait.is_zero() { wait } else { QUIET };
         let mut stirred = (watch.stirs(), asked);
         let ended = loop {
             let now = Instant::now();
@@ -273,7 +274,7 @@ impl Visit<'_> {
                     if params.screenshot && params.wait_s > 0 {
                         first = Some(machine.line.send(watch.page(), "Page.captureScreenshot", picture()));
                     }
-                    (since, looks) = (Since::now(machine), Looks::new(wait));
+                    looks = Looks::new(machine, wait);
                 } else if now >= load_end {
                     if watch.way().0.is_empty() {
                         break Ended::NeverLoaded;
@@ -281,22 +282,18 @@ impl Visit<'_> {
                     // What it has up to now may do something: it is waited for all the same.
                     never_loaded = true;
                     wait_end = Some(now + wait);
-                    (since, looks) = (Since::now(machine), Looks::new(wait));
+                    looks = Looks::new(machine, wait);
                 }
             }
-            if looks.is_time(now) && since.spin(machine, params.cpus) == Spin::No {
-                since = Since::now(machine);
-            }
+            looks.turn(machine, now);
             if let Some(at) = wait_end
                 && now >= at
-                && (now >= load_end.max(at) || !(self.is_on_its_way(watch) || now < stirred.1 + QUIET))
+                && (now >= load_end.max(at) || !(self.is_on_its_way(watch) || now < stirred.1 + quiet))
             {
-                let may_be_longer = params.wait_s > 0 && longer < spin::EXTRA_MAX && now + spin::LONGER < end;
-                if !may_be_longer || since.spin(machine, params.cpus) != Spin::Perhaps {
+                if wait.is_zero() || now + LONGER >= end || !looks.longer(machine, params.cpus) {
                     break if never_loaded { Ended::NeverLoaded } else { Ended::Done };
                 }
-                longer += spin::LONGER;
-                wait_end = Some(now + spin::LONGER);
+                wait_end = Some(now + LONGER);
             }
             let moments = [Some(end), wait_end.filter(|at| *at > now), Some(now + TURN)];
             let until = moments.into_iter().flatten().min().unwrap_or(end);
@@ -314,7 +311,7 @@ impl Visit<'_> {
                 Err(_) => break Ended::BrowserCrashed,
             }
         };
-        watch.fights.spun = since.spin(machine, params.cpus) == Spin::Yes;
+        watch.fights.spun = looks.spin(machine, params.cpus) == Spin::Yes;
         if ended == Ended::BrowserCrashed {
             // Whatever took its place has its time, too.
             let wait_end = wait_end.unwrap_or_else(|| Instant::now() + wait).min(end);

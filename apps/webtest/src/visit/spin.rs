@@ -10,11 +10,10 @@
 //! [`RAN_MIN`] at last.
 //!
 //! ```text
-//!   loaded ── 0.5 ─ 1 ─ 2 ─ ... s: not yet? seen from here on ── half of the wait ──┐
-//!                                                                                   ▼
-//!                     ┌────────────────────────────── end of the wait: spins since? ─ no ──► the last look
-//!                     └── LONGER ◄─ no, and EXTRA_MAX is not over ── for SEEN_MIN? ◄ yes
-//!                                                                         └ yes ──► said of the page, the last look
+//!   loaded ── 0.5 ─ 1 ─ 2 ─ ... ─ half of the wait: moments from which on it may have spun ── end of the wait ◄─────────────┐
+//!                                                                                                 │                        │
+//!   the last look ◄── yes: said of the page ── since one of them, SEEN_MIN ago at least? ◄────────┘                        │
+//!                 ◄── no ───────────────────── since the last of them, nearly? ── yes: from now on, LONGER, EXTRA_MAX in all ┘
 //! ```
 //!
 //! Invariants: nobody is said to spin who was seen for less than [`SEEN_MIN`], however short the wait is; at most [`THREADS_MAX`] threads are looked at; what ends meanwhile is left out (proc_pid_schedstat, sched/stats of the kernel's
@@ -34,10 +33,12 @@ const PAUSES_MAX: f64 = 20.0;
 const RAN_MIN: Duration = Duration::from_secs(1);
 /// So long it has to be seen.
 const SEEN_MIN: Duration = Duration::from_secs(4);
-/// Who spins at the end of a wait is watched longer by so much at a time,
+/// So much of what it wanted may not be in its account yet: what waits is added when it gets the processor again.
+const LATE: Duration = Duration::from_millis(300);
+/// Who seems to spin at the end of a wait is watched longer by so much at a time,
 pub(super) const LONGER: Duration = Duration::from_millis(500);
 /// and by so much at most.
-pub(super) const EXTRA_MAX: Duration = Duration::from_secs(12);
+const EXTRA_MAX: Duration = Duration::from_secs(12);
 
 /// What a thread had done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,9 +78,10 @@ impl Threads {
             let wanted = Duration::from_nanos(now.wanted_ns.saturating_sub(then.wanted_ns));
             let ran = Duration::from_nanos(now.ran_ns.saturating_sub(then.ran_ns));
             let pauses = now.pauses.saturating_sub(then.pauses) as f64;
-            if wanted.as_secs_f64() < WANTED * took.as_secs_f64() || pauses > PAUSES_MAX * took.as_secs_f64() {
+            let least = took.mul_f64(WANTED);
+            if pauses > PAUSES_MAX * took.as_secs_f64() || wanted + LATE < least {
                 Spin::No
-            } else if ran < RAN_MIN {
+            } else if wanted < least || ran < RAN_MIN || took < SEEN_MIN {
                 Spin::Perhaps
             } else {
                 Spin::Yes
@@ -94,68 +96,104 @@ impl Threads {
 pub(super) enum Spin {
     /// It let go, or was not given all that there is.
     No,
-    /// Up to now, but it was not seen for long enough.
+    /// Up to now, or nearly; but it was not seen for long enough.
     Perhaps,
     /// All the time.
     Yes,
 }
 
-/// A moment from which on a VM is watched.
+/// What a VM had done at a moment.
 #[derive(Debug)]
-pub(super) struct Since {
+struct Moment {
     at: Instant,
-    cpu_us: u64,
+    cpu: Duration,
     threads: Threads,
 }
 
-impl Since {
-    /// Before it was asked for anything.
-    pub fn begin(machine: &Machine) -> Self {
-        Self { at: Instant::now(), cpu_us: machine.usage().cpu_us, threads: Threads::default() }
+impl Moment {
+    fn now(machine: &Machine) -> Self {
+        let cpu = Duration::from_micros(machine.usage().cpu_us);
+        Self { at: Instant::now(), cpu, threads: machine.threads() }
     }
 
-    /// From now on.
-    pub fn now(machine: &Machine) -> Self {
-        Self { at: Instant::now(), cpu_us: machine.usage().cpu_us, threads: machine.threads() }
-    }
-
-    /// Whether the VM used all of its `cpus` processors since, or one of its threads never let go.
-    pub fn spin(&self, machine: &Machine, cpus: f64) -> Spin {
-        let took = self.at.elapsed();
-        let used = Duration::from_micros(machine.usage().cpu_us.saturating_sub(self.cpu_us));
-        let of_all = if used.as_secs_f64() >= WANTED * took.as_secs_f64() * cpus { Spin::Yes } else { Spin::No };
-        seen_for(of_all.max(machine.threads().since(&self.threads, took)), took)
+    /// Whether the VM used all of its `cpus` processors since `before`, or one of its threads never let go.
+    fn since(&self, before: &Self, cpus: f64) -> Spin {
+        let took = self.at.saturating_duration_since(before.at);
+        let of_all = match self.cpu.saturating_sub(before.cpu) >= took.mul_f64(WANTED * cpus) {
+            true if took < SEEN_MIN => Spin::Perhaps,
+            true => Spin::Yes,
+            false => Spin::No,
+        };
+        of_all.max(self.threads.since(&before.threads, took))
     }
 }
 
-/// When it is looked whether something spins already: each time after twice as long, in the first half of a wait. What spins has to be
-/// fetched first.
+/// A wait, and the moments from which on something may have spun: each after twice as long as the one before, in the first half of the
+/// wait, for what spins has to be fetched first; then those of the time that it is longer.
 #[derive(Debug)]
 pub(super) struct Looks {
     began: Instant,
     next: Duration,
     last: Duration,
+    extra: Duration,
+    from: Vec<Moment>,
 }
 
 impl Looks {
-    /// Of a wait that begins now.
-    pub fn new(wait: Duration) -> Self {
-        Self { began: Instant::now(), next: LONGER, last: wait / 2 }
+    /// Before it is asked for anything: all that it uses, it uses from now on.
+    pub fn before(machine: &Machine) -> Self {
+        let cpu = Duration::from_micros(machine.usage().cpu_us);
+        Self::from(Moment { at: Instant::now(), cpu, threads: Threads::default() }, Duration::ZERO)
     }
 
-    /// Whether it is time.
-    pub fn is_time(&mut self, now: Instant) -> bool {
+    /// Of a wait that begins now.
+    pub fn new(machine: &Machine, wait: Duration) -> Self {
+        Self::from(Moment::now(machine), wait)
+    }
+
+    fn from(begin: Moment, wait: Duration) -> Self {
+        Self { began: begin.at, next: LONGER, last: wait / 2, extra: Duration::ZERO, from: vec![begin] }
+    }
+
+    /// Looks, if it is time.
+    pub fn turn(&mut self, machine: &Machine, now: Instant) {
+        if self.is_time(now) {
+            self.from.push(Moment::now(machine));
+        }
+    }
+
+    fn is_time(&mut self, now: Instant) -> bool {
         let is_time = self.next <= self.last && now >= self.began + self.next;
         if is_time {
             self.next *= 2;
         }
         is_time
     }
-}
 
-/// Nobody is sure of what was seen for a moment.
-fn seen_for(spin: Spin, took: Duration) -> Spin {
-    if took < SEEN_MIN { spin.min(Spin::Perhaps) } else { spin }
+    /// At the end of the wait: whether it spins up to now.
+    pub fn spin(&self, machine: &Machine, cpus: f64) -> Spin {
+        self.spin_until(&Moment::now(machine), cpus)
+    }
+
+    fn spin_until(&self, now: &Moment, cpus: f64) -> Spin {
+        let mut all = self.from.iter().map(|from| now.since(from, cpus)).rev();
+        let last = all.next().unwrap_or(Spin::No);
+        if all.any(|spin| spin == Spin::Yes) { Spin::Yes } else { last }
+    }
+
+    /// Whether the wait is longer by [`LONGER`], for it seems to spin.
+    pub fn longer(&mut self, machine: &Machine, cpus: f64) -> bool {
+        if self.extra >= EXTRA_MAX {
+            return false;
+        }
+        let now = Moment::now(machine);
+        let is_longer = self.spin_until(&now, cpus) == Spin::Perhaps;
+        if is_longer {
+            self.extra += LONGER;
+            self.from.push(now);
+        }
+        is_longer
+    }
 }
 
 fn parse(stat: &str, status: &str) -> Option<Thread> {
@@ -192,33 +230,65 @@ mod tests {
             (threads(&[(1, 1_400, 3_000, 540)]), Spin::No),
             // Busy machine, one work: it may be done in a moment.
             (threads(&[(1, 900, 3_500, 45)]), Spin::Perhaps),
+            // It waits, and the kernel has not said so yet.
+            (threads(&[(1, 1_400, 2_100, 45)]), Spin::Perhaps),
+            (threads(&[(1, 1_400, 1_900, 45)]), Spin::No),
             // It came after `before`.
             (threads(&[(9, 3_500, 0, 3)]), Spin::Yes),
-            (threads(&[(9, 3_000, 0, 3)]), Spin::No),
+            (threads(&[(9, 2_500, 0, 3)]), Spin::No),
             (threads(&[(1, 150, 450, 50), (9, 3_500, 0, 3), (10, 200, 3_200, 3)]), Spin::Yes),
             (threads(&[]), Spin::No),
         ] {
             assert_eq!(after.since(&before, took), spins, "{after:?}");
         }
+        let short = threads(&[(1, 2_100, 400, 45)]);
+        assert_eq!(short.since(&before, took / 2), Spin::Perhaps, "not seen for long enough");
     }
 
-    #[test]
-    fn nobody_is_sure_of_what_was_seen_for_a_moment() {
-        for (spin, short) in [(Spin::No, Spin::No), (Spin::Perhaps, Spin::Perhaps), (Spin::Yes, Spin::Perhaps)] {
-            assert_eq!(seen_for(spin, SEEN_MIN / 2), short);
-            assert_eq!(seen_for(spin, SEEN_MIN), spin);
-        }
+    /// From the first moment on, at so many milliseconds, with so many used by all.
+    fn moment(of: &Moment, ms: u64, cpu_ms: u64) -> Moment {
+        let at = of.at + Duration::from_millis(ms);
+        Moment { at, cpu: Duration::from_millis(cpu_ms), threads: Threads::default() }
+    }
+
+    fn looks(wait_s: u64) -> Looks {
+        let begin = Moment { at: Instant::now(), cpu: Duration::ZERO, threads: Threads::default() };
+        Looks::from(begin, Duration::from_secs(wait_s))
     }
 
     #[test]
     fn it_is_looked_ever_more_seldom_and_only_in_the_first_half_of_a_wait() {
-        for (wait_s, looks) in [(0, &[][..]), (1, &[500]), (4, &[500, 1_000, 2_000]), (10, &[500, 1_000, 2_000, 4_000])]
+        for (wait_s, times) in [(0, &[][..]), (1, &[500]), (4, &[500, 1_000, 2_000]), (10, &[500, 1_000, 2_000, 4_000])]
         {
-            let mut all = Looks::new(Duration::from_secs(wait_s));
+            let mut all = looks(wait_s);
             let began = all.began;
-            let times = (0..20_000).filter(|ms| all.is_time(began + Duration::from_millis(*ms)));
-            assert_eq!(times.collect::<Vec<u64>>(), looks, "{wait_s}");
+            let is_time = |ms: &u64| all.is_time(began + Duration::from_millis(*ms));
+            assert_eq!((0..20_000).filter(is_time).collect::<Vec<u64>>(), times, "{wait_s}");
         }
+    }
+
+    #[test]
+    fn what_all_threads_use_counts_from_any_moment_up_to_now() {
+        let mut looks = looks(10);
+        for (ms, cpu_ms) in [(500, 100), (1_000, 150), (2_000, 200), (4_000, 300)] {
+            let next = moment(&looks.from[0], ms, cpu_ms);
+            looks.from.push(next);
+        }
+        for (ms, cpu_ms, cpus, spin) in [
+            (10_000, 300, 1.0, Spin::No),
+            // It began after four seconds.
+            (10_000, 6_200, 1.0, Spin::Yes),
+            (10_000, 6_200, 2.0, Spin::No),
+            // And after eight.
+            (10_000, 2_300, 1.0, Spin::No),
+            (7_000, 3_200, 1.0, Spin::Perhaps),
+        ] {
+            assert_eq!(looks.spin_until(&moment(&looks.from[0], ms, cpu_ms), cpus), spin, "{ms} {cpu_ms} {cpus}");
+        }
+        // It did for six seconds, and has stopped.
+        let after = moment(&looks.from[0], 10_000, 6_200);
+        looks.from.push(after);
+        assert_eq!(looks.spin_until(&moment(&looks.from[0], 14_500, 6_300), 1.0), Spin::No);
     }
 
     #[test]
