@@ -33,8 +33,8 @@ use std::time::{Duration, Instant, SystemTime};
 const START_MAX: Duration = Duration::from_secs(30);
 /// So often whoever waits looks whether the visit is still wanted.
 const TURN: Duration = Duration::from_millis(100);
-/// A page that went elsewhere or asked something within so long is not left yet, as long as it may still load: a slow browser shows too
-/// little of what never ends in a short wait.
+/// A page that went elsewhere or asked something within so long is not left yet: a slow browser shows too little of what never ends in a
+/// short wait.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Why there is no visitor.
@@ -288,7 +288,8 @@ impl Visit<'_> {
             looks.turn(machine, now);
             if let Some(at) = wait_end
                 && now >= at
-                && (now >= load_end.max(at) || !(self.is_on_its_way(watch) || now < stirred.1 + quiet))
+                && (now >= load_end.max(at) || !self.is_on_its_way(watch))
+                && (now + LONGER >= end || now >= stirred.1 + quiet)
             {
                 if wait.is_zero() || now + LONGER >= end || !looks.longer(machine, params.cpus) {
                     break if never_loaded { Ended::NeverLoaded } else { Ended::Done };

@@ -33,12 +33,12 @@ const PAUSES_MAX: f64 = 20.0;
 const RAN_MIN: Duration = Duration::from_secs(1);
 /// So long it has to be seen.
 const SEEN_MIN: Duration = Duration::from_secs(4);
-/// So much of what it wanted may not be in its account yet: what waits is added when it gets the processor again.
-const LATE: Duration = Duration::from_millis(300);
+/// So much of what it wanted may not be in its account yet: what it waited is added when it gets the processor again.
+const LATE: Duration = Duration::from_millis(100);
 /// Who seems to spin at the end of a wait is watched longer by so much at a time,
 pub(super) const LONGER: Duration = Duration::from_millis(500);
 /// and by so much at most.
-const EXTRA_MAX: Duration = Duration::from_secs(12);
+const EXTRA_MAX: Duration = Duration::from_secs(20);
 
 /// What a thread had done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +46,8 @@ struct Thread {
     ran_ns: u64,
     wanted_ns: u64,
     pauses: u64,
+    /// It has the processor, or waits for it.
+    is_ready: bool,
 }
 
 /// What all threads had done.
@@ -79,7 +81,9 @@ impl Threads {
             let ran = Duration::from_nanos(now.ran_ns.saturating_sub(then.ran_ns));
             let pauses = now.pauses.saturating_sub(then.pauses) as f64;
             let least = took.mul_f64(WANTED);
-            if pauses > PAUSES_MAX * took.as_secs_f64() || wanted + LATE < least {
+            // It wanted it all the time, whatever its account says.
+            let has_not_paused = pauses == 0.0 && now.is_ready;
+            if pauses > PAUSES_MAX * took.as_secs_f64() || !has_not_paused && wanted + LATE < least {
                 Spin::No
             } else if wanted < least || ran < RAN_MIN || took < SEEN_MIN {
                 Spin::Perhaps
@@ -199,8 +203,10 @@ impl Looks {
 fn parse(stat: &str, status: &str) -> Option<Thread> {
     let mut words = stat.split_whitespace().map(str::parse::<u64>);
     let (ran, waited) = (words.next()?.ok()?, words.next()?.ok()?);
-    let pauses = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()?;
-    Some(Thread { ran_ns: ran, wanted_ns: ran.saturating_add(waited), pauses })
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let pauses = field("voluntary_ctxt_switches:")?.parse().ok()?;
+    let is_ready = field("State:").is_some_and(|state| state.starts_with('R'));
+    Some(Thread { ran_ns: ran, wanted_ns: ran.saturating_add(waited), pauses, is_ready })
 }
 
 #[cfg(test)]
@@ -213,6 +219,7 @@ mod tests {
             ran_ns: ran_ms * 1_000_000,
             wanted_ns: (ran_ms + waited_ms) * 1_000_000,
             pauses,
+            is_ready: false,
         };
         Threads(of.iter().map(|(tid, ran, waited, pauses)| (*tid, thread(*ran, *waited, *pauses))).collect())
     }
@@ -231,8 +238,8 @@ mod tests {
             // Busy machine, one work: it may be done in a moment.
             (threads(&[(1, 900, 3_500, 45)]), Spin::Perhaps),
             // It waits, and the kernel has not said so yet.
-            (threads(&[(1, 1_400, 2_100, 45)]), Spin::Perhaps),
-            (threads(&[(1, 1_400, 1_900, 45)]), Spin::No),
+            (threads(&[(1, 1_400, 2_250, 45)]), Spin::Perhaps),
+            (threads(&[(1, 1_400, 2_150, 45)]), Spin::No),
             // It came after `before`.
             (threads(&[(9, 3_500, 0, 3)]), Spin::Yes),
             (threads(&[(9, 2_500, 0, 3)]), Spin::No),
@@ -240,6 +247,11 @@ mod tests {
             (threads(&[]), Spin::No),
         ] {
             assert_eq!(after.since(&before, took), spins, "{after:?}");
+        }
+        for (pauses, is_ready, spins) in [(40, true, Spin::Perhaps), (41, true, Spin::No), (40, false, Spin::No)] {
+            let mut waits = threads(&[(1, 500, 500, pauses)]);
+            waits.0.get_mut(&1).unwrap().is_ready = is_ready;
+            assert_eq!(waits.since(&before, took), spins, "{waits:?}");
         }
         let short = threads(&[(1, 2_100, 400, 45)]);
         assert_eq!(short.since(&before, took / 2), Spin::Perhaps, "not seen for long enough");
@@ -293,8 +305,11 @@ mod tests {
 
     #[test]
     fn a_thread_is_read_or_left_out() {
-        let status = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n";
-        assert_eq!(parse("100 20 3\n", status), Some(Thread { ran_ns: 100, wanted_ns: 120, pauses: 7 }));
+        let status = "Name:\tx\nState:\tR (running)\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t9\n";
+        assert_eq!(
+            parse("100 20 3\n", status),
+            Some(Thread { ran_ns: 100, wanted_ns: 120, pauses: 7, is_ready: true })
+        );
         for (stat, status) in [("", status), ("1", status), ("a b c", status), ("1 2 3", ""), ("-1 2 3", status)] {
             assert_eq!(parse(stat, status), None, "{stat} {status}");
         }
