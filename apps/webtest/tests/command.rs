@@ -202,7 +202,8 @@ fn sites(count: usize, pages: usize) -> (u16, Arc<AtomicUsize>) {
     (port, asked)
 }
 
-/// `FVM_WEBTEST_SITES` (254 at most), `FVM_WEBTEST_PAGES`: more than a few; `FVM_WEBTEST_VISITS`: so many pages of each site are visited.
+/// `FVM_WEBTEST_SITES` (254 at most), `FVM_WEBTEST_PAGES`: more than a few; `FVM_WEBTEST_VISITS`: so many pages of each site are
+/// visited; `FVM_WEBTEST_AT_ONCE`: so many at once.
 fn number(key: &str, usual: usize) -> usize {
     std::env::var(key).map_or(usual, |value| value.parse().unwrap())
 }
@@ -243,7 +244,9 @@ fn chromium_visits_a_crawled_mirror_is_killed_goes_on_and_its_report_is_read() {
     // Killed in the middle.
     let began = Instant::now();
     let early = visits.div_ceil(4);
-    let run = ["run", "--replay", "set", "--wait", "0", "--json", "--quiet"];
+    let mut run = vec!["run", "--replay", "set", "--wait", "0", "--json", "--quiet"];
+    let at_once = std::env::var("FVM_WEBTEST_AT_ONCE").ok();
+    run.extend(at_once.iter().flat_map(|count| ["--concurrent", count]));
     let mut child = lab.command(&run).stdout(Stdio::piped()).spawn().unwrap();
     let results = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert_eq!(results.filter(|line| line.contains("\"event\":\"result\"")).take(early).count(), early);
