@@ -231,6 +231,7 @@ fn chromium_visits_a_crawled_mirror_is_killed_goes_on_and_its_report_is_read() {
     let began = Instant::now();
     let (said, _) = lab.run(&crawl, 0);
     eprintln!("crawl, {:.1?}: {}", began.elapsed(), said.trim());
+    assert!(said.starts_with(&format!("{} pages, ", count * pages)) && said.contains("; 0 wait, 0 failed"), "{said}");
     if of_each == pages {
         let (said, _) = lab.run(&["import", "--tag", "mirror", "set"], 0);
         assert_eq!(said, format!("{visits} added, 0 known already, 0 bad\n"));
