@@ -34,8 +34,9 @@ const START_MAX: Duration = Duration::from_secs(30);
 /// So often whoever waits looks whether the visit is still wanted.
 const TURN: Duration = Duration::from_millis(100);
 /// A page that went elsewhere or asked something within so long is not left yet: a slow browser shows too little of what never ends in a
-/// short wait.
+/// short wait. Where even its start took long, within twice that: but no more than [`QUIET_MAX`].
 const QUIET: Duration = Duration::from_secs(2);
+const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// Why there is no visitor.
 #[derive(Debug, thiserror::Error)]
@@ -247,7 +248,8 @@ impl Visit<'_> {
         let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
         let wait = Duration::from_secs(params.wait_s.into());
         let mut looks = Looks::before(machine);
-        let quiet = if wait.is_zero() { wait } else { QUIET };
+        let start = Duration::from_secs_f64(seen.ready_ms / 1000.0);
+        let quiet = if wait.is_zero() { wait } else { (2 * start).clamp(QUIET, QUIET_MAX) };
         let mut stirred = (watch.stirs(), asked);
         let ended = loop {
             let now = Instant::now();
