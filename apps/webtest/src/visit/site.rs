@@ -250,11 +250,11 @@ impl Visit<'_> {
         let mut looks = Looks::before(machine);
         let start = Duration::from_secs_f64(seen.ready_ms / 1000.0);
         let quiet = if wait.is_zero() { wait } else { (2 * start).clamp(QUIET, QUIET_MAX) };
-        let mut stirred = (watch.stirs(), asked);
+        let (mut stirs, mut noisy_until) = (watch.stirs(), asked);
         let ended = loop {
             let now = Instant::now();
-            if watch.stirs() != stirred.0 {
-                stirred = (watch.stirs(), now);
+            if watch.stirs() != stirs {
+                (stirs, noisy_until) = (watch.stirs(), now + quiet);
             }
             if self.stop.load(Ordering::Relaxed) || now >= end {
                 break Ended::TimedOut;
@@ -291,7 +291,7 @@ impl Visit<'_> {
             if let Some(at) = wait_end
                 && now >= at
                 && (now >= load_end.max(at) || !self.is_on_its_way(watch))
-                && (now + LONGER >= end || now >= stirred.1 + quiet)
+                && (now + LONGER >= end || now >= noisy_until)
             {
                 if wait.is_zero() || now + LONGER >= end || !looks.longer(machine, params.cpus) {
                     break if never_loaded { Ended::NeverLoaded } else { Ended::Done };
