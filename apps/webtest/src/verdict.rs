@@ -118,7 +118,7 @@ const RULES: &[Rule] = &[
     Rule {
         id: "processor",
         kind: Kind::Suspicious,
-        text: "the page used all of the processor that it was given, for as long as it was there",
+        text: "the page used all of the processor that it was given, and did not stop",
         evidence: |seen, _| when(seen.fights.spun, seen),
     },
     Rule {

@@ -9,6 +9,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -155,16 +157,19 @@ fn what_is_missing_is_named_and_what_to_do() {
     assert_eq!(json(&said)["counts"]["queued"], 1, "something was lost");
 }
 
-/// Sites at 127.0.1.1, 127.0.1.2, ...: pages with links to each other and to the next site.
-fn sites(count: usize, pages: usize) -> u16 {
+/// Sites at 127.0.1.1, 127.0.1.2, ...: pages with links to each other and to the next site. Their port, and how often they were asked.
+fn sites(count: usize, pages: usize) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let serve = move |stream: TcpStream| {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let of_server = Arc::clone(&asked);
+    let serve = move |stream: TcpStream, asked: &AtomicUsize| {
         let own = stream.local_addr().unwrap().ip().to_string();
         let site: usize = own.rsplit('.').next().unwrap().parse().unwrap();
         let mut out = stream.try_clone().unwrap();
         let mut lines = BufReader::new(stream).lines();
         while let Some(Ok(first)) = lines.next() {
+            asked.fetch_add(1, Ordering::Relaxed);
             while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
             let path = first.split(' ').nth(1).unwrap_or("/");
             let page = path.trim_start_matches("/page").trim_end_matches(".html").parse().unwrap_or(0_usize);
@@ -190,13 +195,15 @@ fn sites(count: usize, pages: usize) -> u16 {
     };
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || serve(stream));
+            let asked = Arc::clone(&of_server);
+            thread::spawn(move || serve(stream, &asked));
         }
     });
-    port
+    (port, asked)
 }
 
-/// `FVM_WEBTEST_SITES`, `FVM_WEBTEST_PAGES`: more than a few.
+/// `FVM_WEBTEST_SITES` (254 at most), `FVM_WEBTEST_PAGES`: more than a few; `FVM_WEBTEST_VISITS`: so many pages of each site are
+/// visited; `FVM_WEBTEST_AT_ONCE`: so many at once.
 fn number(key: &str, usual: usize) -> usize {
     std::env::var(key).map_or(usual, |value| value.parse().unwrap())
 }
@@ -214,42 +221,61 @@ fn chromium_visits_a_crawled_mirror_is_killed_goes_on_and_its_report_is_read() {
     }
     let lab = Lab::new();
     let (count, pages) = (number("FVM_WEBTEST_SITES", 6), number("FVM_WEBTEST_PAGES", 4));
-    let port = sites(count, pages);
-    let first = format!("http://127.0.1.1:{port}/page0.html");
-    let hosts: Vec<String> = (1..=count).map(|n| format!("http://127.0.1.{n}:{port}/page0.html")).collect();
+    let of_each = number("FVM_WEBTEST_VISITS", pages);
+    let visits = count * of_each;
+    let (port, asked) = sites(count, pages);
+    let url = |site: usize, page: usize| format!("http://127.0.1.{site}:{port}/page{page}.html");
+    let hosts: Vec<String> = (1..=count).map(|site| url(site, 0)).collect();
     let mut crawl = vec!["crawl", "set", "--allow-address", "127.0.0.0/8", "--pause", "0", "--depth", "100"];
     crawl.extend(hosts.iter().map(String::as_str));
-    lab.run(&crawl, 0);
-    let (said, _) = lab.run(&["import", "--tag", "mirror", "set"], 0);
-    assert_eq!(said, format!("{} added, 0 known already, 0 bad\n", count * pages));
+    let began = Instant::now();
+    let (said, _) = lab.run(&crawl, 0);
+    eprintln!("crawl, {:.1?}: {}", began.elapsed(), said.trim());
+    assert!(said.starts_with(&format!("{} pages, ", count * pages)) && said.contains("; 0 wait, 0 failed"), "{said}");
+    if of_each == pages {
+        let (said, _) = lab.run(&["import", "--tag", "mirror", "set"], 0);
+        assert_eq!(said, format!("{visits} added, 0 known already, 0 bad\n"));
+    } else {
+        let some = (1..=count).flat_map(|site| (0..of_each).map(move |page| url(site, page) + "\n"));
+        let (said, _) = lab.fed(&["import", "-"], some.collect::<String>().as_bytes(), 0);
+        assert_eq!(said, format!("{visits} added, 0 known already, 0 bad\n"));
+    }
+    let by_crawl = asked.load(Ordering::Relaxed);
 
     // Killed in the middle.
-    let run = ["run", "--replay", "set", "--wait", "0", "--json", "--quiet"];
+    let began = Instant::now();
+    let early = visits.div_ceil(4);
+    let mut run = vec!["run", "--replay", "set", "--wait", "0", "--json", "--quiet"];
+    let at_once = std::env::var("FVM_WEBTEST_AT_ONCE").ok();
+    run.extend(at_once.iter().flat_map(|count| ["--concurrent", count]));
     let mut child = lab.command(&run).stdout(Stdio::piped()).spawn().unwrap();
     let results = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert_eq!(results.filter(|line| line.contains("\"event\":\"result\"")).take(count).count(), count);
+    assert_eq!(results.filter(|line| line.contains("\"event\":\"result\"")).take(early).count(), early);
     child.kill().unwrap();
     child.wait().unwrap();
     let (said, _) = lab.run(&["status", "--json"], 0);
     let counts = &json(&said)["counts"];
     let done: u64 = counts["verdicts"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
-    assert!(done >= count as u64 && done < (count * pages) as u64, "it was not killed in the middle: {counts}");
+    assert!(done >= early as u64 && done < visits as u64, "it was not killed in the middle: {counts}");
     // And goes on; nothing waits for a lease.
-    let began = Instant::now();
     lab.run(&["run", "--resume", "--quiet"], 0);
     assert!(lab.run(&["run", "--resume"], 0).1.contains("has ended"));
+    eprintln!("{visits} visits, killed after {done}, {:.1?}", began.elapsed());
+    assert_eq!(asked.load(Ordering::Relaxed), by_crawl, "a visit of the mirror went to the site");
 
     let (said, _) = lab.run(&["results", "--json", "--limit", "100000"], 0);
     let rows: Vec<Value> = said.lines().map(json).collect();
     let urls: BTreeSet<&str> = rows.iter().map(|row| row["url"].as_str().unwrap()).collect();
-    assert_eq!((rows.len(), urls.len()), (count * pages, count * pages), "after {:?}", began.elapsed());
+    assert_eq!((rows.len(), urls.len()), (visits, visits), "after {:?}", began.elapsed());
     for row in &rows {
         assert_eq!(row["verdict"], "clean", "{row}");
         assert!(row["title"].as_str().unwrap().starts_with("Site "), "{row}");
     }
     nothing_is_left(&lab);
 
+    let began = Instant::now();
     lab.run(&["report", "--to", "report"], 0);
+    eprintln!("report: {:.1?}", began.elapsed());
     let browse = lab.path("browse");
     std::fs::create_dir(&browse).unwrap();
     let dom = |page: &str| {
@@ -260,8 +286,17 @@ fn chromium_visits_a_crawled_mirror_is_killed_goes_on_and_its_report_is_read() {
             &format!("file://{}/{page}", lab.path("report").display()),
         )
     };
-    let index = String::from_utf8(dom("index.html#kind=clean&q=page0.html")).unwrap();
-    assert!(index.contains(&format!("{count} of {}", count * pages)), "filter and search");
+    let began = Instant::now();
+    let first = url(1, 0);
+    let one = first.trim_end_matches("page0.html");
+    for (asked, found) in [
+        ("kind=clean&q=page0.html".to_owned(), count),
+        (format!("q={}", one.replace(':', "%3A").replace('/', "%2F")), of_each),
+        ("kind=malicious".to_owned(), 0),
+    ] {
+        let index = String::from_utf8(dom(&format!("index.html#{asked}"))).unwrap();
+        assert!(index.contains(&format!("{found} of {visits}")), "filter and search: {asked}");
+    }
     let site = rows.iter().find(|row| row["url"] == first.as_str()).unwrap()["site"].as_i64().unwrap();
     let detail = String::from_utf8(dom(&format!("sites/{site}.html"))).unwrap();
     assert!(
@@ -271,6 +306,7 @@ fn chromium_visits_a_crawled_mirror_is_killed_goes_on_and_its_report_is_read() {
     let page = format!("file://{}/sites/{site}.html", lab.path("report").display());
     common::chromium(&lab.path(""), &browse, &[&format!("--screenshot={}", shot.display())], &page);
     assert!(common::pixels(&shot, [255, 0, 200]) > 10_000, "the screenshot of the site is not there");
+    eprintln!("report read: {:.1?}", began.elapsed());
 }
 
 /// No VM and no process of a browser of ours.

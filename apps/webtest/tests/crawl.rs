@@ -117,7 +117,7 @@ fn every_page_of_every_site_is_crawled_once_and_visited_from_the_mirror() {
     assert_eq!((done.failed, done.errors.len()), (1, 1), "outside.test is nowhere: {:?}", done.errors);
     // Each page, and each but the root with a query; the sitemap's two.
     let expected = count * (pages + pages - 1) + 2;
-    assert_eq!(done.pages, expected as u64);
+    assert_eq!((done.pages, done.waiting), (expected as u64, 0));
     println!(
         "crawled {} pages and {} parts in {seconds:.1} s: {:.0} pages/s",
         done.pages,

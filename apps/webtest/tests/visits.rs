@@ -1,6 +1,7 @@
 //! Visits of the laboratory's sites, each in a VM of its own: what is seen, what is said of it, that it ends, that nothing is left.
 //!
-//! A harness of its own, for [`fvm::Fvm::start_forker`] is called while there is one thread. `FVM_WEBTEST_WHOLE=1`: all pages, not some.
+//! A harness of its own, for [`fvm::Fvm::start_forker`] is called while there is one thread. `FVM_WEBTEST_WHOLE=1`: all pages, not some;
+//! `FVM_WEBTEST_ONLY=a,b`: only those; `FVM_WEBTEST_AT_ONCE=2`: so many at once; `FVM_WEBTEST_SHOW=1`: a line for each.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "test code: a failure is a failure of the test")]
 
 mod lab;
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// So many sites are visited at once.
+/// So many sites are visited at once, if `FVM_WEBTEST_AT_ONCE` says nothing else.
 const AT_ONCE: usize = 4;
 /// No visit may take longer: far more than all its waits together.
 const EVER: Duration = Duration::from_secs(120);
@@ -71,7 +72,7 @@ impl Lab {
         sites.sort_by(|a, b| a.host.cmp(&b.host));
         let (next, wrong, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
+            for _ in 0..at_once() {
                 scope.spawn(|| {
                     while let Some(site) = sites.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let began = Instant::now();
@@ -184,6 +185,10 @@ fn browsers(tier: Tier) -> Vec<Browser> {
     VmVisitor::browsers(tier).unwrap()
 }
 
+fn at_once() -> usize {
+    std::env::var("FVM_WEBTEST_AT_ONCE").map_or(AT_ONCE, |value| value.parse().unwrap())
+}
+
 fn is_whole() -> bool {
     std::env::var_os("FVM_WEBTEST_WHOLE").is_some()
 }
@@ -208,19 +213,26 @@ fn chromium_pages_that_fight_back_end_as_results(lab: &Lab) {
     );
 }
 
-fn chromium_simulated_attacks_are_called_malicious(lab: &Lab) {
+/// A browser with a hole, or why there is none.
+fn with_hole(lab: &Lab, tier: Tier) -> Result<Vec<Browser>, String> {
     let place = lab.dir.path().join("hole");
-    std::fs::create_dir(&place).unwrap();
+    std::fs::create_dir_all(&place).unwrap();
     for dir in [lab.dir.path(), &place] {
         std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let hole = match attacks::hole(&place) {
-        Ok(hole) => hole,
-        Err(why) => return eprintln!("skipped: chromium_simulated_attacks_are_called_malicious: {why}"),
-    };
-    let mut browsers = browsers(Tier::Shell);
+    let hole = attacks::hole(&place)?;
+    let mut browsers = browsers(tier);
     browsers[0].env.push(("LD_PRELOAD".into(), hole.into()));
-    lab.check(&Arc::new(Net::of(attacks::sites())), Params { wait_s: 2, ..params() }, browsers);
+    Ok(browsers)
+}
+
+fn chromium_simulated_attacks_are_called_malicious(lab: &Lab) {
+    match with_hole(lab, Tier::Shell) {
+        Ok(browsers) => {
+            lab.check(&Arc::new(Net::of(attacks::sites())), Params { wait_s: 2, ..params() }, browsers);
+        }
+        Err(why) => eprintln!("skipped: chromium_simulated_attacks_are_called_malicious: {why}"),
+    }
 }
 
 fn chromium_no_benign_page_is_called_anything_else(lab: &Lab) {
@@ -232,15 +244,57 @@ fn chromium_no_benign_page_is_called_anything_else(lab: &Lab) {
     lab.check(&Arc::new(Net::of(sites)), Params { wait_s, load_max_s: 20, ..params() }, browsers(Tier::Shell));
 }
 
+/// Under which the full browser, which is slower, is through. Its wait is short: what never ends is told all the same.
+fn full_params() -> Params {
+    Params { load_max_s: 10, visit_max_s: 40, ..params() }
+}
+
+/// Of these, those that are meant, if not all are.
+fn some(mut sites: Vec<Site>, wanted: &[&str]) -> Arc<Net> {
+    if !is_whole() && std::env::var_os("FVM_WEBTEST_ONLY").is_none() {
+        sites.retain(|site| wanted.iter().any(|name| site.is(name)));
+        assert_eq!(sites.len(), wanted.len(), "{wanted:?}");
+    }
+    Arc::new(Net::of(sites))
+}
+
 fn chromium_the_full_browser_sees_the_same(lab: &Lab) {
-    let wanted =
-        ["plain", "alerts", "other-protocols", "password", "automatic-file", "service-worker", "prints", "memory"];
+    let calm = ["plain", "assets", "one-question", "opens-windows", "other-protocols", "password", "service-worker"];
+    let fights = ["alerts", "many-windows", "automatic-file", "memory", "prints"];
     let mut sites = benign::sites();
     sites.extend(fighters::sites());
-    if !is_whole() {
-        sites.retain(|site| wanted.iter().any(|name| site.host == format!("{name}.test")));
+    let (patient, others): (Vec<Site>, Vec<Site>) = sites.into_iter().partition(|site| site.is_patient);
+    lab.check(&some(others, &[&calm[..], &fights[..]].concat()), full_params(), browsers(Tier::Full));
+    lab.check(
+        &some(patient, &["mines", "endless-meta", "questions"]),
+        Params { wait_s: 4, ..full_params() },
+        browsers(Tier::Full),
+    );
+}
+
+fn chromium_what_never_ends_is_told_after_a_short_wait(lab: &Lab) {
+    short_wait(lab, Tier::Shell);
+}
+
+fn chromium_the_full_browser_tells_after_a_short_wait(lab: &Lab) {
+    short_wait(lab, Tier::Full);
+}
+
+/// The wait of others, which is over before anything could be said of these.
+fn short_wait(lab: &Lab, tier: Tier) {
+    let mut sites = fighters::sites();
+    sites.retain(|site| ["spins", "spins-later", "endless-meta", "questions"].iter().any(|name| site.is(name)));
+    lab.check(&Arc::new(Net::of(sites)), Params { load_max_s: 6, ..full_params() }, browsers(tier));
+}
+
+fn chromium_the_full_browser_is_attacked_no_less(lab: &Lab) {
+    let wanted = ["drops-and-runs", "autostart", "writes", "calls-home", "runs-and-crashes", "harmless"];
+    match with_hole(lab, Tier::Full) {
+        Ok(browsers) => {
+            lab.check(&some(attacks::sites(), &wanted), Params { wait_s: 2, ..full_params() }, browsers);
+        }
+        Err(why) => eprintln!("skipped: chromium_the_full_browser_is_attacked_no_less: {why}"),
     }
-    lab.check(&Arc::new(Net::of(sites)), Params { load_max_s: 10, visit_max_s: 40, ..params() }, browsers(Tier::Full));
 }
 
 fn chromium_a_baseline_is_learnt_and_holds(lab: &Lab) {
@@ -443,6 +497,9 @@ fn main() {
         ("chromium_simulated_attacks_are_called_malicious", chromium_simulated_attacks_are_called_malicious),
         ("chromium_no_benign_page_is_called_anything_else", chromium_no_benign_page_is_called_anything_else),
         ("chromium_the_full_browser_sees_the_same", chromium_the_full_browser_sees_the_same),
+        ("chromium_the_full_browser_is_attacked_no_less", chromium_the_full_browser_is_attacked_no_less),
+        ("chromium_the_full_browser_tells_after_a_short_wait", chromium_the_full_browser_tells_after_a_short_wait),
+        ("chromium_what_never_ends_is_told_after_a_short_wait", chromium_what_never_ends_is_told_after_a_short_wait),
         ("chromium_a_baseline_is_learnt_and_holds", chromium_a_baseline_is_learnt_and_holds),
         ("chromium_its_own_sandbox_is_on", chromium_its_own_sandbox_is_on),
         ("chromium_a_page_that_fills_the_disk_ends_its_visit", chromium_a_page_that_fills_the_disk_ends_its_visit),

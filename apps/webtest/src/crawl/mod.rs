@@ -265,6 +265,12 @@ impl Crawl {
         }
     }
 
+    /// What is not fetched yet, with what is under way or waits for its server's rules.
+    fn waiting(&self, under_way: usize) -> u64 {
+        let held: usize = self.held.values().map(Vec::len).sum();
+        (self.frontier.waiting() + held + under_way) as u64
+    }
+
     async fn run(&mut self, stop: &AtomicBool, tell: &mut dyn FnMut(&Progress)) -> Result<(), CrawlError> {
         let mut tasks: JoinSet<Came> = JoinSet::new();
         if self.scope.sitemaps {
@@ -282,11 +288,13 @@ impl Crawl {
             let now = Instant::now();
             if self.unwritten.len() >= WRITTEN_AT || now - self.written_at > WRITTEN_EVERY {
                 self.write()?;
-                self.progress.waiting = self.frontier.waiting() as u64;
+                self.progress.waiting = self.waiting(tasks.len());
                 self.progress.seconds = self.began.elapsed().as_secs_f64();
                 tell(&self.progress);
             }
             if stop.load(Ordering::Relaxed) {
+                // What is under way is fetched anew by who goes on.
+                self.progress.waiting = self.waiting(tasks.len());
                 return Ok(());
             }
             let mut wake = now + WRITTEN_EVERY;
@@ -298,7 +306,10 @@ impl Crawl {
                     }
                     Next::At(at) => wake = wake.min(at),
                     Next::Wait => {}
-                    Next::End if tasks.is_empty() => return Ok(()),
+                    Next::End if tasks.is_empty() => {
+                        self.progress.waiting = self.waiting(0);
+                        return Ok(());
+                    }
                     Next::End => {}
                 }
             }

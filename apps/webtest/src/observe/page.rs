@@ -160,6 +160,12 @@ impl Watch {
         self.loaded && !self.is_loading
     }
 
+    /// How often it went elsewhere or asked something: as long as this grows, it is not quiet.
+    #[must_use]
+    pub fn stirs(&self) -> u32 {
+        self.fights.navigations.saturating_add(self.fights.dialogs)
+    }
+
     /// Where it is, and where it was before.
     #[must_use]
     pub fn way(&self) -> (String, Vec<String>) {
@@ -288,7 +294,8 @@ impl Watch {
         self.fights.workers += u32::from(kind.ends_with("worker"));
         if is_window && self.windows > POPUPS_MAX || self.targets > TARGETS_MAX {
             if is_window {
-                return vec![command(None, "Target.closeTarget", json!({"targetId": target}))];
+                // It shares a renderer with the page, which waits as long as it waits.
+                return vec![command(None, "Target.closeTarget", json!({"targetId": target})), resume];
             }
             self.cut.one("frames and workers");
             return vec![resume];

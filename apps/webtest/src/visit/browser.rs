@@ -116,6 +116,8 @@ impl Browser {
         let mut flags: Vec<String> = LEAN.iter().map(|flag| (*flag).to_owned()).collect();
         if self.tier == Tier::Full {
             flags.push("--headless=new".into());
+            // The shell blocks none either: what a page opens is watched, and counted.
+            flags.push("--disable-popup-blocking".into());
         }
         let (width, height) = params.viewport;
         flags.push(format!("--window-size={width},{height}"));
@@ -171,6 +173,16 @@ mod tests {
             }
             assert!(text.contains(&"--ignore-certificate-errors-spki-list=a,b"));
         }
+    }
+
+    #[test]
+    fn both_show_the_windows_that_a_page_opens() {
+        let blocks = |tier| {
+            let flags = Browser { tier, file: "/x".into(), env: Vec::new() }.flags(&Params::default());
+            !flags.contains(&"--disable-popup-blocking".to_owned())
+        };
+        // The shell has nothing that would block them.
+        assert!(blocks(Tier::Shell) && !blocks(Tier::Full));
     }
 
     #[test]

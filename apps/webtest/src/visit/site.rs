@@ -1,7 +1,7 @@
 //! A visitor whose browsers run in VMs, and the moments of a visit.
 //!
 //! ```text
-//!   0 ──── ready (START_MAX) ──── loaded (load_max_s) ──── + wait_s ──── looked at (LOOK_MAX) ──── VM looked at, gone
+//!   0 ──── ready (START_MAX) ──── loaded (load_max_s) ──── + wait_s (longer, if it spins) ──── looked at (LOOK_MAX) ──── VM looked at, gone
 //!   └──────────────────────────── visit_max_s + wait_s ─────────────────────────────────────────┘
 //! ```
 //!
@@ -13,7 +13,7 @@ use super::browser::{Browser, DOWNLOADS, HOME, Missing};
 use super::disk::Disk;
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
-use super::spin::{self, Threads};
+use super::spin::{LONGER, Looks};
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
 use crate::devtools::{Line, LineError, Message};
 use crate::model::{Ended, Observation, Params, Task, Tier};
@@ -34,6 +34,10 @@ use std::time::{Duration, Instant, SystemTime};
 const START_MAX: Duration = Duration::from_secs(30);
 /// So often whoever waits looks whether the visit is still wanted.
 const TURN: Duration = Duration::from_millis(100);
+/// A page that went elsewhere or asked something within so long is not left yet: a slow browser shows too little of what never ends in a
+/// short wait. Where even its start took long, within twice that: but no more than [`QUIET_MAX`].
+const QUIET: Duration = Duration::from_secs(2);
+const QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// Why there is no visitor.
 #[derive(Debug, thiserror::Error)]
@@ -251,9 +255,16 @@ impl Visit<'_> {
         let navigate = machine.line.send(go.session.as_deref(), go.method, go.params);
         let (mut first, mut wait_end, mut never_loaded) = (None, None, false);
         let mut disk = Disk::new(machine.layers(), params.disk_bytes);
-        let mut spent = (asked, machine.usage().cpu_us, Threads::default());
+        let wait = Duration::from_secs(params.wait_s.into());
+        let mut looks = Looks::before(machine);
+        let start = Duration::from_secs_f64(seen.ready_ms / 1000.0);
+        let quiet = if wait.is_zero() { wait } else { (2 * start).clamp(QUIET, QUIET_MAX) };
+        let (mut stirs, mut noisy_until) = (watch.stirs(), asked);
         let mut ended = loop {
             let now = Instant::now();
+            if watch.stirs() != stirs {
+                (stirs, noisy_until) = (watch.stirs(), now + quiet);
+            }
             if self.stop.load(Ordering::Relaxed) || now >= end {
                 break Ended::TimedOut;
             }
@@ -273,26 +284,31 @@ impl Visit<'_> {
             if wait_end.is_none() {
                 if watch.is_settled() || (watch.loaded && now >= load_end) {
                     seen.load_ms = Some(asked.elapsed().as_secs_f64() * 1000.0);
-                    wait_end = Some(Instant::now() + Duration::from_secs(params.wait_s.into()));
+                    wait_end = Some(Instant::now() + wait);
                     if params.screenshot && params.wait_s > 0 {
                         first = Some(machine.line.send(watch.page(), "Page.captureScreenshot", picture()));
                     }
-                    spent = (Instant::now(), machine.usage().cpu_us, machine.threads());
+                    looks = Looks::new(machine, wait);
                 } else if now >= load_end {
                     if watch.way().0.is_empty() {
                         break Ended::NeverLoaded;
                     }
                     // What it has up to now may do something: it is waited for all the same.
                     never_loaded = true;
-                    wait_end = Some(now + Duration::from_secs(params.wait_s.into()));
-                    spent = (now, machine.usage().cpu_us, machine.threads());
+                    wait_end = Some(now + wait);
+                    looks = Looks::new(machine, wait);
                 }
             }
-            if let Some(wait_end) = wait_end
-                && now >= wait_end
-                && (!self.is_on_its_way(watch) || now >= load_end.max(wait_end))
+            looks.turn(machine, now);
+            if let Some(at) = wait_end
+                && now >= at
+                && (now >= load_end.max(at) || !self.is_on_its_way(watch))
+                && (now + LONGER >= end || now >= noisy_until)
             {
-                break if never_loaded { Ended::NeverLoaded } else { Ended::Done };
+                if wait.is_zero() || now + LONGER >= end || !looks.longer(machine, params.cpus) {
+                    break if never_loaded { Ended::NeverLoaded } else { Ended::Done };
+                }
+                wait_end = Some(now + LONGER);
             }
             let moments = [Some(end), wait_end.filter(|at| *at > now), Some(now + TURN)];
             let until = moments.into_iter().flatten().min().unwrap_or(end);
@@ -310,15 +326,10 @@ impl Visit<'_> {
                 Err(_) => break Ended::BrowserCrashed,
             }
         };
-        let took = spent.0.elapsed();
-        let cpu_ms = machine.usage().cpu_us.saturating_sub(spent.1) as f64 / 1000.0;
-        let most_ms = took.as_secs_f64() * 1000.0 * params.cpus;
-        watch.fights.spun =
-            took >= spin::SEEN_MIN && (cpu_ms >= 0.8 * most_ms || machine.threads().spun_since(&spent.2, took));
+        watch.fights.spun = looks.spun(machine, params.cpus);
         if ended == Ended::BrowserCrashed {
             // Whatever took its place has its time, too.
-            let wait_end =
-                wait_end.unwrap_or_else(|| Instant::now() + Duration::from_secs(params.wait_s.into())).min(end);
+            let wait_end = wait_end.unwrap_or_else(|| Instant::now() + wait).min(end);
             while Instant::now() < wait_end && !self.stop.load(Ordering::Relaxed) {
                 std::thread::sleep(TURN);
                 if disk.is_over(|| machine.taken()) {

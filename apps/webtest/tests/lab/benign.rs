@@ -86,6 +86,8 @@ pub fn sites() -> Vec<Site> {
         script("one-alert", "alert('hello')").check(|seen| seen.fights.dialogs == 1 && has_line(seen, "hello")),
         script("one-question", "console.log('said ' + confirm('sure?') + prompt('who?'))")
             .check(|seen| seen.fights.dialogs == 2 && has_line(seen, "said true")),
+        script("opens-windows", "for (let n = 0; n < 3; n++) window.open('/w' + n, 'w' + n, 'width=300,height=200'); document.title = 'opened'")
+            .check(|seen| seen.fights.popups == 3 && seen.title == "opened"),
         script("prints", "window.print()").check(|seen| seen.fights.prints == 1),
         script("worker", "new Worker(URL.createObjectURL(new Blob(['postMessage(1)'])))").check(|seen| seen.fights.workers == 1),
         script("leaves", "onbeforeunload = e => { e.preventDefault(); return 'stay' }; setTimeout(() => location = 'http://plain.test/', 0)"),

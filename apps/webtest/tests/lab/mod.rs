@@ -52,6 +52,11 @@ pub fn site(host: &str, want: Kind) -> Site {
 }
 
 impl Site {
+    /// Whether it is called so.
+    pub fn is(&self, name: &str) -> bool {
+        self.host.strip_suffix(".test") == Some(name)
+    }
+
     pub fn https(mut self) -> Self {
         self.url = self.url.replace("http:", "https:");
         self

@@ -48,7 +48,7 @@ fn a_page_has_loaded_when_its_own_load_event_came_and_it_is_not_about_to_leave()
     watch.see(&event(Some("M"), "Page.loadEventFired", json!({})));
     assert!(watch.is_settled());
     assert_eq!(watch.way(), ("http://b/".into(), vec!["http://a/".into()]));
-    assert_eq!(watch.fights.navigations, 1);
+    assert_eq!((watch.fights.navigations, watch.stirs()), (1, 1));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn dialogs_are_answered_until_there_are_too_many_and_then_scripts_are_stopped() 
     for _ in 1..DIALOGS_MAX {
         assert_eq!(methods(&watch.see(&opening)), ["Page.handleJavaScriptDialog"]);
     }
-    assert_eq!(watch.over, None);
+    assert_eq!((watch.over, watch.stirs()), (None, DIALOGS_MAX - 1));
     let stop = ["Runtime.terminateExecution", "Emulation.setScriptExecutionDisabled", "Page.handleJavaScriptDialog"];
     assert_eq!(methods(&watch.see(&opening)), stop);
     assert_eq!(watch.over, Some(Over::Dialogs));
@@ -94,7 +94,8 @@ fn windows_are_watched_and_beyond_a_few_closed_and_workers_are_counted() {
         let commands = watch.see(&attached(&format!("W{n}"), "page"));
         assert_eq!(methods(&commands).last(), Some(&"Runtime.runIfWaitingForDebugger"));
     }
-    assert_eq!(methods(&watch.see(&attached("X", "page"))), ["Target.closeTarget"]);
+    let beyond = methods(&watch.see(&attached("X", "page"))).join(" ");
+    assert_eq!(beyond, "Target.closeTarget Runtime.runIfWaitingForDebugger", "the page would wait with it for ever");
     let worker = watch.see(&attached("S", "service_worker"));
     assert_eq!(methods(&worker), ["Network.enable", "Runtime.enable", "Runtime.runIfWaitingForDebugger"]);
     for n in 0..1000 {
