@@ -266,7 +266,7 @@ impl Fvm {
     /// # Errors
     /// When it is not running.
     pub fn processes(&self, record: &VmRecord) -> Result<Vec<Process>, FvmError> {
-        Ok(fvm_vm::ps::processes(self.info(record)?.init))
+        Ok(fvm_vm::ps::processes(&record.id, self.info(record)?.init))
     }
 
     /// Gives a stopped VM another name.

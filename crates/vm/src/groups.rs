@@ -342,10 +342,33 @@ pub fn sweep(id: &VmId) {
     }
 }
 
-/// A file of a VM's control group, if it has one.
-pub(crate) fn file_of(id: &VmId, controller: &str, file: &str) -> Option<String> {
-    let trees = Trees::look();
-    std::fs::read_to_string(place(trees.root(controller)?, id.as_str()).join(file)).ok()
+/// The control groups of a VM, to be read. Where they are is looked up once: it takes longer than to read them.
+#[derive(Debug)]
+pub(crate) struct Shown<'a> {
+    trees: Trees,
+    id: &'a VmId,
+}
+
+impl<'a> Shown<'a> {
+    pub fn of(id: &'a VmId) -> Self {
+        Self { trees: Trees::look(), id }
+    }
+
+    /// A file of its group, if it has one.
+    pub fn file(&self, controller: &str, file: &str) -> Option<String> {
+        std::fs::read_to_string(place(self.trees.root(controller)?, self.id.as_str()).join(file)).ok()
+    }
+
+    /// All processes of a VM with this init, if it has groups: init is in all of them before it has descendants, and nobody in the VM
+    /// can leave. The list is unordered, and version 1 may name one twice (Documentation/admin-guide/cgroup-v1/cgroups.rst).
+    pub fn members(&self, init: i32) -> Option<Vec<i32>> {
+        let list = |root: &&Path| std::fs::read_to_string(place(root, self.id.as_str()).join("cgroup.procs")).ok();
+        let text = self.trees.roots().iter().find_map(list)?;
+        let mut all: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.binary_search(&init).ok().map(|_| all)
+    }
 }
 
 /// The last processes may still be on their way out.

@@ -61,6 +61,10 @@ pub struct NewVm {
     pub policy: Policy,
     /// Deleted when its run ends.
     pub ephemeral: bool,
+    /// Of one that is ephemeral: its layers lie in memory, where there is room, although it may use only so much of that: what it
+    /// writes counts as memory that it uses.
+    #[serde(default)]
+    pub in_memory: bool,
     /// When a detached program of it is started again.
     pub restart: Restart,
     /// The pool in which it is to wait for its program.
@@ -213,7 +217,8 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
     let id = new_id()?;
     let mode = mode_for(facts);
     // What it wrote would count as the memory that it may use.
-    let is_light = new.ephemeral && new.policy.limits.memory_bytes.is_none() && !disk::wants(mode, &new.policy);
+    let counts = new.policy.limits.memory_bytes.is_some() && !new.in_memory;
+    let is_light = new.ephemeral && !counts && !disk::wants(mode, &new.policy);
     let in_memory = is_light.then(fvm_host::memory_layers_dir).flatten();
     let layers_dir = match in_memory {
         Some(dir) => dir.join(id.as_str()),

@@ -11,9 +11,15 @@
 use fvm_host::{HostFacts, VisibleMount};
 use fvm_model::policy::Pattern;
 use fvm_model::{HostPath, Policy};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::fs::DirEntry;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+/// File systems that list all that they have: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS (statfs(2)).
+const LISTING: [u64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
 
 /// One pattern stands for no more paths than this.
 const MATCHES_MAX: usize = 4096;
@@ -45,6 +51,7 @@ impl Places {
         } else {
             Vec::new()
         };
+        let homes: Vec<Listed> = homes.iter().map(|home| Listed::new(home.as_path())).collect();
         for pattern in &files.hide {
             for path in expand(pattern, &homes) {
                 let others = twins(&path, &facts.mounts);
@@ -87,10 +94,46 @@ impl Places {
     }
 }
 
+/// A home directory, and what is in it. Policies name more than a hundred things below each home, of which hardly any is there, and
+/// root's VMs have to look into every home of the machine: one look tells.
+struct Listed {
+    path: PathBuf,
+    /// Their names in small letters, for a directory may be one in which case does not count; `None`: it has to be asked name by name,
+    /// because it cannot be listed, a file system like it may hold what it does not list, or names are such that case is no simple thing.
+    names: Option<HashSet<Vec<u8>>>,
+}
+
+impl Listed {
+    fn new(path: &Path) -> Self {
+        let lists = |path: &Path| {
+            let magic = rustix::fs::statfs(path).ok().and_then(|stat| u64::try_from(stat.f_type).ok());
+            magic.is_some_and(|magic| LISTING.contains(&magic))
+        };
+        let names = || {
+            let entries = std::fs::read_dir(path).ok()?;
+            let name = |entry: std::io::Result<DirEntry>| Some(entry.ok()?.file_name().as_bytes().to_ascii_lowercase());
+            entries.map(|entry| name(entry).filter(|name| name.is_ascii())).collect()
+        };
+        let is_gone = rustix::fs::stat(path).is_err_and(|e| matches!(e, Errno::NOENT | Errno::NOTDIR));
+        let names = if is_gone { Some(HashSet::new()) } else { lists(path).then(names).flatten() };
+        Self { path: path.to_path_buf(), names }
+    }
+
+    /// Whether the first part of a pattern may be there.
+    fn may_have(&self, name: &str) -> bool {
+        let Some(names) = self.names.as_ref().filter(|_| name.is_ascii() && !Pattern::is_wild(name)) else {
+            return true;
+        };
+        names.contains(name.to_ascii_lowercase().as_bytes())
+    }
+}
+
 /// What of the host a pattern names, symlinks resolved.
-fn expand(pattern: &Pattern, homes: &[HostPath]) -> Vec<HostPath> {
+fn expand(pattern: &Pattern, homes: &[Listed]) -> Vec<HostPath> {
     let mut found: Vec<PathBuf> = if pattern.is_in_home() {
-        homes.iter().map(|home| home.as_path().to_path_buf()).collect()
+        let first = pattern.names().next();
+        let may = |home: &&Listed| first.is_none_or(|first| home.may_have(first));
+        homes.iter().filter(may).map(|home| home.path.clone()).collect()
     } else {
         vec![PathBuf::from("/")]
     };
@@ -138,10 +181,6 @@ fn twins(path: &HostPath, mounts: &[VisibleMount]) -> Vec<HostPath> {
 mod tests {
     use super::*;
 
-    fn path(path: &Path) -> HostPath {
-        HostPath::new(path).unwrap()
-    }
-
     #[test]
     fn patterns_find_what_there_is_in_every_home_and_where_it_really_lies() {
         let tmp = tempfile::tempdir().unwrap();
@@ -150,7 +189,15 @@ mod tests {
             std::fs::create_dir_all(base.join(dir)).unwrap();
         }
         std::os::unix::fs::symlink("../real", base.join("a/link")).unwrap();
-        let homes = [path(&base.join("a")), path(&base.join("b")), path(&base.join("gone"))];
+        let homes = ["a", "b", "gone"].map(|name| Listed::new(&base.join(name)));
+        let unlisted = ["a", "b", "gone"].map(|name| Listed { path: base.join(name), names: None });
+        for (pattern, listed) in [("~/.ssh", true), ("~/.config/*", true), ("~/.SSH", true), ("~/other", false)] {
+            let first = pattern.trim_start_matches("~/").split('/').next().unwrap();
+            assert_eq!(homes[0].may_have(first), listed, "{pattern}");
+            let pattern = pattern.parse().unwrap();
+            assert_eq!(expand(&pattern, &homes), expand(&pattern, &unlisted));
+        }
+        assert!(!homes[2].may_have(".ssh") && unlisted[2].may_have(".ssh"));
         let names = |pattern: &str| -> Vec<String> {
             let found = expand(&pattern.parse().unwrap(), &homes);
             found.iter().map(|p| p.as_path().strip_prefix(&base).unwrap().display().to_string()).collect()

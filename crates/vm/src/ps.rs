@@ -7,6 +7,8 @@
 //!
 //! Invariant: names and arguments come from the VM and are only ever data.
 
+use crate::groups::Shown;
+use fvm_model::VmId;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -31,12 +33,21 @@ pub struct Process {
     pub command: String,
 }
 
-/// All processes below `init` (itself excluded), by inner number.
+/// All processes of a VM below its `init` (itself excluded), by inner number.
 #[must_use]
-pub fn processes(init: i32) -> Vec<Process> {
-    let mut found: Vec<Process> = descendants(init).into_iter().filter_map(read).collect();
+pub fn processes(id: &VmId, init: i32) -> Vec<Process> {
+    let mut found: Vec<Process> = below(&Shown::of(id), init).into_iter().filter_map(read).collect();
     found.sort_by_key(|p| p.inner_pid);
     found
+}
+
+/// The numbers of all processes below `init`: what its control groups say, where it has some. Otherwise all of the host's are looked
+/// at, which may be thousands.
+pub(crate) fn below(groups: &Shown<'_>, init: i32) -> Vec<i32> {
+    match groups.members(init) {
+        Some(all) => all.into_iter().filter(|pid| *pid != init).collect(),
+        None => descendants(init),
+    }
 }
 
 /// The numbers of all processes below `init`. Nothing of theirs is read that they could make wait: their arguments lie in

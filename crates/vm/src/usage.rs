@@ -10,7 +10,7 @@
 //! Invariants: a number that cannot be read is missing, never an error: a meter must not end what it measures. Nothing is
 //! read that a process of the VM could make wait.
 
-use crate::groups;
+use crate::groups::{self, Shown};
 use crate::ps;
 use crate::scope;
 use fvm_model::{VmId, VmRecord};
@@ -18,6 +18,7 @@ use fvm_sys::dir::Dir;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use serde::Serialize;
+use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -66,11 +67,12 @@ pub struct Usage {
 /// What a VM uses now. `init`: its init, as the host numbers it.
 #[must_use]
 pub fn usage(id: &VmId, init: i32) -> Usage {
-    let mut usage = of_processes(init);
-    let scope = scope::places_in(&scope::name(id.as_str()), init);
+    let groups = Shown::of(id);
+    let mut usage = of_processes(&groups, init);
+    let scope = LazyCell::new(|| scope::places_in(&scope::name(id.as_str()), init));
     let group = |controller: &str, file: &str| {
         let of_scope = || scope.iter().find_map(|place| std::fs::read_to_string(place.dir.join(file)).ok());
-        groups::file_of(id, controller, file).or_else(of_scope)
+        groups.file(controller, file).or_else(of_scope)
     };
     let memory = group("memory", "memory.current").or_else(|| group("memory", "memory.usage_in_bytes"));
     let cpu = group("cpu", "cpu.stat").and_then(|text| groups::counter(&text, "usage_usec"));
@@ -167,11 +169,11 @@ fn read(pid: i32, name: &str) -> String {
 }
 
 /// The sum over the processes that live. What their children that ended used is counted with them.
-fn of_processes(init: i32) -> Usage {
+fn of_processes(groups: &Shown<'_>, init: i32) -> Usage {
     let mut usage = Usage::default();
     let tick_us = 1_000_000 / rustix::param::clock_ticks_per_second().max(1);
     let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let below = ps::descendants(init);
+    let below = ps::below(groups, init);
     usage.processes = below.len();
     for pid in below.into_iter().chain([init]) {
         let add = |sum: &mut u64, value: u64| *sum = sum.saturating_add(value);
@@ -250,7 +252,8 @@ mod tests {
     #[test]
     fn a_process_that_lives_uses_memory() {
         let me = std::process::id().cast_signed();
-        assert!(of_processes(me).memory_bytes > 50_000);
+        let id = VmId::from_random([7; 6]);
+        assert!(of_processes(&Shown::of(&id), me).memory_bytes > 50_000);
         assert!(network(me).is_some());
     }
 }

@@ -79,7 +79,7 @@ impl Machine {
         gate: &dyn Gate,
     ) -> Result<Self, String> {
         let began = Instant::now();
-        let new = NewVm { ephemeral: true, policy: policy.clone(), ..NewVm::default() };
+        let new = NewVm { ephemeral: true, in_memory: true, policy: policy.clone(), ..NewVm::default() };
         let hold = Call { argv: vec![HOLDER.into()], ..Call::default() };
         let streams = Streams { input: Stream::Pipe, ..Streams::default() };
         let holder = fvm.spawn(Place::New(&new), &hold, streams).map_err(|e| words("start a VM", &e))?;
