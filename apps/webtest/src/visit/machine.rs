@@ -155,12 +155,17 @@ impl Drop for Machine {
 
 /// Ends a VM, and waits until it is gone. The first is what holds it.
 fn end<const N: usize>(fvm: &Fvm, children: [Child; N]) {
-    if fvm.kill(&children[0].vm).is_err() {
+    let is_cut = fvm.kill(&children[0].vm).is_err();
+    if is_cut {
         // Its keeper does not answer, or has ended: without it there is no VM.
         let _gone = children[0].signal(Signal::KILL);
     }
     for child in children {
         let _ended = child.wait();
+    }
+    if is_cut {
+        // Nobody else takes away what it left; if this cannot, the next command does.
+        let _left = fvm.sweep();
     }
 }
 

@@ -81,8 +81,8 @@ impl Threads {
             let ran = Duration::from_nanos(now.ran_ns.saturating_sub(then.ran_ns));
             let pauses = now.pauses.saturating_sub(then.pauses) as f64;
             let least = took.mul_f64(WANTED);
-            // It wanted it all the time, whatever its account says.
-            let has_not_paused = pauses == 0.0 && now.is_ready;
+            // It wanted it all the time, whatever its account says. (Who slept all the time and was just woken has not paused either.)
+            let has_not_paused = pauses == 0.0 && then.is_ready && now.is_ready;
             if pauses > PAUSES_MAX * took.as_secs_f64() || !has_not_paused && wanted + LATE < least {
                 Spin::No
             } else if wanted < least || ran < RAN_MIN || took < SEEN_MIN {
@@ -252,10 +252,17 @@ mod tests {
         ] {
             assert_eq!(after.since(&before, took), spins, "{after:?}");
         }
-        for (pauses, is_ready, spins) in [(40, true, Spin::Perhaps), (41, true, Spin::No), (40, false, Spin::No)] {
-            let mut waits = threads(&[(1, 500, 500, pauses)]);
+        for (pauses, was_ready, is_ready, spins) in [
+            (40, true, true, Spin::Perhaps),
+            (41, true, true, Spin::No),
+            (40, true, false, Spin::No),
+            // It slept, and was woken just now.
+            (40, false, true, Spin::No),
+        ] {
+            let (mut then, mut waits) = (threads(&[(1, 100, 400, 40)]), threads(&[(1, 500, 500, pauses)]));
+            then.0.get_mut(&1).unwrap().is_ready = was_ready;
             waits.0.get_mut(&1).unwrap().is_ready = is_ready;
-            assert_eq!(waits.since(&before, took), spins, "{waits:?}");
+            assert_eq!(waits.since(&then, took), spins, "{waits:?}");
         }
         let short = threads(&[(1, 2_100, 400, 45)]);
         assert_eq!(short.since(&before, took / 2), Spin::Perhaps, "not seen for long enough");
