@@ -228,7 +228,8 @@ impl Layer<'_> {
                 // A directory that both sides made after the fork: the VM removed nothing from the host's.
                 // All in a replaced directory is, unless the kernel noted that it was moved back here.
                 let opaque = marks.opaque || (at.opaque && !self.at_home.contains(&rel));
-                let both_new = opaque && birth(&s).is_some_and(|b| b > self.input.based);
+                // (One of the fork's own tick may be older than the fork: no such.)
+                let both_new = opaque && birth(&s).is_some_and(|b| b > after_ns(self.input.based));
                 let kind = ChangeKind::Metadata { meta };
                 let found = (meta.any() && !both_new)
                     .then(|| self.found(at, name, kind, Some((upper, marks.origin)), Some((l.clone(), s)), notes));
@@ -297,5 +298,13 @@ fn before(at: Timestamp, nanos: u32) -> Timestamp {
     match at.nanos.checked_sub(nanos) {
         Some(nanos) => Timestamp { nanos, ..at },
         None => Timestamp { secs: at.secs - 1, nanos: at.nanos + 1_000_000_000 - nanos },
+    }
+}
+
+/// The next nanosecond.
+fn after_ns(at: Timestamp) -> Timestamp {
+    match at.nanos {
+        999_999_999 => Timestamp { secs: at.secs + 1, nanos: 0 },
+        nanos => Timestamp { nanos: nanos + 1, ..at },
     }
 }

@@ -209,7 +209,7 @@ impl Fvm {
     /// After a commit the VM's copies equal the host's: dropping them makes the VM see the host's own again. When
     /// nothing else is left, the VM is as if forked now.
     fn forget(&self, record: &VmRecord, after: &[u8]) -> Result<(), FvmError> {
-        let now = lifecycle::now();
+        let now = lifecycle::settled();
         let after = after::decode(after)?;
         fvm_changes::forget(&self.scan_input(record)?, after.what())?;
         self.bases(record).renew(after.paths().as_ref());

@@ -269,6 +269,12 @@ impl Fvm {
         Ok(fvm_vm::ps::processes(&record.id, self.info(record)?.init))
     }
 
+    /// The numbers of the processes of a running VM, as the host has them. `info`: what [`Fvm::info`] said of it.
+    #[must_use]
+    pub fn process_ids(&self, record: &VmRecord, info: &Info) -> Vec<i32> {
+        fvm_vm::ps::ids(&record.id, info.init)
+    }
+
     /// Gives a stopped VM another name.
     ///
     /// # Errors

@@ -175,26 +175,30 @@ impl Fvm {
         }
         let mut draft = stack::draft_copy(&self.home, &record, policy)?;
         draft.pool = pool.cloned();
-        if !shares {
-            (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
+        if shares {
+            return self.finish_copy(&record, draft, name, |_| Ok(false));
         }
+        draft.below = Vec::new();
         self.finish_copy(&record, draft, name, |copy| {
-            if shares { Ok(()) } else { self.copy_layers(&record, copy.layers_dir.as_path()) }
+            self.copy_layers(&record, copy.layers_dir.as_path()).map(|()| true)
         })
     }
 
-    /// Makes the VM of a draft, which is there for nobody before it has all that belongs to it.
+    /// Makes the VM of a draft, which is there for nobody before it has all that belongs to it. `fill` says whether it copied the files of
+    /// layers one by one.
     fn finish_copy(
         &self,
         from: &VmRecord,
         draft: VmRecord,
         name: Option<&VmName>,
-        fill: impl FnOnce(&VmRecord) -> Result<(), FvmError>,
+        fill: impl FnOnce(&VmRecord) -> Result<bool, FvmError>,
     ) -> Result<(VmRecord, VmLock), FvmError> {
         let (copy, lock) = stack::create(&self.home, draft, name)?;
-        let made = fill(&copy).and_then(|()| {
+        let made = fill(&copy).and_then(|has_copies| {
             self.copy_companions(from, &copy)?;
-            let copy = VmRecord { state: VmState::Stopped, ..copy.clone() };
+            // After all of them: what is born later the VM itself copied from the host.
+            let copied = if has_copies { Some(lifecycle::settled()) } else { copy.copied };
+            let copy = VmRecord { state: VmState::Stopped, copied, ..copy.clone() };
             self.home.save(&copy, true)?;
             Ok(copy)
         });
@@ -218,19 +222,20 @@ impl Fvm {
         let mut draft = stack::draft_copy(&self.home, record, policy)?;
         draft.pool = pool.cloned();
         if !disk::has(&self.home, record) {
-            (draft.below, draft.copied) = (Vec::new(), Some(lifecycle::now()));
+            draft.below = Vec::new();
         }
         self.finish_copy(record, draft, name, |copy| self.fill_image(record, copy))
     }
 
-    fn fill_image(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {
+    /// Whether files were copied one by one: in the copy of an image they are as old as in the image.
+    fn fill_image(&self, from: &VmRecord, to: &VmRecord) -> Result<bool, FvmError> {
         if disk::has(&self.home, from) {
-            return Ok(disk::copy(&self.home, from, to)?);
+            return Ok(disk::copy(&self.home, from, to).map(|()| false)?);
         }
         stack::complete(&self.home, from)?;
         disk::make(&self.home, to)?;
         disk::reach(&self.home, to)?;
-        self.copy_layers(from, to.layers_dir.as_path())
+        self.copy_layers(from, to.layers_dir.as_path()).map(|()| true)
     }
 
     fn copy_companions(&self, from: &VmRecord, to: &VmRecord) -> Result<(), FvmError> {

@@ -153,7 +153,6 @@ fn a_kept_vm_is_the_callers_when_its_program_has_ended(fvm: &Fvm) {
     }
 }
 
-/// A program that begins one VM and one with a keeper of its own.
 /// The tracer holds what it saw for a tenth of a second; a program has run that was not looked for, in a VM that never pauses.
 fn a_log_holds_all_up_to_the_moment_in_which_it_was_asked_for(fvm: &Fvm) {
     let policy = Policy { trace: Level::Basic, ..Policy::default() };
@@ -182,6 +181,7 @@ fn a_log_holds_all_up_to_the_moment_in_which_it_was_asked_for(fvm: &Fvm) {
     assert!(fvm.settle_log(&vm).is_err(), "it has ended");
 }
 
+/// A program that begins one VM and one with a keeper of its own.
 fn victim(fvm: &Fvm) {
     let child = fvm.spawn(Place::New(&named("victim")), &call(&["sleep", "1000"]), Streams::captured()).unwrap();
     let (own, lock) = fvm.create(&named("own")).unwrap();

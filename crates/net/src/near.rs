@@ -143,7 +143,8 @@ impl Near {
         if !way.is_straight() {
             return Ok(way.is_near(is_v4));
         }
-        Ok(self.way(ip, ITS_ROUTE)?.is_some_and(|route| Way { bits: route.bits, ..way }.is_near(is_v4)))
+        // A kernel that cannot say leaves it straight: near.
+        Ok(self.way(ip, ITS_ROUTE)?.is_none_or(|route| Way { bits: route.bits, ..way }.is_near(is_v4)))
     }
 
     /// The way to an address; nothing if there is none.

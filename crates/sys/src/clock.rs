@@ -11,26 +11,68 @@
 //! `CLOCK_REALTIME_COARSE` says now, and what it writes just after may be stamped earlier than `CLOCK_REALTIME` says now. Only a
 //! stamp of the same kind divides them: a file in memory that is looked at, changed, and looked at again.
 //!
-//! Invariant: no change that follows is stamped at or before the answer. Where stamps are coarse (older kernels, file systems
-//! without finer ones), a change of the same tick before it may be stamped after it.
+//! Two file systems stamp by a clock of their own, the last tick and nothing finer (ZFS `gethrestime`, bcachefs `bch2_current_time`):
+//! where the kernel has one of them, the answer is the last tick as well.
+//!
+//! Invariant: no change that follows is stamped at or before the answer, but on file systems that count in whole seconds or let another
+//! machine stamp. Where stamps are coarse (those, and kernels before 6.13), a change of the same tick before it may be stamped after
+//! it; [`settled`] has none of these either.
 
 use rustix::fs::{MemfdFlags, Mode, Timespec};
 use rustix::time::ClockId;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The last nanosecond of what was.
 #[must_use]
 pub fn now() -> Timespec {
-    let coarse = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
-    let mut now = stamp().unwrap_or(coarse);
-    if now.tv_nsec == 0 {
-        (now.tv_sec, now.tv_nsec) = (now.tv_sec - 1, 1_000_000_000);
-    }
-    now.tv_nsec -= 1;
-    now
+    before(stamp().0)
 }
 
-/// What a file would be stamped with that is changed now. A first change may only take the tick that just began.
-fn stamp() -> rustix::io::Result<Timespec> {
+/// The same, but what was done before is never stamped after it: where stamps are coarse, the next tick is waited for (at most 10 ms).
+#[must_use]
+pub fn settled() -> Timespec {
+    let (mut now, is_fine) = stamp();
+    let began = now;
+    while !is_fine && (now.tv_sec, now.tv_nsec) <= (began.tv_sec, began.tv_nsec) {
+        std::thread::sleep(Duration::from_millis(1));
+        now = coarse();
+    }
+    before(now)
+}
+
+fn before(mut at: Timespec) -> Timespec {
+    if at.tv_nsec == 0 {
+        (at.tv_sec, at.tv_nsec) = (at.tv_sec - 1, 1_000_000_000);
+    }
+    at.tv_nsec -= 1;
+    at
+}
+
+fn coarse() -> Timespec {
+    rustix::time::clock_gettime(ClockId::RealtimeCoarse)
+}
+
+/// What a file would be stamped with that is changed now, and whether that is finer than a tick.
+fn stamp() -> (Timespec, bool) {
+    let tick = coarse();
+    match of_file() {
+        Ok(fine) if !has_other_clocks() => (fine, fine != tick && fine != coarse()),
+        _ => (tick, false),
+    }
+}
+
+/// Whether this kernel has a file system that stamps by a clock of its own (proc(5): filesystems).
+fn has_other_clocks() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let all = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        all.split_ascii_whitespace().any(|name| ["zfs", "bcachefs"].contains(&name))
+    })
+}
+
+/// A first change may only take the tick that just began.
+fn of_file() -> rustix::io::Result<Timespec> {
     let file = rustix::fs::memfd_create(c"fvm-clock", MemfdFlags::CLOEXEC)?;
     let mut stamped = rustix::fs::fstat(&file)?;
     for _ in 0..2 {
@@ -67,6 +109,17 @@ mod tests {
             let now = (now.tv_sec, now.tv_nsec);
             assert!(stamp(&after) > now, "{:?} {now:?}", stamp(&after));
             before_was_later += usize::from(stamp(&before) > now || stamp(&looked) > now);
+        }
+        for _ in 0..20 {
+            let (before, after) = (dir.join("before"), dir.join("after"));
+            for path in [&before, &after] {
+                let _left = std::fs::remove_file(path);
+            }
+            std::fs::write(&before, "").unwrap();
+            let now = settled();
+            std::fs::write(&after, "").unwrap();
+            let now = (now.tv_sec, now.tv_nsec);
+            assert!(stamp(&before) <= now && stamp(&after) > now, "{:?} {now:?}", stamp(&before));
         }
         std::fs::remove_dir_all(&dir).unwrap();
         let fine = before_was_later == 0;

@@ -366,14 +366,7 @@ mod tests {
         std::fs::create_dir_all(&below).unwrap();
         let layer = |kind, host: &Path| Layer { n: 1, kind, host: HostPath::new(host).unwrap() };
         let file = dir.join("f");
-        // Of the clock that stamps files, until it is later than all that was done before.
-        let later = || {
-            let began = crate::lifecycle::now();
-            while crate::lifecycle::now() == began {
-                std::thread::yield_now();
-            }
-            crate::lifecycle::now()
-        };
+        let later = crate::lifecycle::settled;
         std::fs::write(&file, "one").unwrap();
         let all = [LayerKind::Overlay, LayerKind::File, LayerKind::Skeleton];
         let current = |since| {

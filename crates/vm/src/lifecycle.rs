@@ -262,8 +262,17 @@ pub(crate) fn new_id() -> Result<VmId, VmError> {
 /// The time by the clock that stamps files: what is done to them from now on is stamped later.
 #[must_use]
 pub fn now() -> Timestamp {
-    let now = fvm_sys::clock::now();
-    Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
+    timestamp(fvm_sys::clock::now())
+}
+
+/// The same, off the start path: what was done to files before is stamped at or before it on every kernel.
+#[must_use]
+pub fn settled() -> Timestamp {
+    timestamp(fvm_sys::clock::settled())
+}
+
+fn timestamp(at: rustix::fs::Timespec) -> Timestamp {
+    Timestamp { secs: at.tv_sec, nanos: u32::try_from(at.tv_nsec).unwrap_or(0) }
 }
 
 /// How VMs are kept apart on this host, for this user.

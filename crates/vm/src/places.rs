@@ -13,13 +13,16 @@ use fvm_model::policy::Pattern;
 use fvm_model::{HostPath, Policy};
 use rustix::io::Errno;
 use std::collections::HashSet;
-use std::fs::DirEntry;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// File systems that list all that they have: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS (statfs(2)).
 const LISTING: [u64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
+
+/// A home with more in it is asked name by name.
+const NAMES_MAX: usize = 4096;
 
 /// One pattern stands for no more paths than this.
 const MATCHES_MAX: usize = 4096;
@@ -110,9 +113,17 @@ impl Listed {
             magic.is_some_and(|magic| LISTING.contains(&magic))
         };
         let names = || {
-            let entries = std::fs::read_dir(path).ok()?;
-            let name = |entry: std::io::Result<DirEntry>| Some(entry.ok()?.file_name().as_bytes().to_ascii_lowercase());
-            entries.map(|entry| name(entry).filter(|name| name.is_ascii())).collect()
+            let before = quiet(path)?;
+            let mut names = HashSet::new();
+            for entry in std::fs::read_dir(path).ok()? {
+                let name = entry.ok()?.file_name().as_bytes().to_ascii_lowercase();
+                if !name.is_ascii() || names.len() >= NAMES_MAX {
+                    return None;
+                }
+                names.insert(name);
+            }
+            // A name that is given to another file meanwhile may be missing in the list (readdir(3p)).
+            (quiet(path)? == before).then_some(names)
         };
         let is_gone = rustix::fs::stat(path).is_err_and(|e| matches!(e, Errno::NOENT | Errno::NOTDIR));
         let names = if is_gone { Some(HashSet::new()) } else { lists(path).then(names).flatten() };
@@ -126,6 +137,15 @@ impl Listed {
         };
         names.contains(name.to_ascii_lowercase().as_bytes())
     }
+}
+
+/// When a directory changed last, if that is so long ago that its next change has another stamp.
+fn quiet(path: &Path) -> Option<(i64, i64)> {
+    const TICK_MAX: Duration = Duration::from_millis(20);
+    let stat = path.metadata().ok()?;
+    let changed = UNIX_EPOCH + Duration::new(stat.ctime().try_into().ok()?, stat.ctime_nsec().try_into().ok()?);
+    let is_quiet = SystemTime::now().duration_since(changed).is_ok_and(|since| since > TICK_MAX);
+    is_quiet.then_some((stat.ctime(), stat.ctime_nsec()))
 }
 
 /// What of the host a pattern names, symlinks resolved.
@@ -189,6 +209,9 @@ mod tests {
             std::fs::create_dir_all(base.join(dir)).unwrap();
         }
         std::os::unix::fs::symlink("../real", base.join("a/link")).unwrap();
+        // What was changed just now is not listed.
+        assert!(Listed::new(&base.join("a")).names.is_none());
+        std::thread::sleep(Duration::from_millis(40));
         let homes = ["a", "b", "gone"].map(|name| Listed::new(&base.join(name)));
         let unlisted = ["a", "b", "gone"].map(|name| Listed { path: base.join(name), names: None });
         for (pattern, listed) in [("~/.ssh", true), ("~/.config/*", true), ("~/.SSH", true), ("~/other", false)] {

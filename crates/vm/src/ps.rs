@@ -41,6 +41,12 @@ pub fn processes(id: &VmId, init: i32) -> Vec<Process> {
     found
 }
 
+/// Their numbers alone: nothing of theirs is read.
+#[must_use]
+pub fn ids(id: &VmId, init: i32) -> Vec<i32> {
+    below(&Shown::of(id), init)
+}
+
 /// The numbers of all processes below `init`: what its control groups say, where it has some. Otherwise all of the host's are looked
 /// at, which may be thousands.
 pub(crate) fn below(groups: &Shown<'_>, init: i32) -> Vec<i32> {
@@ -114,7 +120,8 @@ fn parse_status(bytes: &[u8]) -> Option<(u32, i32)> {
         std::str::from_utf8(&line[key.len()..]).ok()
     };
     let uid = field(b"Uid:")?.split_ascii_whitespace().next()?.parse().ok()?;
-    let inner = field(b"NSpid:")?.split_ascii_whitespace().last()?.parse().ok()?;
+    // Who has but one number is the host's: a process that builds the VM is in its control groups for a moment.
+    let inner = field(b"NSpid:")?.split_ascii_whitespace().skip(1).last()?.parse().ok()?;
     Some((uid, inner))
 }
 

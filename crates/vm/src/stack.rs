@@ -147,7 +147,7 @@ pub fn create(home: &Home, draft: VmRecord, name: Option<&VmName>) -> Result<(Vm
 /// When the record cannot be written.
 pub fn detach(home: &Home, record: &VmRecord, dir: &Path, _lock: &VmLock) -> Result<VmRecord, VmError> {
     let layers_dir = HostPath::new(dir).map_err(|e| VmError::Internal(e.to_string()))?;
-    let own = VmRecord { layers_dir, below: Vec::new(), copied: Some(crate::lifecycle::now()), ..record.clone() };
+    let own = VmRecord { layers_dir, below: Vec::new(), copied: Some(crate::lifecycle::settled()), ..record.clone() };
     home.save(&own, true)?;
     discard(home, record.layers_dir.as_path(), &record.id.to_string())?;
     sweep(home)?;

@@ -167,6 +167,35 @@ fn root_a_vm_with_a_disk_is_like_any_other_needs_loop_devices() {
 }
 
 #[test]
+fn root_a_copy_into_an_image_knows_what_the_host_changed_before_it_needs_loop_devices() {
+    if !can_have_disks("root_a_copy_into_an_image_knows_what_the_host_changed_before_it_needs_loop_devices") {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(30));
+    lab.sh("echo base > f");
+    lab.fvm(["run", "--quiet", "--keep", "--name", "v", "--net", "none", "--", "sh", "-ec", "echo vm >> f"]).expect(0);
+    pause();
+    lab.sh("echo host > f");
+    pause();
+    // Its files are copied one by one, and are younger than the host's change.
+    lab.fvm(["configure", "v", "--disk", "100M"]).expect(0);
+    lab.fvm(["copy", "v", "w"]).expect(0);
+    for name in ["v", "w"] {
+        let status = lab.fvm(["status", name]).expect(0).out;
+        assert!(status.contains("conflict"), "{status}");
+        lab.fvm(["commit", name]).expect(3);
+    }
+    assert_eq!(lab.sh("cat f"), "host\n");
+    // What the copy itself takes from the host is as new as that.
+    lab.sh("echo base > g");
+    lab.fvm(["run", "--quiet", "--name", "w", "--", "sh", "-ec", "echo vm >> g"]).expect(0);
+    assert!(!lab.fvm(["status", "w", "g"]).out.contains("g  ! conflict"));
+    lab.fvm(["commit", "w", "g"]).expect(0);
+    assert_eq!(lab.sh("cat g"), "base\nvm\n");
+}
+
+#[test]
 fn root_and_user_a_watched_disk_ends_the_vm_that_fills_it() {
     let test = "root_and_user_a_watched_disk_ends_the_vm_that_fills_it";
     if !is_root(test) {

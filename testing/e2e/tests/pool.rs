@@ -59,6 +59,10 @@ fn root_and_user_a_pool_whose_record_is_damaged_is_told_and_can_be_deleted() {
                 wait_for("a drained pool", || field(lab, "p", "keeper").is_empty());
             }
             let dir = lab.home().join("pools/p");
+            let whole = std::fs::read_to_string(dir.join("pool.json")).unwrap();
+            // That of a newer fvm is not this one's to delete.
+            std::fs::write(dir.join("pool.json"), whole.replace("\"format\": 1", "\"format\": 9")).unwrap();
+            assert!(lab.fvm(["pool", "delete", "p"]).expect(1).err.contains("newer fvm"));
             std::fs::write(dir.join("pool.json"), "{").unwrap();
             let said = lab.fvm(["pool", "status"]);
             assert!(said.err.contains("cannot use") && said.err.contains("pool.json"), "{}", said.err);

@@ -124,8 +124,7 @@ impl Machine {
 
     /// What its threads have done up to now.
     pub(super) fn threads(&self) -> Threads {
-        let processes = self.record().and_then(|record| self.fvm.processes(record).ok()).unwrap_or_default();
-        Threads::of(processes.into_iter().map(|process| process.pid))
+        Threads::of(self.record().map(|record| self.fvm.process_ids(record, &self.info)).unwrap_or_default())
     }
 
     /// Where its layers are.

@@ -102,7 +102,7 @@ fn configure(fvm: &Fvm, out: &Output, args: &PoolConfigure) -> Done {
 fn delete(fvm: &Fvm, name: &VmName) -> Result<(), Failure> {
     match fvm.pool(name) {
         // Nothing in it is anybody's: what cannot be read can be thrown away.
-        Err(FvmError::Vm(VmError::BadRecord { .. })) => {}
+        Err(FvmError::Vm(VmError::BadRecord { .. })) if fvm.home().is_pool_damaged(name) => {}
         found => drop(found?),
     }
     fvm.pool_drain(name)?;

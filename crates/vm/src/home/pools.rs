@@ -3,6 +3,7 @@
 use super::{Home, VmLock, is_locked, lock_file, make_dir, parse, replace_file};
 use crate::error::VmError;
 use fvm_model::pool::PoolRecord;
+use fvm_model::vm::FORMAT;
 use fvm_model::{VmId, VmName};
 use fvm_sys::dir::Dir;
 use rustix::io::Errno;
@@ -50,6 +51,14 @@ impl Home {
             read => read.map_err(|e| VmError::io("read", &path, &e))?,
         };
         parse_pool(&bytes, name).map_err(|why| VmError::BadRecord { path, why })
+    }
+
+    /// Whether `pool.json` is there and nobody can read it: not even an fvm of a newer format.
+    #[must_use]
+    pub fn is_pool_damaged(&self, name: &VmName) -> bool {
+        let Ok(bytes) = std::fs::read(self.pool_dir(name).join("pool.json")) else { return false };
+        let format = serde_json::from_slice::<serde_json::Value>(&bytes).ok().and_then(|all| all["format"].as_u64());
+        parse_pool(&bytes, name).is_err() && format.is_none_or(|format| format <= u64::from(FORMAT))
     }
 
     /// Writes `pool.json` of a pool that is not there yet; whether it was not. Of several that make it at once, one does.

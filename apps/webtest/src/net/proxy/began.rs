@@ -42,8 +42,10 @@ pub fn begins(bytes: &[u8]) -> Begins {
     }
     // RFC 8446, 5.1; RFC 6455, 4.1; RFC 8489, 5, and the same behind its length (RFC 4571).
     const COOKIE: [(u8, u8); 4] = [is(0x21), is(0x12), is(0xA4), is(0x42)];
-    const FORMS: [Form<'_>; 4] = [
+    const FORMS: [Form<'_>; 5] = [
         &[is(0x16), is(3), (0, 4), ANY, ANY, is(1)],
+        // What WebRTC says to look like TLS (libwebrtc, `AsyncSSLSocket`: a hello of SSL 2 for TLS 1.0).
+        &[is(0x80), is(0x46), is(1), is(3), is(1)],
         &[is(b'G'), is(b'E'), is(b'T'), is(b' ')],
         &[(0, 0x3F), ANY, ANY, ANY, COOKIE[0], COOKIE[1], COOKIE[2], COOKIE[3]],
         &[ANY, ANY, (0, 0x3F), ANY, ANY, ANY, COOKIE[0], COOKIE[1], COOKIE[2], COOKIE[3]],
@@ -92,22 +94,19 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S> Drop for Watched<S> {
-    fn drop(&mut self) {
-        // A browser sends what it begins with at once; what is cut was begun by another.
-        self.tell();
-    }
-}
-
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        if self.first.is_some() {
+        if buffer.filled().len() == before && room > 0 {
+            // Its end. A browser sends what it begins with at once: what is cut was begun by another. Where the tunnel was dropped before,
+            // because the other side is not to be had, nothing can be said.
+            self.tell();
+        } else if self.first.is_some() {
             self.see(&buffer.filled()[before..]);
         }
         Poll::Ready(Ok(()))

@@ -26,6 +26,16 @@ const ADDRESSES_MAX: usize = 4;
 const BAD_PORTS: [u16; 24] =
     [7, 9, 19, 21, 22, 23, 25, 53, 69, 110, 111, 119, 135, 137, 139, 143, 161, 389, 445, 465, 514, 587, 993, 995];
 
+/// Of these, what pages can have a browser ask for: a TURN server at 53 (libwebrtc, `TurnPort::AllowedTurnPort`), and 445, which it does
+/// not refuse.
+const ASKED_PORTS: [u16; 2] = [53, 445];
+
+/// Whether a browser asks for a port that is refused, if a page says so.
+#[must_use]
+pub fn may_be_asked(port: u16) -> bool {
+    ASKED_PORTS.contains(&port)
+}
+
 /// Whether sites may be at a port.
 #[must_use]
 pub fn is_web_port(port: u16) -> bool {

@@ -344,7 +344,7 @@ impl Client {
     /// Notes that something was refused; the refusal as an answer.
     fn refuse(&self, host: &str, port: u16, refusal: &Refusal) -> Response<Body> {
         let one = (place(host, port), refusal.word().to_owned());
-        if *refusal == Refusal::NoWebPort {
+        if *refusal == Refusal::NoWebPort && !dial::may_be_asked(port) {
             self.note_odd("port", &one.0, "");
         }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
