@@ -222,12 +222,14 @@ fn two_vms_of_one_router_neither_reach_nor_speak_for_each_other_needs_root_pasta
         let dir = world.lab.dir().display().to_string();
         world.root(&format!(
             "nsenter --net=/proc/{}/ns/net python3 {dir}/listen.py 6 > {dir}/heard 2>&1 &
-             for n in 1 2 3 4 5 6 7 8 9 10; do grep -q ready {dir}/heard && exit 0; sleep 0.1; done; exit 1",
+             for n in $(seq 100); do grep -q ready {dir}/heard && exit 0; sleep 0.1; done; exit 1",
             world.far()
         ));
         let mut listens =
             world.lab.spawn(["exec", "b", "--", "sh", "-c", &format!("python3 {dir}/listen.py 6 > {dir}/heard-b")]);
-        std::thread::sleep(Duration::from_millis(700));
+        let is_ready =
+            format!("for n in $(seq 100); do grep -q ready {dir}/heard-b && exit 0; sleep 0.1; done; exit 1");
+        world.lab.fvm(["exec", "b", "--", "sh", "-c", &is_ready]).expect(0);
         let send = format!("python3 {dir}/spoof.py {a4} {a6} {b4} {b6}");
         let said = world.lab.fvm(["exec", "a", "--", "sh", "-c", &send]).expect(0).out;
         assert!(said.contains("sent True"), "{said}");
