@@ -54,6 +54,9 @@ pub enum GuardError {
     /// The kernel lacks something.
     #[error("this kernel does not ask before a file is executed (fanotify permission events): {0}")]
     Kernel(Errno),
+    /// Directories cannot be watched.
+    #[error("cannot watch directories (inotify): {0}")]
+    Watch(Errno),
     /// A file could not be read or written.
     #[error("cannot {what} '{}': {errno}", .path.display())]
     Io {
@@ -85,6 +88,9 @@ impl GuardError {
             Self::NotRoot => Some("'fvm guard hook' and 'fvm guard install --user' work without, and only advise"),
             Self::Exposed(_) => Some("install fvm where only root can write: install -m 755 fvm /usr/local/bin/fvm"),
             Self::Runs(_) => Some("'fvm guard status' shows it"),
+            Self::Watch(Errno::MFILE) => Some(
+                "root has no inotify instance left: programs in root's VMs count as well; 'sysctl fs.inotify.max_user_instances=1024'",
+            ),
             Self::Kernel(_) => Some("the kernel must be built with CONFIG_FANOTIFY_ACCESS_PERMISSIONS"),
             _ => None,
         }

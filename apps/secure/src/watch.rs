@@ -107,7 +107,7 @@ enum Looked {
 impl Watch {
     /// Sets it up; nothing is watched yet.
     pub fn new(shared: Arc<Shared>, fvm: Fvm, options: &Options) -> Result<Self, GuardError> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(GuardError::Kernel)?;
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(GuardError::Watch)?;
         let books = [fvm.book()].into_iter().chain(options.books.iter().map(Book::of_another)).collect();
         Ok(Self {
             shared,
