@@ -23,6 +23,9 @@ use rustix::time::ClockId;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// A tick takes 10 ms at most. A clock that is set back meanwhile is not waited for.
+const TICK_MAX_MS: u32 = 20;
+
 /// The last nanosecond of what was.
 #[must_use]
 pub fn now() -> Timespec {
@@ -34,7 +37,10 @@ pub fn now() -> Timespec {
 pub fn settled() -> Timespec {
     let (mut now, is_fine) = stamp();
     let began = now;
-    while !is_fine && (now.tv_sec, now.tv_nsec) <= (began.tv_sec, began.tv_nsec) {
+    for _ in 0..TICK_MAX_MS {
+        if is_fine || (now.tv_sec, now.tv_nsec) > (began.tv_sec, began.tv_nsec) {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(1));
         now = coarse();
     }
