@@ -17,6 +17,21 @@ pub fn set_fs_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     if now == (uid.cast_signed(), gid.cast_signed()) { Ok(()) } else { Err(Errno::PERM) }
 }
 
+/// Makes `uid` this thread's effective user, who owns the user namespaces that it makes. The real one stays, and capabilities with
+/// [`keep_capabilities`]. The kernel takes back the death signal of the parent (`commit_creds`); whether it may be dumped
+/// stays as it was.
+///
+/// # Errors
+/// `EINVAL` for an id that this user namespace does not have; `EPERM` without the right to.
+pub fn set_effective_user(uid: u32) -> Result<(), Errno> {
+    let dumpable = rustix::process::dumpable_behavior()?;
+    // SAFETY: a raw call with plain integers, so that only this thread is changed; -1 leaves an id as it is.
+    if unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) } != 0 {
+        return Err(crate::last_errno());
+    }
+    rustix::process::set_dumpable_behavior(dumpable)
+}
+
 /// `SECBIT_NO_SETUID_FIXUP`: capabilities no longer follow the user ids.
 ///
 /// # Errors

@@ -86,6 +86,33 @@ fn root_and_user_processes_are_limited_needs_cgroups() {
     }
 }
 
+#[test]
+fn root_a_vm_uses_up_what_it_may_watch_and_not_what_root_may() {
+    if !is_root("root_a_vm_uses_up_what_it_may_watch_and_not_what_root_may") {
+        return;
+    }
+    let watchers = "import ctypes,time\nlibc = ctypes.CDLL(None, use_errno=True)\nn = 0\n\
+        while libc.inotify_init1(0) >= 0: n += 1\nprint(n, ctypes.get_errno(), flush=True)\ntime.sleep(1000)";
+    let lab = Lab::new(User::Root);
+    // Two, so that one does not use up what the other may, either.
+    for name in ["a", "b"] {
+        let words = ["run", "--detach", "--name", name, "--net", "none", "--"];
+        lab.fvm(words.into_iter().chain(["sh", "-c", "exec python3 -c \"$0\" >told", watchers])).expect(0);
+        let told = || lab.fvm(["exec", name, "--", "cat", "told"]).out;
+        let began = Instant::now();
+        while told().is_empty() && began.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (told, max) = (told(), std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap());
+        assert_eq!(told.trim(), format!("{} 24", max.trim()), "{name}: it is refused with EMFILE");
+        let host = "import ctypes\nprint(ctypes.CDLL(None).inotify_init1(0) >= 0)";
+        assert_eq!(lab.sh(&format!("python3 -c '{host}'")).trim(), "True", "{name}");
+    }
+    for name in ["a", "b"] {
+        lab.fvm(["stop", "-t", "0", name]).expect(0);
+    }
+}
+
 /// The median and the longest of some answers of the VM `other` and of the host.
 fn answers(lab: &Lab) -> String {
     let shown = |mut all: Vec<Duration>| {

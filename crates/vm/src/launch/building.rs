@@ -31,6 +31,16 @@ use rustix::process::Pid;
 /// cgroup namespace that is not its own.
 pub(super) const OWNED_BY_HOST: Namespaces = Namespaces::MOUNT.and(Namespaces::CGROUP);
 
+/// Takes the user who is to own the VM's user namespace. What the VM's programs take of what the kernel counts for each user (inotify
+/// and fanotify instances, watches, namespaces, pending signals, message queues; `ucounts`, `user_namespaces(7)`) it counts
+/// for that owner, too: it must be nobody else's, root's least of all. Ids above 2^31 are no user's and in no VM (`SHIFT`), and the
+/// process's number is in no other. Where they are not to be had, in a container, the VM counts as root's.
+fn take_owner() {
+    const OWNERS: u32 = 0x8000_0000;
+    let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+    let _counts_as_roots = ids::set_effective_user(OWNERS + own);
+}
+
 pub(super) fn start_shifted(
     mut site: Site,
     entry: &Entry<'_>,
@@ -78,6 +88,8 @@ pub(super) fn build_shifted(
     // The network's takes as long as all others together: init makes it beside the mounts.
     let network_too = entry.namespaces.has(Namespaces::NET);
     let at_once = entry.namespaces.without(OWNED_BY_HOST).without(Namespaces::NET);
+    ids::keep_capabilities().map_err(step("keep capabilities"))?;
+    take_owner();
     let init = match process::clone_into(at_once, true).map_err(step("make the namespaces"))? {
         Fork::Parent(init) => init,
         Fork::Child => {
@@ -103,6 +115,8 @@ pub(super) fn build_shifted(
             enter_shifted(site, &tree, entry, ends, network, early)
         }
     };
+    ids::set_effective_user(0).map_err(step("be root again"))?;
+    die_with_parent();
     drop(go);
     ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
     write_maps(init, &entry.maps, false).map_err(step("map the VM's ids"))?;
@@ -112,7 +126,6 @@ pub(super) fn build_shifted(
             .map_err(step("open the user namespace"))?,
     );
     // overlayfs makes its work files as this process: it must be somebody whom the shifted layers know.
-    ids::keep_capabilities().map_err(step("keep capabilities"))?;
     ids::set_fs_ids(SHIFT, SHIFT).map_err(step("take the VM's file ids"))?;
     rustix::process::umask(FileMode::empty());
     for op in entry.before {
@@ -250,6 +263,8 @@ pub(super) fn start_identity(
             }
             let enter = |site: &mut Site| -> Result<(), Errno> {
                 rustix::process::fchdir(site.assembled()?)?;
+                ids::keep_capabilities()?;
+                take_owner();
                 process::unshare(Namespaces::USER)?;
                 rustix::io::write(&has_entered, b"!")?;
                 let mut byte = [0u8];
