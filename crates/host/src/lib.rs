@@ -34,6 +34,7 @@ pub use place::{LayersPlace, choose_layers_dir, memory_layers_dir};
 
 use fvm_model::HostPath;
 use rustix::io::Errno;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Why facts could not be collected.
@@ -116,7 +117,10 @@ impl HostFacts {
 /// When `/proc` is not there.
 pub fn collect() -> Result<HostFacts, HostError> {
     let path = Path::new("/proc/self/mountinfo");
-    let bytes = std::fs::read(path)
+    // It tells no length: without room it would be read by a few bytes first, and the kernel writes it anew for each read.
+    let mut bytes = Vec::with_capacity(16 << 10);
+    std::fs::File::open(path)
+        .and_then(|mut table| table.read_to_end(&mut bytes))
         .map_err(|e| HostError::Read { path: path.into(), errno: Errno::from_io_error(&e).unwrap_or(Errno::IO) })?;
     let table = parse(&bytes)?;
     let mut targets: Vec<_> = table.iter().map(|m| m.target.clone()).collect();

@@ -1,6 +1,7 @@
 //! The system calls that fvm needs beyond rustix, one small file each, and safe, dirfd-relative file access on top.
 //!
 //! ```text
+//!   beside   a network namespace that is made while its owner does something else
 //!   clock    a moment between what was done to files and what is done next
 //!   copy     the content of a file, shared or copied
 //!   entry    a program's entry without the standard library's
@@ -26,6 +27,7 @@
 //!
 //! Invariant: this is the only crate with `unsafe`; each block says why it is sound.
 
+pub mod beside;
 pub mod bpf;
 pub mod clock;
 pub mod copy;

@@ -222,6 +222,22 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// Has `child`, which was just cloned and has not run yet, begin on another processor than this one, where there is one. The kernel
+/// often lets it wait for the one that its parent is on, also when another becomes idle a moment later.
+///
+/// # Errors
+/// The kernel's; nothing has changed then.
+pub fn begin_elsewhere(child: Pid) -> Result<(), Errno> {
+    let all = rustix::thread::sched_getaffinity(None)?;
+    let mut others = all;
+    others.unset(rustix::thread::sched_getcpu());
+    if others.count() == 0 {
+        return Ok(());
+    }
+    rustix::thread::sched_setaffinity(Some(child), &others)?;
+    rustix::thread::sched_setaffinity(Some(child), &all)
+}
+
 /// Moves this process into new namespaces. The process must have one thread.
 ///
 /// # Errors

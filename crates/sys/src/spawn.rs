@@ -241,17 +241,17 @@ fn may_execute(place: &CStr) -> i32 {
     -call(libc::SYS_faccessat2, [word(libc::AT_FDCWD), address(place), mode, flags, 0])
 }
 
-fn address(text: &CStr) -> usize {
+pub(crate) fn address(text: &CStr) -> usize {
     text.as_ptr() as usize
 }
 
 /// As the kernel takes it: sign-extended.
-fn word(number: i32) -> usize {
+pub(crate) fn word(number: i32) -> usize {
     number as isize as usize
 }
 
 /// A system call; what it returns, which is minus an error number when it failed. For calls that return small numbers.
-fn call(number: c_long, words: [usize; 5]) -> i32 {
+pub(crate) fn call(number: c_long, words: [usize; 5]) -> i32 {
     let [a, b, c, d, e] = words;
     let result: isize;
     #[cfg(target_arch = "x86_64")]

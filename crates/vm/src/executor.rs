@@ -17,6 +17,7 @@ use crate::scope::Gate;
 use crate::traced::Traced;
 use fvm_model::vm::XattrClass;
 use fvm_model::{HostPath, Mode, VmPath};
+use fvm_sys::beside::Network;
 use fvm_sys::dir::Dir;
 use fvm_sys::mount::{self, MountError, MountOption};
 use fvm_sys::seccomp::Instruction;
@@ -25,6 +26,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, CWD, Mode as FileMode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +86,8 @@ pub struct Site {
     pub layers_to_come: Option<OwnedFd>,
     /// What init did and made while others built: its loopback interface is up, its filter.
     pub has_loopback: bool,
+    /// Where its network is still being made.
+    pub network: Option<Network>,
     /// Its network is not only that.
     pub has_network: bool,
     filter: Option<Vec<Instruction>>,
@@ -117,6 +121,7 @@ impl Site {
             is_covered: false,
             layers_to_come: None,
             has_loopback: false,
+            network: None,
             has_network: false,
             held_above: false,
             filter: None,
@@ -209,6 +214,7 @@ impl Site {
             // The kernel shows the interfaces of whose network mounts it. Where it does not let the VM mount one, the
             // host's stays.
             SetupOp::OwnSystem => {
+                self.enter_network()?;
                 let attrs = attributes(Restrict { read_only: true, nosuid: true, noexec: true });
                 if let Ok(system) = mount::new_mount("sysfs", &[], attrs) {
                     self.place(&system, &vm("/sys"))?;
@@ -229,8 +235,12 @@ impl Site {
                 self.place(&queues, &vm("/dev/mqueue"))?;
             }
             SetupOp::PivotRoot => self.pivot()?,
-            SetupOp::Loopback if self.has_loopback => {}
-            SetupOp::Loopback => net::loopback_up()?,
+            SetupOp::Loopback => {
+                self.enter_network()?;
+                if !self.has_loopback {
+                    net::loopback_up()?;
+                }
+            }
             SetupOp::Keyring => match ids::new_session_keyring() {
                 Err(Errno::NOSYS) | Ok(()) => {}
                 Err(e) => return Err(e.into()),
@@ -247,6 +257,13 @@ impl Site {
             }
         }
         Ok(())
+    }
+
+    /// Enters the network namespace that is made beside this.
+    fn enter_network(&mut self) -> Result<(), Errno> {
+        let Some(made) = self.network.take().map(Network::take).transpose()? else { return Ok(()) };
+        self.has_loopback = made.has_loopback;
+        move_into_link_name_space(made.namespace.as_fd(), Some(LinkNameSpaceType::Network))
     }
 
     /// Waits until the next layer is there. Without it there is nothing to do, and whoever makes them says why.

@@ -84,6 +84,11 @@ impl Launched {
         }
     }
 
+    /// Whose ends init and those that built it see.
+    pub(crate) fn ends(&self) -> Vec<RawFd> {
+        [&self.orders].into_iter().chain(&self.makers.stay).map(AsRawFd::as_raw_fd).collect()
+    }
+
     /// Those that built it, for the caller to wait for.
     pub(crate) fn take_makers(&mut self) -> Makers {
         std::mem::take(&mut self.makers)
@@ -254,6 +259,8 @@ struct Said {
     notices: Vec<String>,
     traced: Option<Inside>,
     ready: bool,
+    /// For [`PROGRESS_MAX_BYTES`].
+    buffer: Vec<u8>,
 }
 
 impl Pending {
@@ -271,9 +278,10 @@ impl Pending {
         if self.said.ready {
             return Ok(true);
         }
-        let mut buffer = vec![0u8; PROGRESS_MAX_BYTES];
+        let buffer = &mut self.said.buffer;
+        buffer.resize(PROGRESS_MAX_BYTES, 0);
         let ended = || StepError { step: "wait for init".into(), why: "it ended before it was ready".into() };
-        let received = socket::receive(self.progress.as_fd(), &mut buffer).ok();
+        let received = socket::receive(self.progress.as_fd(), buffer).ok();
         let (message, mut fds) =
             received.map_or((None, Vec::new()), |(len, fds)| (serde_json::from_slice(&buffer[..len]).ok(), fds));
         let failed = |error: StepError| VmError::Setup { step: error.step, why: error.why };

@@ -182,14 +182,16 @@ fn open_ways(upper: &Path, lower: &HostPath, reach: &[&Path]) -> Result<(), VmEr
             ways.push((in_upper.clone(), on_host.clone()));
         }
     }
+    // Beneath the open directory: a look at each is a step, not a way. One that cannot be opened lists nothing either.
+    let opened = fs::open(lower.as_path(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty());
     for entry in std::fs::read_dir(lower.as_path()).into_iter().flatten().flatten() {
-        // Most are files, as the listing itself says.
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let on_host = entry.path();
-        if foreign(&on_host) && fs::accessat(CWD, &on_host, Access::WRITE_OK, AtFlags::EACCESS).is_ok() {
-            ways.push((upper.join(entry.file_name()), on_host));
+        let (Ok(dir), Ok(kind)) = (&opened, entry.file_type()) else { continue };
+        // Most are files, as the listing itself says, or not for the user to write.
+        if kind.is_dir() && fs::accessat(dir, entry.file_name(), Access::WRITE_OK, AtFlags::EACCESS).is_ok() {
+            let on_host = entry.path();
+            if foreign(&on_host) {
+                ways.push((upper.join(entry.file_name()), on_host));
+            }
         }
     }
     for (in_upper, _) in &ways {

@@ -457,11 +457,16 @@ fn boot_in(
     let caller = Caller { reach: call.reach(), host_bus: call.host_bus(), files: None, holds_many: false };
     let (mut begun, lock) = begin(&caller, first)?;
     drop(fds);
-    // While others build the VM, this process has time.
-    let control = Control::open(home, &record.id)?;
-    let cleaner = if at_once && relay.is_none() && begun.is_light() { begun.cleaner()? } else { None };
+    // What is thrown away without a word is built by two processes on two processors: this one waits, and goes on beside the program.
+    let is_light = at_once && relay.is_none() && begun.is_light();
+    let is_beside = is_light && record.policy.trace == Level::Off;
+    let control = || Control::open(home, &record.id);
+    // A tracer is a thread, and after it no process is forked.
+    let before = if is_beside { None } else { Some((control()?, is_light.then(|| begun.cleaner()).transpose()?)) };
     let tracer = traced::start(home, record, begun.pending.traced()?)?;
     let Up { mut vm, kept, mut notices } = begun.wait()?;
+    let beside = || Ok::<_, VmError>((control()?, Some(begin::cleaner(home, &vm.pidfd, &kept.record(), &vm.ends()))));
+    let (control, cleaner) = before.map_or_else(beside, Ok)?;
     if let Some(tracer) = &tracer {
         kept.is_traced(tracer.settler());
     }
@@ -473,7 +478,7 @@ fn boot_in(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    Ok(Running { notices, vm, control, lock, relay, kept, handed, cleaner, makers, tracer })
+    Ok(Running { notices, vm, control, lock, relay, kept, handed, cleaner: cleaner.flatten(), makers, tracer })
 }
 
 /// The relay that the VM's policy asks for. Before the VM is there: later a fork would be of a process with it.
@@ -554,20 +559,32 @@ impl Running {
         record.ephemeral && self.relay.is_none() && !tells
     }
 
-    /// Throws an ephemeral VM away of which no process is left: what takes the kernel time goes on behind the answer.
+    /// Throws an ephemeral VM away of which no process is left: what takes the kernel time goes on behind the answer. The calling
+    /// process is to end.
     ///
     /// # Errors
     /// When it cannot be ended or taken out of sight.
     pub fn vanish(mut self) -> Result<(), VmError> {
-        process::kill(self.vm.init.as_raw_nonzero().get(), rustix::process::Signal::KILL.as_raw())
-            .map_err(|e| VmError::Sys("end the VM", e))?;
-        // Nothing of it calls any more; with one thread less, what follows can go on behind the answer.
-        drop(self.tracer.take());
+        let kill = |vm: &Launched| {
+            process::kill(vm.init.as_raw_nonzero().get(), rustix::process::Signal::KILL.as_raw())
+                .map_err(|e| VmError::Sys("end the VM", e))
+        };
+        // Init and the builder are killed by the end of this process. By a signal now, or by the end of what they listen to, they
+        // would take a processor from it.
+        let is_left = self.tracer.is_none() && self.cleaner.is_some();
+        if !is_left {
+            kill(&self.vm)?;
+            // Nothing of it calls any more; with one thread less, what follows can go on behind the answer.
+            drop(self.tracer.take());
+        }
         let home = self.kept.home();
         let mut record = self.kept.record();
         delete(home, &mut record, &self.lock)?;
         if self.cleaner.take().is_some_and(Cleaner::begin) {
             return Ok(());
+        }
+        if is_left {
+            kill(&self.vm)?;
         }
         let init = &self.vm.pidfd;
         behind(&[init.as_raw_fd()], || begin::clean(home, init, &record))

@@ -19,6 +19,7 @@ use crate::refresh::Held;
 use crate::router::Helper;
 use crate::traced::Traced;
 use fvm_model::Mode;
+use fvm_sys::beside::Network;
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -115,10 +116,27 @@ pub(super) fn build_shifted(
             enter_shifted(site, &tree, entry, ends, network, early)
         }
     };
+    // It takes as long as all that follows here.
+    let _as_the_kernel_has_it = process::begin_elsewhere(init);
     ids::set_effective_user(0).map_err(step("be root again"))?;
     die_with_parent();
     drop(go);
+    let built = assemble(site, entry, init);
+    // Not before: the keeper, who hears it, would take a processor from init or from this process.
     ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
+    built?;
+    let tree = site.assembled().map_err(step("start init"))?;
+    let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
+    socket::send(&went, b"!", &fds).map_err(step("start init"))?;
+    Ok(went)
+}
+
+/// Puts the tree of the VM together whose init is waiting.
+fn assemble(site: &mut Site, entry: &Entry<'_>, init: Pid) -> Result<(), StepError> {
+    let step = |step: &str| {
+        let step = step.to_owned();
+        move |e: Errno| StepError { step, why: e.to_string() }
+    };
     write_maps(init, &entry.maps, false).map_err(step("map the VM's ids"))?;
     let userns = format!("/proc/{}/ns/user", init.as_raw_nonzero());
     site.idmap = Some(
@@ -128,13 +146,7 @@ pub(super) fn build_shifted(
     // overlayfs makes its work files as this process: it must be somebody whom the shifted layers know.
     ids::set_fs_ids(SHIFT, SHIFT).map_err(step("take the VM's file ids"))?;
     rustix::process::umask(FileMode::empty());
-    for op in entry.before {
-        site.execute(op)?;
-    }
-    let tree = site.assembled().map_err(step("start init"))?;
-    let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
-    socket::send(&went, b"!", &fds).map_err(step("start init"))?;
-    Ok(went)
+    entry.before.iter().try_for_each(|op| site.execute(op))
 }
 
 pub(super) fn enter_shifted(
@@ -172,8 +184,10 @@ pub(super) fn await_network(network: Option<&Helper>) {
 
 pub(super) fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
     let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match process::clone_into(entry.namespaces.and(Namespaces::MOUNT), false)? {
+    let namespaces = entry.namespaces.without(Namespaces::NET).and(Namespaces::MOUNT);
+    match process::clone_into(namespaces, false)? {
         Fork::Parent(init) => {
+            let _as_the_kernel_has_it = process::begin_elsewhere(init);
             drop(go);
             ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
             let maps = write_maps(init, &entry.maps, true);
@@ -193,6 +207,14 @@ pub(super) fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> R
             hide_command("fvm: init");
             enter_limits(&mut site, &ends);
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd(), awaited(&site)]);
+            let network_too = entry.namespaces.has(Namespaces::NET);
+            match network_too.then(Network::begin).transpose() {
+                Ok(network) => site.network = network,
+                Err(e) => {
+                    let why = format!("{e}; see 'fvm doctor' for what this kernel allows");
+                    ends.give_up(StepError { step: "make a network namespace".into(), why })
+                }
+            }
             build_rootless(&mut site, entry, &ends, None)
         }
     }

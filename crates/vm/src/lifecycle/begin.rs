@@ -30,7 +30,7 @@ use crate::scope::Scope;
 use crate::stack;
 use fvm_host::HostFacts;
 use fvm_model::{Mode, Network, VmEvent, VmRecord};
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::path::PathBuf;
 
@@ -192,20 +192,26 @@ pub(super) fn clean(home: &Home, init: &OwnedFd, record: &VmRecord) -> Result<()
     home.empty_trash()
 }
 
-impl Begun {
-    /// Whether nothing will have to be told or taken back of the VM when it is thrown away.
-    pub fn is_light(&self) -> bool {
-        let is_limited = self.groups.is_some() || self.scope.is_some() || self.record.policy.limits.any();
-        self.record.ephemeral && !is_limited && !disk::has(&self.home, &self.record)
-    }
+/// A process that cleans up after the VM of `init` when it is told to, if one can be started. While it has `held`, nobody sees
+/// that this process has closed them.
+pub(super) fn cleaner(home: &Home, init: &OwnedFd, record: &VmRecord, held: &[RawFd]) -> Option<Cleaner> {
+    Cleaner::ahead(&[&[init.as_raw_fd()], held].concat(), || clean(home, init, record)).ok()
+}
 
-    /// A process that cleans up after the VM when it is told to, if one can be started.
+impl Begun {
+    /// The same before the VM is there, but for its init.
     ///
     /// # Errors
     /// When the VM cannot be.
     pub fn cleaner(&mut self) -> Result<Option<Cleaner>, VmError> {
         let init = self.pending.init()?;
-        Ok(Cleaner::ahead(&[init.as_raw_fd()], || clean(&self.home, &init, &self.record)).ok())
+        Ok(cleaner(&self.home, &init, &self.record, &[]))
+    }
+
+    /// Whether nothing will have to be told or taken back of the VM when it is thrown away.
+    pub fn is_light(&self) -> bool {
+        let is_limited = self.groups.is_some() || self.scope.is_some() || self.record.policy.limits.any();
+        self.record.ephemeral && !is_limited && !disk::has(&self.home, &self.record)
     }
 
     /// The VM's record.

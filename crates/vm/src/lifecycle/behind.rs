@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   behind            fork ─► work
-//!   Cleaner::ahead    fork ─► waits ── begin ─► work          made while there is time, for an end that is to be fast
-//!                                └──── dropped ─► ends
+//!   Cleaner::ahead    fork ─► waits ── begin, and the command has ended ─► work     made while there is time
+//!                                └──── dropped ─► killed
 //! ```
 //!
 //! Invariant: such a process keeps no descriptor but those that its work needs.
@@ -11,10 +11,11 @@
 use crate::error::VmError;
 use crate::launch::collect;
 use fvm_sys::process::{self, Fork};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open};
 
 /// Does `work` in a process of its own, which keeps `fds` and nothing else of this one; here and now if this process has
 /// several threads.
@@ -40,15 +41,24 @@ impl Cleaner {
     pub fn ahead(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<Self, VmError> {
         let (waits, word) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
         let fds = [fds, &[waits.as_raw_fd()]].concat();
-        let pid = fork(&fds, || match rustix::io::read(&waits, &mut [0u8][..]) {
-            Ok(1) => work(),
-            // Not needed after all.
-            _ => Ok(()),
+        let parent = getpid();
+        let pid = fork(&fds, || {
+            // Woken by the word, or by the end of a pipe, it would take a processor from its parent, for whose end somebody waits: that of
+            // the whole process is told last.
+            let ended = pidfd_open(parent, PidfdFlags::empty());
+            if let Some(ended) = ended.ok().filter(|_| getppid() == Some(parent)) {
+                let _ended = poll(&mut [PollFd::new(&ended, PollFlags::IN)], None);
+            }
+            match rustix::io::read(&waits, &mut [0u8][..]) {
+                Ok(1) => work(),
+                // It was killed.
+                _ => Ok(()),
+            }
         })?;
         Ok(Self { pid, word: Some(word) })
     }
 
-    /// Has it do its work; false when it is gone.
+    /// Has it do its work when this process has ended; false when it is gone.
     #[must_use]
     pub fn begin(mut self) -> bool {
         self.word.take().is_some_and(|word| rustix::io::write(word, b"!") == Ok(1))
@@ -57,8 +67,9 @@ impl Cleaner {
 
 impl Drop for Cleaner {
     fn drop(&mut self) {
-        // One that works is nobody's any more.
+        // One that is to work is nobody's any more.
         if self.word.take().is_some() {
+            let _already_gone = kill_process(self.pid, Signal::KILL);
             collect(self.pid);
         }
     }
