@@ -121,9 +121,17 @@ pub(super) fn build_shifted(
     ids::set_effective_user(0).map_err(step("be root again"))?;
     die_with_parent();
     drop(go);
+    // A keeper that makes the layers meanwhile waits for all to be done: woken before, it would take a processor from init or from
+    // this process. It ends with its VM; one that goes on must know whom to collect, whatever becomes of this process.
+    let is_awaited = site.layers_to_come.is_some();
+    let tell = || ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
+    if !is_awaited {
+        tell();
+    }
     let built = assemble(site, entry, init);
-    // Not before: the keeper, who hears it, would take a processor from init or from this process.
-    ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
+    if is_awaited {
+        tell();
+    }
     built?;
     let tree = site.assembled().map_err(step("start init"))?;
     let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();

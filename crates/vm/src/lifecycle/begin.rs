@@ -32,6 +32,7 @@ use fvm_host::HostFacts;
 use fvm_model::{Mode, Network, VmEvent, VmRecord};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
 use std::path::PathBuf;
 
 /// For whom a VM is started.
@@ -184,8 +185,10 @@ impl Drawn {
     }
 }
 
-/// What is left to be done of a VM that was taken out of sight and killed. `init`: its pidfd.
+/// What is left to be done of a VM that was taken out of sight, and of which only init is left. `init`: its pidfd.
 pub(super) fn clean(home: &Home, init: &OwnedFd, record: &VmRecord) -> Result<(), VmError> {
+    // The end of who had it has killed it; this does not hang on that.
+    let _already_gone = rustix::process::pidfd_send_signal(init, Signal::KILL);
     keeper::await_end(init);
     // First what would be lost sight of if somebody removed the state directory meanwhile.
     home.remove_outside(record)?;
