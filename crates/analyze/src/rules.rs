@@ -72,7 +72,7 @@ rules! {
         "It lies in a directory that is looked through first: you would start it instead of the real sudo, ssh or ls.";
     SET_UID "set-uid" High "T1548.001" Off "a program gets the set-uid or set-gid bit"
         "Whoever starts it becomes its owner; of root's it makes root.";
-    FILE_CAPABILITY "file-capability" High "T1548.001" Off "a program gets capabilities"
+    FILE_CAPABILITY "file-capability" High "T1548.001" Basic "a program gets capabilities"
         "It is given a part of root's power by an attribute that 'ls' does not show.";
     SECRET_READ "secret-read" High "T1552.001" Full "a secret is read by a stranger"
         "Keys, tokens, passwords or wallets were opened by a program that they are not for.";
