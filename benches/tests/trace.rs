@@ -32,7 +32,7 @@ fn root_calls_are_measured_in_each_place_and_sessions_are_put_together() {
     for row in rows {
         let round = row["rounds_ns"][0].as_object().expect("a round");
         let places: Vec<&str> = round.keys().map(String::as_str).collect();
-        assert_eq!(places, ["basic", "full", "off", "outside", "outside again"], "{row}");
+        assert_eq!(places, ["basic", "full", "off", "outside", "outside again", "programs"], "{row}");
         let (name, person) = (row["name"].as_str().expect("a name"), row["person"].as_str().expect("a person"));
         assert!(table.contains(&format!("| {name} | {person} |")), "{name} is not in\n{table}");
     }
@@ -46,7 +46,7 @@ fn root_packages_are_installed_in_each_place() {
     let (table, json) = bench("npm", &["--as", "root"]);
     let rows = json["data"]["rows"].as_array().expect("rows");
     match json["unavailable"].as_array().expect("a list").as_slice() {
-        [] => assert_eq!(rows[0]["rounds_ns"][0].as_object().map(serde_json::Map::len), Some(5), "{table}"),
+        [] => assert_eq!(rows[0]["rounds_ns"][0].as_object().map(serde_json::Map::len), Some(6), "{table}"),
         // No npm here: that is said.
         missing => assert!(rows.is_empty() && table.contains(missing[0]["name"].as_str().expect("a name")), "{table}"),
     }

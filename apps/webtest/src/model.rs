@@ -263,7 +263,7 @@ pub struct Wrote {
     pub what: String,
     /// Whether something starts by itself from there.
     pub persistent: bool,
-    /// The program, where known.
+    /// The program, where known: only if the run's policy logs changes of files.
     pub by: Option<String>,
 }
 

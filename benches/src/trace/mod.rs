@@ -1,7 +1,7 @@
 //! What the behaviour log costs: system calls, a build, an installation, starting; outside, and in VMs with and without it.
 //!
 //! ```text
-//!   person (root, user) × place (outside, again, a VM: no log, basic, full)        every round all of them
+//!   person (root, user) × place (outside, again, a VM: no log, programs, basic, full)        every round all of them
 //!   ratio = median over the rounds of (in the place / outside, in that round)
 //! ```
 //!
@@ -44,18 +44,26 @@ enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Log {
     Off,
+    Programs,
     Basic,
     Full,
 }
 
-const LOGS: [Log; 3] = [Log::Off, Log::Basic, Log::Full];
-const PLACES: [Place; 5] =
-    [Place::Outside, Place::Again, Place::Vm(Log::Off), Place::Vm(Log::Basic), Place::Vm(Log::Full)];
+const LOGS: [Log; 4] = [Log::Off, Log::Programs, Log::Basic, Log::Full];
+const PLACES: [Place; 6] = [
+    Place::Outside,
+    Place::Again,
+    Place::Vm(Log::Off),
+    Place::Vm(Log::Programs),
+    Place::Vm(Log::Basic),
+    Place::Vm(Log::Full),
+];
 
 impl Log {
     fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Programs => "programs",
             Self::Basic => "basic",
             Self::Full => "full",
         }
@@ -199,7 +207,8 @@ impl Bench<'_> {
 
     fn starts(&self, rounds: usize, rows: &mut Rows) -> Result<(), Error> {
         const AGAIN: (&str, &str) = ("off again", "off");
-        let all: [(&str, &str); 4] = [("off", "off"), AGAIN, ("basic", "basic"), ("full", "full")];
+        let all: [(&str, &str); 5] =
+            [("off", "off"), AGAIN, ("programs", "programs"), ("basic", "basic"), ("full", "full")];
         for person in &self.people {
             for round in 0..rounds {
                 let mut times = BTreeMap::new();

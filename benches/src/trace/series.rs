@@ -59,7 +59,8 @@ impl Rows {
     pub(super) fn table(&self, part: Part, reference: &str) -> Table {
         let (unit, nanos) = if part == Part::Calls { ("µs", 1e3) } else { ("ms", 1e6) };
         let title = format!("Medians; ratios with their median absolute deviation, to {reference}:");
-        let shown: Vec<&str> = ["off", "basic", "full"].into_iter().filter(|place| *place != reference).collect();
+        let shown: Vec<&str> =
+            ["off", "programs", "basic", "full"].into_iter().filter(|place| *place != reference).collect();
         let mut table = Table::new(&title, &["what", "as"]);
         table.header.push(format!("{reference} {unit}"));
         table.header.extend(shown.iter().map(|place| match *place {
@@ -141,7 +142,7 @@ mod tests {
     #[test]
     fn a_ratio_is_of_one_round() {
         let table = rows().table(Part::Build, "outside").markdown();
-        assert!(table.contains("| a | root | 2.00 | 2.00 ± 0.00 | – | 3.00 ± 0.00 |"), "{table}");
+        assert!(table.contains("| a | root | 2.00 | 2.00 ± 0.00 | – | – | 3.00 ± 0.00 |"), "{table}");
         assert_eq!(rows().noise("outside"), ["Noise (outside again to outside): a, root: 1.10 ± 0.00."]);
         assert_eq!(rows().rounds(), "3 rounds");
     }

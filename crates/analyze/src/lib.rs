@@ -88,6 +88,12 @@ impl<'s> Analysis<'s> {
         }
     }
 
+    /// What the VM's layers hold, where the log has no changes of files: known before the events, as it is not told by them. Whoever
+    /// made it is nobody's friend.
+    pub fn hold(&mut self, changes: &[Change]) {
+        changes.iter().for_each(|change| self.world.hold(change));
+    }
+
     /// Takes an event in. All events of a log, in order.
     pub fn see(&mut self, event: &Event) {
         if event.tgid == 0 {
@@ -202,6 +208,9 @@ fn gaps(whole: Option<&Integrity>, runs: bool, level: Option<Level>) -> Vec<Stri
             if whole.runs == 0 || level == Some(Level::Off) {
                 gaps.push("nothing was written down".into());
             }
+            if whole.without_files {
+                gaps.push("what was done to files was not written down (level programs): only the changes tell".into());
+            }
             gaps.extend(
                 whole.blind.iter().map(|what| format!("not seen: {}", fvm_model::path::printable(what.as_bytes()))),
             );
@@ -232,11 +241,53 @@ mod tests {
             Integrity { cut: true, ..whole() },
             Integrity { is_open: true, ..whole() },
             Integrity { blind: vec!["io_uring".into()], ..whole() },
+            Integrity { without_files: true, ..whole() },
             Integrity::default(),
         ] {
             assert_eq!(verdict(Some(&broken), false), Verdict::Unknown, "{broken:?}");
         }
         assert_eq!(verdict(Some(&Integrity { is_open: true, ..whole() }), true), Verdict::Clean);
+    }
+
+    #[test]
+    fn where_no_event_tells_of_files_what_the_layers_hold_is_nobodys_own_and_nothing_is_clean() {
+        use fvm_model::event::{Args, Phase};
+        use fvm_model::{ChangeKind, FileType};
+        let gdb = Change {
+            path: VmPath::new("/home/a/bin/gdb").unwrap(),
+            kind: ChangeKind::Created,
+            file_type: FileType::File,
+            base: None,
+            layer: 0,
+            before: None,
+            after: None,
+            target: None,
+            link_group: None,
+            link_host: None,
+            source: None,
+            uncommittable: None,
+            conflict: None,
+            origin: None,
+        };
+        let settings = Settings::default();
+        let whole = Integrity { without_files: true, ..whole() };
+        for (exe, changes, verdict) in [
+            ("/home/a/bin/gdb", vec![gdb.clone()], Verdict::Suspicious),
+            ("/usr/bin/gdb", vec![gdb], Verdict::Unknown),
+            ("/usr/bin/gdb", vec![], Verdict::Unknown),
+        ] {
+            let mut story = Story::new();
+            story.events[0].args.level = Some(Level::Programs);
+            story.run(10, exe, &["gdb"]);
+            let over = Args { pid: Some(11), flags: Some(16), ..Args::default() };
+            story.event(10, Kind::Ptrace, Phase::Attempt, over);
+            let mut analysis = Analysis::new(&settings);
+            analysis.hold(&changes);
+            story.events.iter().for_each(|event| analysis.see(event));
+            let report = analysis.finish(Some(&whole), false);
+            assert_eq!((report.verdict, report.level), (verdict, Some(Level::Programs)), "{exe}: {report:?}");
+            assert!(report.gaps.iter().any(|gap| gap.contains("level programs")), "{:?}", report.gaps);
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ rules! {
         "It lies in a directory that is looked through first: you would start it instead of the real sudo, ssh or ls.";
     SET_UID "set-uid" High "T1548.001" Off "a program gets the set-uid or set-gid bit"
         "Whoever starts it becomes its owner; of root's it makes root.";
-    FILE_CAPABILITY "file-capability" High "T1548.001" Off "a program gets capabilities"
+    FILE_CAPABILITY "file-capability" High "T1548.001" Basic "a program gets capabilities"
         "It is given a part of root's power by an attribute that 'ls' does not show.";
     SECRET_READ "secret-read" High "T1552.001" Full "a secret is read by a stranger"
         "Keys, tokens, passwords or wallets were opened by a program that they are not for.";
@@ -80,7 +80,7 @@ rules! {
         "Saved passwords, cookies and history were opened by something that is not the browser.";
     SHADOW_READ "shadow-read" High "T1003.008" Full "password hashes are read"
         "/etc/shadow was opened by a program that does not check passwords.";
-    SECRET_NAMED "secret-named" Medium "T1552.001" Basic "a command names a secret"
+    SECRET_NAMED "secret-named" Medium "T1552.001" Programs "a command names a secret"
         "A program was told, on its command line, to copy, pack or print a file with keys or passwords.";
     RANSOM_RENAME "ransom-rename" Critical "T1486" Basic "many files are given one new ending"
         "Many files of yours were renamed, or written anew and removed, all to the same new ending: as ransomware does.";
@@ -90,10 +90,10 @@ rules! {
         "Files whose names ask to pay, decrypt or recover were put into several directories.";
     DROPPER "dropper" Medium "T1105" Basic "a program is written, made executable and started"
         "Installers do that, and it is how malware brings its next stage.";
-    MEMORY_EXEC "memory-exec" High "T1620" Basic "a program runs that lies in no file"
+    MEMORY_EXEC "memory-exec" High "T1620" Programs "a program runs that lies in no file"
         "It was executed from memory, so that nothing is left to look at.";
-    DELETED_EXEC "deleted-exec" Medium "T1070.004" Basic "a program runs whose file is gone"
-        "Its file was removed before it was executed.";
+    DELETED_EXEC "deleted-exec" Medium "T1070.004" Programs "a program runs whose file is gone"
+        "Its file was removed before it was executed, or at once: what ran can be looked at no more.";
     SELF_DELETE "self-delete" Medium "T1070.004" Basic "a program removes its own file"
         "What has run can be looked at no more.";
     PRELOAD "preload" High "T1574.006" Full "a library made in the VM is loaded into another program"
@@ -128,7 +128,7 @@ rules! {
         "core_pattern, modprobe, release_agent, uevent_helper and binfmt_misc are ways out of containers.";
     HANDLE_OPEN "handle-open" High "T1611" Full "files are opened by number"
         "open_by_handle_at reaches files past all directories: the classic way out of containers. It was refused.";
-    DOCKER_SOCKET "docker-socket" Critical "T1610" Basic "a container engine is talked to"
+    DOCKER_SOCKET "docker-socket" Critical "T1610" Programs "a container engine is talked to"
         "Whoever may talk to Docker, containerd or Podman can be root on the machine.";
     MOUNT "mount" Medium "T1611" Full "a file system is mounted"
         "Programs that are no container tools seldom mount anything.";
@@ -144,15 +144,15 @@ rules! {
         "What was typed could not be told any more.";
     TIME_STOMP "time-stomp" Medium "T1070.006" Off "a changed file is given its old time back"
         "It was changed and is made to look as if it had not been.";
-    PORT_SCAN "port-scan" High "T1046" Basic "many ports of one machine are tried"
+    PORT_SCAN "port-scan" High "T1046" Programs "many ports of one machine are tried"
         "That is how somebody looks for a way in.";
-    NETWORK_SWEEP "network-sweep" High "T1018" Basic "many machines of a private network are tried"
+    NETWORK_SWEEP "network-sweep" High "T1018" Programs "many machines of a private network are tried"
         "That is how somebody looks for the next machine.";
-    METADATA "metadata" High "T1552.005" Basic "a cloud's metadata service is asked"
+    METADATA "metadata" High "T1552.005" Programs "a cloud's metadata service is asked"
         "It hands out the machine's credentials to whoever asks.";
-    MINING "mining" Critical "T1496" Basic "cryptocurrency is mined"
+    MINING "mining" Critical "T1496" Programs "cryptocurrency is mined"
         "A mining pool is talked to, or a miner's command line was used.";
-    DNS_FLOOD "dns-flood" Medium "T1071.004" Basic "very many names are looked up"
+    DNS_FLOOD "dns-flood" Medium "T1071.004" Programs "very many names are looked up"
         "Data can be carried out in names. The log does not show the names.";
     FORGED_MARK "forged-mark" Critical "T1553" Basic "fvm's own marks are touched"
         "The attributes user.fvm.* and security.fvm.* say where a file came from; no program has any business there.";

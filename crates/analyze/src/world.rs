@@ -11,7 +11,7 @@ use crate::packages::Packages;
 use fvm_model::event::{Event, Kind, Phase, ProcessKey, Program};
 use fvm_model::path::Bytes;
 use fvm_model::policy::Pattern;
-use fvm_model::{Timestamp, VmPath};
+use fvm_model::{Change, ChangeKind, FileType, Timestamp, VmPath};
 use fvm_trace::Tree;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -427,6 +427,16 @@ impl World {
             packages.see(event, self);
             packages
         };
+    }
+
+    /// A change of which no event tells: its maker is nobody.
+    pub fn hold(&mut self, change: &Change) {
+        let is_there = !matches!(change.kind, ChangeKind::Deleted | ChangeKind::Metadata { .. });
+        if is_there && change.file_type != FileType::Directory {
+            let by = ProcessKey { tgid: 0, start_ns: 0 };
+            let made = Made { by, seq: 0, executable: None, own: None, packaged: false };
+            self.make(change.path.as_bytes().to_vec(), made);
+        }
     }
 
     fn made_now(&self, event: &Event) -> Made {

@@ -6,13 +6,14 @@
 //!   contents ──────┘
 //! ```
 //!
-//! Invariants: of a file at most [`LOOK_BYTES`] are read; where the log is off nothing is withheld, for then nobody can say what
-//! a package manager brought; a virus scanner that was asked for and did not look is an error or a gap, never silence.
+//! Invariants: of a file at most [`LOOK_BYTES`] are read; where the log has no changes of files nothing is withheld, for then nobody can
+//! say what a package manager brought; a virus scanner that was asked for and did not look is an error or a gap, never silence.
 
 use crate::{Fvm, FvmError};
 use fvm_analyze::clamd::{self, ClamdError};
 use fvm_analyze::{Analysis, Settings};
 use fvm_changes::{ScanInput, open_after, open_before};
+use fvm_model::event::Kind;
 use fvm_model::finding::Report;
 use fvm_model::policy::Demand;
 use fvm_model::{Change, ChangeKind, ChangeSet, FileType, Level, Verdict, VmPath, VmRecord, VmState};
@@ -52,12 +53,19 @@ impl Fvm {
         // Before the log: what ends meanwhile has an end in it.
         let runs = self.state(record)? != VmState::Stopped;
         let mut analysis = Analysis::new(settings);
+        let mut held = Vec::new();
         let whole = match self.events(record) {
             Err(FvmError::Log(LogError::None)) => None,
-            log => Some(log?.read(&mut |event| analysis.see(&event))?),
+            log => Some(log?.read(&mut |event| {
+                if event.kind == Kind::Start && event.sees_all_but_files() && held.is_empty() {
+                    held.extend(&mut *changes);
+                    analysis.hold(&held);
+                }
+                analysis.see(&event);
+            })?),
         };
         let input = self.scan_input(record)?;
-        for change in changes {
+        for change in held.into_iter().chain(changes) {
             analysis.change(&change, &mut |change| both(&input, change));
             if let Some(socket) = clamd {
                 scan_file(&input, &change, socket, &mut analysis)?;
@@ -119,10 +127,10 @@ fn scan_file(input: &ScanInput, change: &Change, socket: &Path, analysis: &mut A
 }
 
 impl Findings {
-    /// Whether there was a log to judge by.
+    /// Whether there was a log of files to judge by.
     #[must_use]
     pub fn has_log(&self) -> bool {
-        self.report.level.is_some_and(|level| level != Level::Off)
+        self.report.level.is_some_and(Level::sees_files)
     }
 
     /// Sees that the verdict is what the VM's policy demands of a commit.
@@ -262,6 +270,8 @@ mod tests {
         assert_eq!(dirs(&found(&["/n/o/q/r", "/n/o/p"], level, false), &[]), ["/n/o", "/n/o/p", "/n/o/q", "/n/o/q/r"]);
         assert_eq!(dirs(&found(&["/n/o/q/r"], level, false), &["/n/o/q/r"]), [""; 0]);
         assert_eq!(paths(&found(&["/b"], None, false), &[]), [""; 0]);
-        assert_eq!(paths(&found(&["/b"], Some(Level::Off), false), &[]), [""; 0]);
+        for level in [Level::Off, Level::Programs] {
+            assert_eq!(paths(&found(&["/b"], Some(level), false), &[]), [""; 0]);
+        }
     }
 }

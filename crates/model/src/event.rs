@@ -27,7 +27,9 @@ pub const SCHEMA: u32 = 1;
 pub enum Level {
     /// Nothing.
     Off,
-    /// Programs, the network, changes of files.
+    /// Programs and the network. What becomes of files is in the VM's layers; who changed them is not written down.
+    Programs,
+    /// Also changes of files.
     #[default]
     Basic,
     /// Also what reaches for other processes, memory that becomes code, mounts, namespaces and the kernel.
@@ -35,8 +37,8 @@ pub enum Level {
 }
 
 impl Level {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Off, Self::Basic, Self::Full];
+    /// All of them, the least first.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Programs, Self::Basic, Self::Full];
 
     /// What a VM has that was made before there was a log.
     #[must_use]
@@ -49,9 +51,33 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Programs => "programs",
             Self::Basic => "basic",
             Self::Full => "full",
         }
+    }
+
+    /// Its number in files. Never used again for another; they do not follow the order of the levels.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Basic => 1,
+            Self::Full => 2,
+            Self::Programs => 3,
+        }
+    }
+
+    /// The level with this number.
+    #[must_use]
+    pub fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| u64::from(level.code()) == code)
+    }
+
+    /// Whether changes of files are written down. Where they are not, that the log has none says nothing.
+    #[must_use]
+    pub fn sees_files(self) -> bool {
+        self >= Self::Basic
     }
 }
 
@@ -66,7 +92,7 @@ impl FromStr for Level {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|level| level.name() == s);
-        known.ok_or_else(|| format!("'{s}' is no level of the log; use 'off', 'basic' or 'full'"))
+        known.ok_or_else(|| format!("'{s}' is no level of the log; use 'off', 'programs', 'basic' or 'full'"))
     }
 }
 
@@ -384,6 +410,18 @@ impl Event {
     #[must_use]
     pub fn process(&self) -> ProcessKey {
         ProcessKey { tgid: self.tgid, start_ns: self.start_ns }
+    }
+
+    /// Of a `start`: whether changes of files are written down from here on. A level that this version does not know has perhaps none.
+    #[must_use]
+    pub fn sees_files(&self) -> bool {
+        self.args.level.is_some_and(Level::sees_files)
+    }
+
+    /// Of a `start`: whether something is written down, and no changes of files.
+    #[must_use]
+    pub fn sees_all_but_files(&self) -> bool {
+        self.args.level != Some(Level::Off) && !self.sees_files()
     }
 
     /// [`Args::path`] as a path of the VM, where it surely is one.

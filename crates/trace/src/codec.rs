@@ -172,7 +172,7 @@ fn put_args(out: &mut Vec<u8>, args: &Args) {
         (8, args.signal.map(signed)),
         (9, args.count),
         (10, args.links.map(Into::into)),
-        (11, args.level.map(|level| level as u64)),
+        (11, args.level.map(|level| level.code().into())),
         (12, args.errno.map(signed)),
     ];
     for (tag, number) in numbers {
@@ -370,7 +370,7 @@ fn set_number(args: &mut Args, tag: u64, number: u64) {
         8 => args.signal = signed,
         9 => args.count = Some(number),
         10 => args.links = small,
-        11 => args.level = Level::ALL.into_iter().find(|level| *level as u64 == number),
+        11 => args.level = Level::from_code(number),
         12 => args.errno = signed,
         _ => {}
     }
@@ -461,6 +461,23 @@ pub(crate) mod tests {
         assert_eq!(read(&out), events);
         let segment: Vec<u8> = HEADER.into_iter().chain(out).collect();
         assert_eq!(end_of(&segment), Some((segment.len(), 4)));
+    }
+
+    #[test]
+    fn each_level_has_the_number_that_it_always_had() {
+        let start =
+            |level| Event { kind: Kind::Start, args: Args { level: Some(level), ..Args::default() }, ..event(1) };
+        for (level, number) in [(Level::Off, 0), (Level::Basic, 1), (Level::Full, 2), (Level::Programs, 3)] {
+            let mut out = Vec::new();
+            Encoder::default().encode(&start(level), &mut out);
+            assert_eq!(out.last(), Some(&number), "{level}");
+            assert_eq!(read(&out), [start(level)]);
+        }
+        let mut args = Args::default();
+        set_number(&mut args, 11, 4);
+        assert_eq!(args.level, None, "one of a later version");
+        assert_eq!(Level::ALL.map(|level| level.name()), ["off", "programs", "basic", "full"]);
+        assert!(Level::ALL.is_sorted() && Level::ALL.map(Level::sees_files) == [false, false, true, true]);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Integrity {
     pub blind: Vec<String>,
     /// Runs in it.
     pub runs: u64,
+    /// Of some run changes of files were not written down, for its level has none. One that saw nothing at all is [`Self::blind`].
+    pub without_files: bool,
 }
 
 impl Integrity {
@@ -171,6 +173,7 @@ impl Log {
                 self.whole.cut |= self.whole.is_open;
                 self.whole.is_open = true;
                 self.whole.runs += 1;
+                self.whole.without_files |= event.sees_all_but_files();
                 if let Some(name) = &event.args.name {
                     let name = name.0.to_string_lossy().into_owned();
                     if !self.whole.blind.contains(&name) {

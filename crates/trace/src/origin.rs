@@ -8,15 +8,15 @@
 //! What a commit takes because of who made it ([`Origins::is_by`]) is theirs alone: all that ever had a hand in it ([`crate::hands`]),
 //! as far as an attempt may have come true.
 //!
-//! Invariants: never invented: what stands before a loss, a run that was cut off, or one that could not see all, names
-//! nobody, and neither does a path of other mounts; a call that cannot have done anything, for the entry was there already or gone
-//! already, takes no origin away.
+//! Invariants: never invented: what stands before a loss, a run that was cut off, or one that could not see all (as one whose
+//! level has no changes of files), names nobody, and neither does a path of other mounts; a call that cannot have done anything,
+//! for the entry was there already or gone already, takes no origin away.
 
 use crate::capture::calls::takes_over;
 use crate::hands::{Controls, Groups, Hand, Hands};
 pub use crate::names::{identity, is_called, names, wild};
 use crate::tree::Tree;
-use fvm_model::event::{Event, Kind, Level, Origin, ProcessKey, Program, Trust};
+use fvm_model::event::{Event, Kind, Origin, ProcessKey, Program, Trust};
 use fvm_model::path::Bytes;
 use fvm_model::{Change, ChangeKind, Timestamp, VmPath};
 use std::collections::BTreeMap;
@@ -103,7 +103,7 @@ impl Origins {
                     self.paths.clear();
                 }
                 self.is_open = true;
-                self.is_blind = event.args.name.is_some() || event.args.level == Some(Level::Off);
+                self.is_blind = event.args.name.is_some() || !event.sees_files();
                 if self.is_blind {
                     self.paths.clear();
                 }

@@ -327,6 +327,35 @@ mod tests {
     }
 
     #[test]
+    fn a_run_whose_level_has_no_changes_of_files_is_whole_and_says_so() {
+        for (levels, without) in [
+            (&[Level::Basic, Level::Full][..], false),
+            (&[Level::Programs], true),
+            (&[Level::Programs, Level::Basic], true),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut store = Store::open(open(dir.path()), "vm", QUOTA_BYTES).unwrap();
+            for level in levels {
+                store.begin(Timestamp::default(), *level, None);
+                store.push_own(Timestamp::default(), Kind::End, Args::default());
+            }
+            store.flush();
+            let (events, whole) = read(dir.path());
+            assert_eq!(events[0].args.level, Some(levels[0]));
+            assert_eq!((whole.without_files, whole.is_whole(false)), (without, true), "{levels:?}");
+        }
+        // What was not seen at all is told by its name.
+        let dir = tempfile::tempdir().unwrap();
+        Store::open(open(dir.path()), "vm", QUOTA_BYTES).unwrap().begin(
+            Timestamp::default(),
+            Level::Off,
+            Some("a run"),
+        );
+        let (_, whole) = read(dir.path());
+        assert!(!whole.without_files && !whole.is_whole(true));
+    }
+
+    #[test]
     fn what_cannot_be_written_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(open(dir.path()), "vm", QUOTA_BYTES).unwrap();

@@ -246,7 +246,9 @@ impl Site {
                 Err(e) => return Err(e.into()),
             },
             SetupOp::Trace { level, calls, filter } => {
-                self.traced = Some(Traced::begin(*level, &calls.logged_at(*level, *filter)));
+                // As where there is no tracer (init's [`crate::init::Served::links`]).
+                let links = self.mode == Mode::Rootless;
+                self.traced = Some(Traced::begin(*level, &calls.logged_at(*level, *filter), links));
             }
             SetupOp::SystemCalls { calls } => {
                 // Without a tracer the filter refuses what that would have.

@@ -44,14 +44,15 @@ pub enum Traced {
 
 impl Traced {
     /// From here on captured calls of this process and of all that it starts wait.
-    pub fn begin(level: Level, refused: &[Refused]) -> Self {
+    /// `links`: hard links do at every level ([`links`]).
+    pub fn begin(level: Level, refused: &[Refused], links: bool) -> Self {
         let null = init::open_nothing();
         let open = |path: &str, flags| fs::open(path, flags | OFlags::CLOEXEC, FileMode::empty());
         let begun = || {
             let root = open("/", OFlags::PATH | OFlags::DIRECTORY)?;
             let mounts = open("/proc/self/ns/mnt", OFlags::RDONLY)?;
             let table = open("/proc/self/mountinfo", OFlags::RDONLY)?;
-            let listener = seccomp::listen(&program::filter(level, refused)?)?;
+            let listener = seccomp::listen(&program::filter(level, refused, links)?)?;
             Ok(Inside { listener, root, mounts, table })
         };
         match begun() {

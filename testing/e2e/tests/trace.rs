@@ -265,6 +265,82 @@ fn root_and_user_a_run_without_a_log_leaves_no_invented_origins() {
 }
 
 #[test]
+fn root_and_user_at_programs_programs_and_the_network_are_written_down_and_files_are_not() {
+    as_both("root_and_user_at_programs_programs_and_the_network_are_written_down_and_files_are_not", |lab| {
+        std::fs::write(lab.path("old"), "old").unwrap();
+        let script = "echo a > w; mv w r; ln r h; ln -s r s; mkdir d; chmod 700 d; rmdir d; rm s old; \
+                      python3 -c 'import socket; s = socket.socket(); s.connect_ex((\"127.0.0.1\", 9)); s.close(); \
+                      s = socket.socket(); s.bind((\"127.0.0.1\", 0)); s.listen()'; cat r h";
+        let ran = lab.fvm(["run", "--keep", "--name", "p", "--trace", "programs", "--", "sh", "-c", script]).expect(0);
+        assert_eq!(ran.out, "a\na\n");
+        let all = events(lab, "p", &[]);
+        assert!(in_order(&all), "{all:?}");
+        assert_eq!((text(&all[0], "kind"), text(&all[0], "level")), ("start", "programs"));
+        let kinds: Vec<&str> = all.iter().map(|e| text(e, "kind")).collect();
+        assert!(
+            !kinds.iter().any(|kind| ["open", "rename", "link", "unlink", "mkdir", "chmod"].contains(kind)),
+            "{kinds:?}"
+        );
+        assert!(events(lab, "p", &["--kind", "file"]).is_empty());
+        let network: Vec<Value> = events(lab, "p", &["--kind", "network"]);
+        let network: Vec<&str> = network.iter().map(|e| text(e, "kind")).collect();
+        assert_eq!(network, ["connect", "bind", "listen"]);
+        let ran: Vec<&str> = all.iter().filter(|e| text(e, "phase") == "done").map(|e| text(e, "path")).collect();
+        for program in ["/mv", "/ln", "/mkdir", "/rm", "/cat"] {
+            assert!(ran.iter().any(|path| path.ends_with(program)), "{program}: {ran:?}");
+        }
+        let tree = lab.fvm(["trace", "p", "--tree"]).expect(0).out;
+        assert!(tree.lines().filter(|line| !line.starts_with(' ')).count() == 1, "one root: {tree}");
+        // The layers tell what became of files; who did it nobody says, and nobody says that nothing was done.
+        let shown = lab.fvm(["trace", "p"]).expect(0);
+        assert!(
+            shown.err.contains("no changes of files (level programs)") && !shown.err.contains("not whole"),
+            "{}",
+            shown.err
+        );
+        let status = lab.fvm(["status", "p", "--by", "process"]).expect(0);
+        assert!(status.out.contains("origin unknown") && status.out.contains("/old") && !status.out.contains("sh -c"));
+        assert!(status.err.contains("no changes of files (level programs)"), "{}", status.err);
+        let analysed = lab.fvm(["analyze", "p"]).expect(6);
+        assert!(
+            analysed.out.contains("unknown: 0 findings") && analysed.out.contains("(level programs)"),
+            "{}",
+            analysed.out
+        );
+        assert!(
+            lab.fvm(["commit", "p", "--from", "rm s old"]).expect(1).err.contains("no change is known to be made by")
+        );
+        // Another run sees them; what the first did nobody knows.
+        lab.fvm(["configure", "p", "--trace", "basic"]).expect(0);
+        lab.fvm(["run", "--name", "p", "--", "touch", "seen"]).expect(0);
+        let status = lab.fvm(["status", "p", "--by", "process"]).expect(0);
+        assert!(status.out.contains("touch seen") && status.out.contains("origin unknown"), "{}", status.out);
+        assert!(status.err.contains("no changes of files (level programs)"), "{}", status.err);
+        assert!(lab.fvm(["analyze", "p"]).expect(6).out.contains("(level programs)"));
+        assert!(
+            lab.fvm(["explain", "--trace", "programs"])
+                .expect(0)
+                .out
+                .contains("write down what programs do (programs)")
+        );
+    });
+}
+
+#[test]
+fn root_and_user_git_is_told_of_hard_links_at_every_level() {
+    as_both("root_and_user_git_is_told_of_hard_links_at_every_level", |lab| {
+        // Only where links change inode numbers, and only who looks at them: by its name.
+        let is_told = lab.user() == User::Ordinary;
+        lab.sh("echo x > file");
+        let script = "cp \"$(command -v ln)\" git; ln file other || exit 9; ./git file by-git; echo $?";
+        for level in ["off", "programs", "basic", "full"] {
+            let ran = lab.fvm(["run", "--rm", "--trace", level, "--", "sh", "-c", script]).expect(0);
+            assert_eq!(ran.out.trim() != "0", is_told, "{level}: {} {}", ran.out, ran.err);
+        }
+    });
+}
+
+#[test]
 fn root_and_user_suspended_restarted_and_copied_vms_keep_their_log() {
     as_both("root_and_user_suspended_restarted_and_copied_vms_keep_their_log", |lab| {
         let script = "n=0; while [ ! -e stop ]; do n=$((n+1)); echo $n > f.new; mv f.new f; done; echo done > ended";

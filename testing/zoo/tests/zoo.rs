@@ -50,6 +50,28 @@ fn root_and_user_every_detection_finds_its_program_and_no_look_alike() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// What does not need events of files is found without them; that they are not there is said.
+#[test]
+fn root_at_programs_what_needs_no_more_is_found() {
+    if !is_root("root_at_programs_what_needs_no_more_is_found") {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    furnish(&lab);
+    let mut wrong = Vec::new();
+    let needs_no_more = |id: &str| ALL.iter().any(|rule| rule.id == id && !rule.level.sees_files());
+    let all = programs();
+    let wanted = all.iter().filter(|p| p.is_bad && p.users.contains(&User::Root) && needs_no_more(&p.rule));
+    for (n, program) in wanted.enumerate() {
+        let report = judged(&lab, &format!("p{n}"), program, "programs");
+        let found = rules(&report);
+        if !found.contains(&program.rule) || !report["gaps"].to_string().contains("level programs") {
+            wrong.push(format!("{}: found: {found:?}, not seen: {}", program.rule, report["gaps"]));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_rule_has_a_program_and_a_look_alike() {
     let here: BTreeSet<(String, bool)> = programs().into_iter().map(|p| (p.rule, p.is_bad)).collect();

@@ -57,7 +57,8 @@ pub fn policy(base: Policy, params: &crate::model::Params) -> Policy {
     // The browser's own sandbox is made of them.
     policy.kernel.user_namespaces = true;
     if policy.trace == Level::Off || params.policy.is_none() {
-        policy.trace = Level::Basic;
+        // What becomes of files is in the layers. Most of what a browser does is done to its own ones: each call would wait.
+        policy.trace = Level::Programs;
     }
     let limits = &mut policy.limits;
     limits.memory_bytes = Some(params.memory_bytes);

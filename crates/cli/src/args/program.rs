@@ -63,7 +63,7 @@ pub struct PolicyArgs {
     /// What it calls its machine
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// How much of what its programs do is written down: off, basic (programs, network, changes of files) or full
+    /// How much of what its programs do is written down: off, programs (and the network), basic (also changes of files) or full
     #[arg(long, value_name = "LEVEL")]
     pub trace: Option<fvm::model::Level>,
     /// Mark files that come from it to the host: they run in VMs only, until 'fvm unmark'

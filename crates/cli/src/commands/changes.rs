@@ -71,6 +71,9 @@ pub fn tell_risks(out: &Output, risks: &[String]) {
 
 /// What the log cannot tell.
 pub fn tell_whole(out: &Output, whole: Option<&fvm::Integrity>, state: VmState) {
+    if whole.is_some_and(|whole| whole.without_files) {
+        out.say("the behaviour log has no changes of files (level programs): who made a change then is not known");
+    }
     match whole {
         None => out.say("there is no behaviour log: who made a change is not known"),
         Some(whole) if !whole.is_whole(state != VmState::Stopped) => {

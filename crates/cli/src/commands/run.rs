@@ -79,7 +79,7 @@ pub fn run(fvm: &Fvm, out: &Output, args: &Run) -> Done {
     let named = name.is_some() || args.keep;
     let ephemeral = afterwards == Afterwards::Remove;
     let mut policy = args.policy.policy(fvm, out)?;
-    if ephemeral && policy.trace == Level::Basic && args.policy.trace.is_none() {
+    if ephemeral && policy.trace < Level::Full && args.policy.trace.is_none() {
         // The log would be thrown away with the VM.
         policy.trace = Level::Off;
     }

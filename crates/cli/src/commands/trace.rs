@@ -127,6 +127,12 @@ fn print_tree(out: &Output, tree: &Tree, wanted: &[Event]) -> io::Result<()> {
 }
 
 fn tell(out: &Output, record: &VmRecord, whole: &Integrity, runs: bool) {
+    if whole.without_files {
+        let name = &record.name;
+        out.say(&format!(
+            "the behaviour log of {name} has no changes of files (level programs); 'fvm status {name}' shows them"
+        ));
+    }
     if !whole.is_whole(runs) {
         out.say(&format!("the behaviour log of {} is not whole: {}", record.name, gaps(whole)));
     }

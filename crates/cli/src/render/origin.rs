@@ -258,7 +258,8 @@ mod tests {
         let open = |seq, secs, who, path: &str| {
             event(seq, secs, who, Kind::Open, Args { path: Some(Bytes(path.into())), ..Args::default() })
         };
-        origins.add(&event(1, 0, (0, 0), Kind::Start, Args::default()));
+        let level = Some(fvm::model::Level::Basic);
+        origins.add(&event(1, 0, (0, 0), Kind::Start, Args { level, ..Args::default() }));
         for event in [
             open(2, 1000, (5, 0), "/c"),
             open(3, 1030, (5, 0), "/a"),

@@ -9,7 +9,7 @@
 //! Invariant: what decides in the kernel whether a call is captured is never a pointer's target.
 
 use fvm_model::Level;
-use fvm_model::event::Kind;
+use fvm_model::event::{Group, Kind};
 
 /// When a call is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +135,9 @@ impl Call {
     pub fn when(&self, level: Level) -> When {
         match level {
             Level::Off => When::Never,
-            Level::Basic => self.basic,
+            // The same as at the next level, but for all that is done to files.
+            Level::Programs if self.kind.group() == Group::File => When::Never,
+            Level::Programs | Level::Basic => self.basic,
             Level::Full => self.full,
         }
     }

@@ -9,7 +9,7 @@
 //! waited afterwards; whoever makes a call that is refused by number is refused, whatever else fails.
 
 use super::LinkRule;
-use super::calls::{self, Call, Field, File, More, Refused};
+use super::calls::{self, Call, Field, File, More, Refused, When};
 use super::memory::{Address, Memory, address};
 use super::place::{self, Mounts, Named};
 use super::process::{Caller, Process, Processes, Renewed};
@@ -127,6 +127,10 @@ impl Look {
         if matches!(what.kind, Kind::Link) && self.fails_link(call.id, tid) {
             return;
         }
+        // It waited for another's sake.
+        if what.when(self.level) == When::Never {
+            return self.answer(call.id, Answer::GoOn);
+        }
         if !self.moved && opens_no_secret(what, &call.arguments, tid) {
             return self.answer(call.id, Answer::GoOn);
         }
@@ -173,9 +177,9 @@ impl Look {
                 return;
             }
         }
-        // At the basic level only who controls whom counts.
+        // Below the full level only who controls whom counts.
         let is_detail = kind == Kind::Ptrace && !args.flags.is_some_and(calls::takes_over);
-        if is_detail && self.level == Level::Basic {
+        if is_detail && self.level < Level::Full {
             return;
         }
         let event = self.event(pid, inside, ts, kind, args, (Src::Seccomp, trust, Phase::Attempt));

@@ -12,6 +12,7 @@
 
 use super::calls::{Call, Refused, UNSEEN_CLONE, When};
 use fvm_model::Level;
+use fvm_model::event::Kind;
 use fvm_sys::bpf::{Assembler, Label};
 use fvm_sys::seccomp::Instruction;
 use rustix::io::Errno;
@@ -29,11 +30,11 @@ fn low(argument: u8) -> u32 {
     16 + 8 * u32::from(argument)
 }
 
-/// The program for `level`.
+/// The program for `level`. `links`: hard links wait at every level, for some are answered ([`super::LinkRule`]).
 ///
 /// # Errors
 /// `EINVAL` when it has become too long.
-pub fn filter(level: Level, refused: &[Refused]) -> Result<Vec<Instruction>, Errno> {
+pub fn filter(level: Level, refused: &[Refused], links: bool) -> Result<Vec<Instruction>, Errno> {
     let mut asm = Assembler::default();
     let (native, other) = (asm.label(), asm.label());
     asm.load(ARCHITECTURE);
@@ -44,7 +45,7 @@ pub fn filter(level: Level, refused: &[Refused]) -> Result<Vec<Instruction>, Err
     asm.load(NUMBER);
     let mut places: Vec<(u32, Label, When)> = Vec::new();
     for call in super::calls::all() {
-        let when = when(call, level, refused);
+        let when = when(call, level, refused, links);
         if when != When::Never {
             places.push((call.number, asm.label(), when));
         }
@@ -80,8 +81,12 @@ pub fn filter(level: Level, refused: &[Refused]) -> Result<Vec<Instruction>, Err
     asm.finish()
 }
 
-fn when(call: &Call, level: Level, refused: &[Refused]) -> When {
-    if refused.iter().any(|r| r.number == call.number) { When::Never } else { call.when(level) }
+fn when(call: &Call, level: Level, refused: &[Refused], links: bool) -> When {
+    match call.kind {
+        _ if refused.iter().any(|r| r.number == call.number) => When::Never,
+        Kind::Link if links => When::Always,
+        _ => call.when(level),
+    }
 }
 
 fn leaf(asm: &mut Assembler, when: When) {
@@ -127,6 +132,7 @@ fn leaf(asm: &mut Assembler, when: When) {
 mod tests {
     use super::*;
     use crate::capture::calls::refused_by;
+    use fvm_model::event::Group;
 
     /// What the kernel would answer.
     fn run(program: &[Instruction], arch: u32, number: libc::c_long, arguments: [u64; 6]) -> u32 {
@@ -164,7 +170,7 @@ mod tests {
 
     #[test]
     fn writes_wait_and_reads_do_not() {
-        let program = filter(Level::Basic, &[]).unwrap();
+        let program = filter(Level::Basic, &[], false).unwrap();
         let openat = |flags: i32| run(&program, NATIVE, libc::SYS_openat, [0, 0, flags as u64, 0, 0, 0]);
         assert_eq!(openat(libc::O_RDONLY | libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_PATH), ALLOW);
         for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_RDONLY | libc::O_TRUNC, libc::O_TMPFILE | 2]
@@ -186,8 +192,9 @@ mod tests {
     fn each_call_waits_at_its_levels_and_no_other_call_does() {
         let refused = [Refused { name: "bpf", number: libc::SYS_bpf as u32, errno: Errno::PERM }];
         let with_level: Vec<Refused> = refused.iter().chain(refused_by(Level::Full)).copied().collect();
-        for (level, refused) in [(Level::Basic, &[][..]), (Level::Full, with_level.as_slice())] {
-            let program = filter(level, refused).unwrap();
+        for (level, refused) in [(Level::Programs, &[][..]), (Level::Basic, &[]), (Level::Full, with_level.as_slice())]
+        {
+            let program = filter(level, refused, false).unwrap();
             for number in 0..500 {
                 let call = super::super::calls::all().find(|c| c.number == number);
                 let told = refused.iter().any(|r| r.number == number);
@@ -200,6 +207,30 @@ mod tests {
                 assert_eq!(nothing == WAIT, waits, "{level} {number}");
             }
         }
+    }
+
+    #[test]
+    fn at_programs_what_is_done_to_files_does_not_wait_and_all_else_does_as_at_basic() {
+        let program = filter(Level::Programs, &[], false).unwrap();
+        let with_links = filter(Level::Programs, &[], true).unwrap();
+        let mut waits = Vec::new();
+        for call in super::super::calls::all() {
+            let of_files = call.kind.group() == Group::File;
+            assert_eq!(call.when(Level::Programs), if of_files { When::Never } else { call.when(Level::Basic) });
+            let run = |program| run(program, NATIVE, call.number.into(), [u64::MAX; 6]);
+            assert_eq!(run(&with_links) == WAIT, run(&program) == WAIT || call.kind == Kind::Link, "{}", call.name);
+            waits.extend((run(&program) == WAIT).then_some(call.name));
+        }
+        waits.sort_unstable();
+        let want = "bind chroot clone connect execve execveat exit exit_group listen pivot_root process_vm_writev ptrace sendto \
+                    setns setsid unshare";
+        assert_eq!(waits.join(" "), want);
+        let openat = |flags: i32| run(&program, NATIVE, libc::SYS_openat, [0, 0, flags as u64, 0, 0, 0]);
+        assert_eq!((openat(libc::O_RDWR | libc::O_CREAT), openat(libc::O_RDONLY)), (ALLOW, ALLOW));
+        let ptrace = |request: u64| run(&program, NATIVE, libc::SYS_ptrace, [request, 1, 0, 0, 0, 0]);
+        assert_eq!((ptrace(16), ptrace(0x4206), ptrace(0)), (WAIT, WAIT, ALLOW));
+        let unseen = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(run(&program, NATIVE, libc::SYS_clone3, [1, 88, 0, 0, 0, 0]), unseen);
     }
 
     #[test]

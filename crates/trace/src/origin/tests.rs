@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::tree::tests::{exec, of};
-use fvm_model::event::Args;
+use fvm_model::event::{Args, Level};
 use fvm_model::path::Bytes;
 use fvm_model::{FileType, MetaDelta};
 
@@ -86,15 +86,19 @@ fn where_the_log_does_not_know_nobody_is_named() {
     let start = |seq, args| of(seq, (0, 0, 0), "", Kind::Start, args);
     let lost = of(7, (0, 0, 0), "", Kind::Lost, Args { count: Some(1), ..Args::default() });
     let end = of(9, (0, 0, 0), "", Kind::End, Args::default());
-    let blind = Args { name: Some(Bytes("io_uring".into())), ..Args::default() };
+    let at = |level| Args { level: Some(level), ..Args::default() };
+    let blind = Args { name: Some(Bytes("io_uring".into())), ..at(Level::Basic) };
     let origins = seen(&[write(6, "/a"), lost, write(8, "/b"), end.clone()]);
     assert_eq!((who(&origins, "/a", MODIFIED), who(&origins, "/b", MODIFIED)), (None, Some(10)));
-    let cut = seen(&[write(6, "/a"), start(7, Args::default()), write(8, "/b")]);
+    let cut = seen(&[write(6, "/a"), start(7, at(Level::Basic)), write(8, "/b")]);
     assert_eq!((who(&cut, "/a", MODIFIED), who(&cut, "/b", MODIFIED)), (None, Some(10)));
-    let whole = seen(&[write(6, "/a"), end.clone(), start(10, Args::default())]);
+    let whole = seen(&[write(6, "/a"), end.clone(), start(10, at(Level::Full))]);
     assert_eq!(who(&whole, "/a", MODIFIED), Some(10));
-    let unseen = seen(&[write(6, "/a"), end, start(10, blind), write(11, "/b")]);
-    assert_eq!((who(&unseen, "/a", MODIFIED), who(&unseen, "/b", MODIFIED)), (None, None));
+    // Nor of a level that has no changes of files, or that a later version made up.
+    for args in [blind, at(Level::Off), at(Level::Programs), Args::default()] {
+        let unseen = seen(&[write(6, "/a"), end.clone(), start(10, args), write(11, "/b")]);
+        assert_eq!((who(&unseen, "/a", MODIFIED), who(&unseen, "/b", MODIFIED)), (None, None));
+    }
     let foreign = Event { args: Args { foreign: true, ..args("/f", None) }, ..write(6, "/f") };
     assert_eq!(who(&seen(&[foreign]), "/f", MODIFIED), None);
 }
