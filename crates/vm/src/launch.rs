@@ -138,7 +138,7 @@ pub(crate) enum Progress {
 }
 
 /// Largest [`Progress`] message.
-const PROGRESS_MAX_BYTES: usize = 64 << 10;
+const PROGRESS_MAX_BYTES: usize = 16 << 10;
 
 /// The longest first order, in bytes: what a socket takes while nobody reads (`net.core.wmem_default` is 208 KiB, and counts
 /// more than the bytes).

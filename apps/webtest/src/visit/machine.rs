@@ -1,7 +1,7 @@
 //! A VM with a browser in it: how it begins and how it ends.
 //!
 //! ```text
-//!   spawn: cat, as the VM's root, which waits ─► info: init's pid ─► Gate::plug(pid) ─► proxy, keys
+//!   Vessel: spawn: cat, as the VM's root, which waits ─► info: init's pid ─► Gate::plug(pid) ─► proxy, keys
 //!                                                                                          │
 //!   Line ◄─ its three streams ◄─ spawn in the VM, as nobody: sh, which becomes the browser ◄┘
 //!   kill ─► wait: the VM is gone, and its layers with it (it is ephemeral)
@@ -32,6 +32,15 @@ pub const HOLDER: &str = "/bin/cat";
 /// Where the browser looks for programs by name: there is no such place, nor can its user make it. A page must not be able to have
 /// the desktop's handlers run by going to `mailto:` (the full browser would).
 pub const NO_PLACE: &str = "/nonexistent";
+
+/// A VM in which nothing but its holder runs.
+#[derive(Debug)]
+pub struct Vessel {
+    fvm: Arc<Fvm>,
+    holder: Option<Child>,
+    /// Milliseconds that it took to start.
+    vm_ms: f64,
+}
 
 /// The VM of a visit.
 pub struct Machine {
@@ -67,48 +76,60 @@ pub fn policy(base: Policy, params: &crate::model::Params) -> Policy {
     policy
 }
 
-impl Machine {
-    /// Starts a VM and its browser, which is to say its first word yet. `argv`: its command, given its way out.
+impl Vessel {
+    /// Starts it.
     ///
     /// # Errors
     /// In words; nothing is left then.
-    pub fn start(
-        fvm: &Arc<Fvm>,
-        policy: &Policy,
-        argv: impl FnOnce(&dyn Plug) -> Vec<OsString>,
-        env: &[(OsString, OsString)],
-        gate: &dyn Gate,
-    ) -> Result<Self, String> {
+    pub fn start(fvm: &Arc<Fvm>, policy: &Policy) -> Result<Self, String> {
         let began = Instant::now();
         let new = NewVm { ephemeral: true, in_memory: true, policy: policy.clone(), ..NewVm::default() };
         let hold = Call { argv: vec![HOLDER.into()], ..Call::default() };
         let streams = Streams { input: Stream::Pipe, ..Streams::default() };
         let holder = fvm.spawn(Place::New(&new), &hold, streams).map_err(|e| words("start a VM", &e))?;
         let vm_ms = began.elapsed().as_secs_f64() * 1000.0;
-        let begin = || {
-            let info = fvm.info(&holder.vm).map_err(|e| words("find the VM's processes", &e))?;
+        Ok(Self { fvm: Arc::clone(fvm), holder: Some(holder), vm_ms })
+    }
+}
+
+impl Drop for Vessel {
+    fn drop(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            end(&self.fvm, [holder]);
+        }
+    }
+}
+
+impl Machine {
+    /// Starts the browser in a VM, which is to say its first word yet. `argv`: its command, given its way out.
+    ///
+    /// # Errors
+    /// In words; nothing is left then.
+    pub fn start(
+        mut vessel: Vessel,
+        argv: impl FnOnce(&dyn Plug) -> Vec<OsString>,
+        env: &[(OsString, OsString)],
+        gate: &dyn Gate,
+    ) -> Result<Self, String> {
+        let fvm = Arc::clone(&vessel.fvm);
+        let begin = |vm: &VmRecord| -> Result<(Info, Box<dyn Plug>, Child, Line), String> {
+            let info = fvm.info(vm).map_err(|e| words("find the VM's processes", &e))?;
             let pid = u32::try_from(info.init).map_err(|_| "the VM has no process".to_owned())?;
             let plug = gate.plug(pid).map_err(|e| e.to_string())?;
             let streams = Streams { input: Stream::Pipe, output: Stream::Pipe, errors: Stream::Pipe };
             let call = call(argv(&*plug), env);
-            let mut browser =
-                fvm.spawn(Place::In(&holder.vm), &call, streams).map_err(|e| words("start a browser", &e))?;
+            let mut browser = fvm.spawn(Place::In(vm), &call, streams).map_err(|e| words("start a browser", &e))?;
             let streams = (browser.input.take(), browser.output.take(), browser.errors.take());
             let (Some(input), Some(output), errors) = streams else { return Err("the browser has no streams".into()) };
             let line =
                 Line::new(input, output, errors).map_err(|e| format!("cannot open the line to the browser: {e}"))?;
             Ok((info, plug, browser, line))
         };
-        match begin() {
-            Ok((info, plug, browser, line)) => {
-                let children = Some([holder, browser]);
-                Ok(Self { fvm: Arc::clone(fvm), children, info, plug, line, vm_ms })
-            }
-            Err(why) => {
-                end(fvm, [holder]);
-                Err(why)
-            }
-        }
+        // Dropped with what is left of the vessel when the browser does not start.
+        let holder = vessel.holder.as_ref().ok_or_else(|| "a VM without a holder".to_owned())?;
+        let (info, plug, browser, line) = begin(&holder.vm)?;
+        let children = vessel.holder.take().map(|holder| [holder, browser]);
+        Ok(Self { fvm, children, info, plug, line, vm_ms: vessel.vm_ms })
     }
 
     /// Its record.

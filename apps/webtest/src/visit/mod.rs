@@ -1,9 +1,9 @@
 //! One visit: a VM, a browser in it, a page, and what came of it.
 //!
 //! ```text
-//!   admission ─► machine (VM, gate, browser) ─► load ─► first picture ─► wait ─► DOM, last picture, cookies
-//!                                                                                  │
-//!   Observation ◄─ HAR, downloads into the store ◄─ end, admission ◄─ log, layers, findings
+//!   stock (a VM) ─► admission ─► machine (gate, browser) ─► load ─► first picture ─► wait ─► DOM, last picture, cookies
+//!                                                                                              │
+//!   Observation ◄─ HAR, downloads into the store ◄─ end, admission ◄─ log, layers, findings ◄──┘
 //! ```
 //!
 //! Invariants: a visit ends in bounded time whatever the page does ([`site`] has all the moments); when it returns its VM is gone, its
@@ -17,6 +17,7 @@ mod look;
 mod machine;
 mod site;
 mod spin;
+mod stock;
 
 pub use admission::Admission;
 pub use browser::{BEGIN, Browser, DOWNLOADS, HOME, Missing};

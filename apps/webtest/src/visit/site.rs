@@ -14,6 +14,7 @@ use super::disk::Disk;
 use super::look::{ask, picture};
 use super::machine::{self, Machine};
 use super::spin::{LONGER, Looks};
+use super::stock::Stock;
 use crate::baseline::{Baseline, BaselineError, Key, Learnt};
 use crate::devtools::{Line, LineError, Message};
 use crate::model::{Ended, Observation, Params, Task, Tier};
@@ -77,10 +78,10 @@ pub struct VmVisitor {
     pub(super) fvm: Arc<Fvm>,
     gate: Arc<dyn Gate>,
     pub(super) params: Params,
-    policy: Policy,
     shell: Option<Ready>,
     full: Option<Ready>,
-    admission: Admission,
+    admission: Arc<Admission>,
+    stock: Stock,
     pub(super) settings: Settings,
 }
 
@@ -113,8 +114,9 @@ impl VmVisitor {
         }
         let home = VmPath::new(HOME).into_iter();
         let settings = Settings { homes: home.collect(), ..Settings::default() };
-        let admission = Admission::new(params.starts);
-        Ok(Self { fvm, gate, params, policy, shell, full, admission, settings })
+        let admission = Arc::new(Admission::new(params.starts));
+        let stock = Stock::new(Arc::clone(&fvm), policy, Arc::clone(&admission));
+        Ok(Self { fvm, gate, params, shell, full, admission, stock, settings })
     }
 
     /// The browsers that a run with these parameters needs.
@@ -206,8 +208,7 @@ impl Visit<'_> {
         let started = Instant::now();
         let all_max = Duration::from_secs(u64::from(params.visit_max_s) + u64::from(params.wait_s));
         let argv = |plug: &dyn Plug| self.ready.browser.command(params, self.ready.agent.as_deref(), plug);
-        let mut machine =
-            Machine::start(&self.with.fvm, &self.with.policy, argv, &self.ready.browser.env, &*self.with.gate)?;
+        let mut machine = Machine::start(self.with.stock.take()?, argv, &self.ready.browser.env, &*self.with.gate)?;
         seen.vm_ms = machine.vm_ms;
         let mut watch = Watch::new(&nonce());
         let until = Instant::now() + START_MAX;
