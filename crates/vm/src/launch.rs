@@ -138,7 +138,7 @@ pub(crate) enum Progress {
 }
 
 /// Largest [`Progress`] message.
-const PROGRESS_MAX_BYTES: usize = 16 << 10;
+const PROGRESS_MAX_BYTES: usize = 64 << 10;
 
 /// The longest first order, in bytes: what a socket takes while nobody reads (`net.core.wmem_default` is 208 KiB, and counts
 /// more than the bytes).
@@ -279,7 +279,10 @@ impl Pending {
             return Ok(true);
         }
         let buffer = &mut self.said.buffer;
-        buffer.resize(PROGRESS_MAX_BYTES, 0);
+        if buffer.is_empty() {
+            // Of fresh memory nothing is touched by this.
+            *buffer = vec![0; PROGRESS_MAX_BYTES];
+        }
         let ended = || StepError { step: "wait for init".into(), why: "it ended before it was ready".into() };
         let received = socket::receive(self.progress.as_fd(), buffer).ok();
         let (message, mut fds) =
