@@ -524,6 +524,22 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_begins_elsewhere_may_run_everywhere_afterwards() {
+        let child = match fork().expect("it can be forked") {
+            Fork::Child => loop {
+                std::thread::yield_now();
+            },
+            Fork::Parent(child) => child,
+        };
+        let placed = begin_elsewhere(child);
+        let may = rustix::thread::sched_getaffinity(Some(child));
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).expect("it can be ended");
+        let _ended = wait_blocking(child.as_raw_nonzero().get(), false);
+        assert_eq!(placed, Ok(()));
+        assert_eq!(may.expect("it is there"), rustix::thread::sched_getaffinity(None).expect("we are"));
+    }
+
+    #[test]
     fn a_child_has_the_lower_descriptors_and_not_the_others() {
         let (low, mut high) = (null(), null());
         lift(&mut high, 700);

@@ -53,7 +53,11 @@ pub(super) fn start_shifted(
     let kept = [&kept[..], &[awaited(&site), until]].concat();
     let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
     match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
-        Fork::Parent(builder) => Ok(Some(builder)),
+        Fork::Parent(builder) => {
+            // This process has to make the layers meanwhile.
+            let _as_the_kernel_has_it = process::begin_elsewhere(builder);
+            Ok(Some(builder))
+        }
         Fork::Child => {
             die_with_parent();
             enter_limits(&mut site, &ends);

@@ -91,3 +91,35 @@ fn fork(fds: &[RawFd], work: impl FnOnce() -> Result<(), VmError>) -> Result<Pid
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_cleaner_works_when_its_parent_has_ended_and_only_if_it_was_told_to() {
+        let done = std::env::temp_dir().join(format!("fvm-cleaner-{}", std::process::id()));
+        for told in [true, false] {
+            let _left = std::fs::remove_file(&done);
+            let parent = process::in_child(|| {
+                let work = || std::fs::write(&done, "").map_err(|e| VmError::io("write", &done, &e));
+                let cleaner = Cleaner::ahead(&[], work).map_err(|_| Errno::CHILD)?;
+                if told && !cleaner.begin() {
+                    return Err(Errno::PIPE);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+                if done.exists() { Err(Errno::EXIST) } else { Ok(()) }
+            });
+            assert_eq!(parent, Ok(()), "{told}");
+            let limit = Duration::from_millis(if told { 20_000 } else { 300 });
+            let began = Instant::now();
+            while !done.exists() && began.elapsed() < limit {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(done.exists(), told);
+        }
+        std::fs::remove_file(&done).unwrap_or_default();
+    }
+}
