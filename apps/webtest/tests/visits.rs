@@ -236,12 +236,22 @@ fn chromium_simulated_attacks_are_called_malicious(lab: &Lab) {
 }
 
 fn chromium_no_benign_page_is_called_anything_else(lab: &Lab) {
-    let (of_docs, made) = if is_whole() { (120, 100) } else { (15, 15) };
+    let few = Params { load_max_s: 20, ..params() };
+    no_benign_page_is_called_anything_else(lab, Tier::Shell, 15, few);
+}
+
+fn chromium_the_full_browser_calls_no_benign_page_anything_else(lab: &Lab) {
+    no_benign_page_is_called_anything_else(lab, Tier::Full, 3, Params { load_max_s: 20, ..full_params() });
+}
+
+/// `few`: so many of each kind, if not all are visited.
+fn no_benign_page_is_called_anything_else(lab: &Lab, tier: Tier, few: usize, params: Params) {
+    let (of_docs, made) = if is_whole() { (120, 100) } else { (few, few) };
     let mut sites = benign::installed(of_docs);
     eprintln!("    {} pages of installed documentation", sites.len());
     sites.extend((0..made + of_docs - sites.len()).map(benign::made));
     let wait_s = u32::from(is_whole());
-    lab.check(&Arc::new(Net::of(sites)), Params { wait_s, load_max_s: 20, ..params() }, browsers(Tier::Shell));
+    lab.check(&Arc::new(Net::of(sites)), Params { wait_s, ..params }, browsers(tier));
 }
 
 /// Under which the full browser, which is slower, is through. Its wait is short: what never ends is told all the same.
@@ -497,6 +507,10 @@ fn main() {
         ("chromium_simulated_attacks_are_called_malicious", chromium_simulated_attacks_are_called_malicious),
         ("chromium_no_benign_page_is_called_anything_else", chromium_no_benign_page_is_called_anything_else),
         ("chromium_the_full_browser_sees_the_same", chromium_the_full_browser_sees_the_same),
+        (
+            "chromium_the_full_browser_calls_no_benign_page_anything_else",
+            chromium_the_full_browser_calls_no_benign_page_anything_else,
+        ),
         ("chromium_the_full_browser_is_attacked_no_less", chromium_the_full_browser_is_attacked_no_less),
         ("chromium_the_full_browser_tells_after_a_short_wait", chromium_the_full_browser_tells_after_a_short_wait),
         ("chromium_what_never_ends_is_told_after_a_short_wait", chromium_what_never_ends_is_told_after_a_short_wait),

@@ -595,6 +595,8 @@ impl Running {
     /// # Errors
     /// When it cannot be ended.
     pub fn end(mut self) -> Result<(VmRecord, VmLock), VmError> {
+        // First: it has what the builder waits for.
+        drop(self.cleaner.take());
         self.makers.collect();
         keeper::end(&self.vm).map_err(|e| VmError::Sys("end the VM", e))?;
         let _collected = process::wait_nonblocking(self.vm.init.as_raw_nonzero().get(), false);
