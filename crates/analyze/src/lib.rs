@@ -98,7 +98,8 @@ impl<'s> Analysis<'s> {
     pub fn see(&mut self, event: &Event) {
         if event.tgid == 0 {
             if event.kind == Kind::Start {
-                self.level = event.args.level;
+                // What one run's log tells is not untold by the next one's, which may say less.
+                self.level = self.level.max(event.args.level);
             }
             return;
         }

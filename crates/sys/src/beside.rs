@@ -16,6 +16,7 @@ use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// The child's stack.
@@ -25,7 +26,8 @@ const STACK_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Network {
     child: i32,
-    memory: Box<Memory>,
+    /// From a box, which is not moved as one while the child has it.
+    memory: NonNull<Memory>,
 }
 
 /// All that the child touches.
@@ -54,16 +56,19 @@ impl Network {
     pub fn begin() -> Result<Self, Errno> {
         let stack = Vec::with_capacity(STACK_BYTES / size_of::<u128>());
         let (made, has_loopback) = (AtomicI32::new(-libc::ESRCH), AtomicBool::new(false));
-        let memory = Box::new(Memory { stack, made, has_loopback });
+        let memory = NonNull::from(Box::leak(Box::new(Memory { stack, made, has_loopback })));
         let flags = libc::CLONE_VM | libc::CLONE_FILES;
         // SAFETY: the stack is STACK_BYTES that nothing else uses, aligned to 16, and clone is given its upper end. It and the word lie
         // in `memory`, which is freed only when the child has ended (`wait`). The child's side is `enter`: see the module's
         // invariants.
         let child = unsafe {
-            let top = memory.stack.as_ptr().add(memory.stack.capacity()).cast_mut().cast::<c_void>();
-            libc::clone(enter, top, flags, (&raw const *memory).cast_mut().cast::<c_void>())
+            let stack = &memory.as_ref().stack;
+            let top = stack.as_ptr().add(stack.capacity()).cast_mut().cast::<c_void>();
+            libc::clone(enter, top, flags, memory.as_ptr().cast::<c_void>())
         };
-        if child == -1 { Err(crate::last_errno()) } else { Ok(Self { child, memory }) }
+        // Dropped, it frees the memory.
+        let begun = Self { child, memory };
+        if child == -1 { Err(crate::last_errno()) } else { Ok(begun) }
     }
 
     /// Waits for it.
@@ -72,8 +77,10 @@ impl Network {
     /// The kernel's.
     pub fn take(mut self) -> Result<Made, Errno> {
         self.wait();
-        let has_loopback = self.memory.has_loopback.load(Ordering::Acquire);
-        match self.memory.made.swap(-libc::ESRCH, Ordering::Acquire) {
+        // SAFETY: it lives until this is dropped.
+        let memory = unsafe { self.memory.as_ref() };
+        let has_loopback = memory.has_loopback.load(Ordering::Acquire);
+        match memory.made.swap(-libc::ESRCH, Ordering::Acquire) {
             // SAFETY: the child opened it for its caller, who shares its descriptors; nobody else knows the number.
             made @ 0.. => Ok(Made { namespace: unsafe { OwnedFd::from_raw_fd(made) }, has_loopback }),
             failed => Err(Errno::from_raw_os_error(-failed)),
@@ -96,7 +103,9 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.wait();
-        if let made @ 0.. = self.memory.made.load(Ordering::Acquire) {
+        // SAFETY: `begin` made it of a box, the child has ended, and nobody else frees it.
+        let memory = unsafe { Box::from_raw(self.memory.as_ptr()) };
+        if let made @ 0.. = memory.made.load(Ordering::Acquire) {
             // SAFETY: as in `take`, which leaves none.
             drop(unsafe { OwnedFd::from_raw_fd(made) });
         }

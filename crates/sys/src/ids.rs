@@ -1,6 +1,7 @@
 //! User and group ids: fsuid, securebits, becoming another user, the session keyring.
 
 use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
 
 /// Sets this thread's file-system user and group id. Capabilities stay only with [`keep_capabilities`].
 ///
@@ -29,7 +30,11 @@ pub fn set_effective_user(uid: u32) -> Result<(), Errno> {
     if unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) } != 0 {
         return Err(crate::last_errno());
     }
-    rustix::process::set_dumpable_behavior(dumpable)
+    match dumpable {
+        // What a change of ids makes of it where the system says so; it cannot be asked for.
+        DumpableBehavior::DumpableReadableOnlyByRoot => Ok(()),
+        as_before => rustix::process::set_dumpable_behavior(as_before),
+    }
 }
 
 /// `SECBIT_NO_SETUID_FIXUP`: capabilities no longer follow the user ids.

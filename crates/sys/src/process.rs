@@ -6,6 +6,7 @@
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
+use rustix::thread::CpuSet;
 
 /// Which side of a fork one is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,20 +223,29 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Has `child`, which was just cloned and has not run yet, begin on another processor than this one, where there is one. The kernel
-/// often lets it wait for the one that its parent is on, also when another becomes idle a moment later.
+/// Has `child`, which was just cloned and starts nothing yet, begin on another processor than this one, where there is one. The kernel
+/// often lets it wait for the one that its parent is on, also when another becomes idle a moment later. Afterwards it may run wherever
+/// this process may, and, where that is everywhere, also on processors that come later.
 ///
 /// # Errors
-/// The kernel's; nothing has changed then.
+/// The kernel's.
 pub fn begin_elsewhere(child: Pid) -> Result<(), Errno> {
-    let all = rustix::thread::sched_getaffinity(None)?;
-    let mut others = all;
+    let own = rustix::thread::sched_getaffinity(None)?;
+    let mut others = own;
     others.unset(rustix::thread::sched_getcpu());
     if others.count() == 0 {
         return Ok(());
     }
-    rustix::thread::sched_setaffinity(Some(child), &others)?;
-    rustix::thread::sched_setaffinity(Some(child), &all)
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+    let placed = rustix::thread::sched_setaffinity(Some(child), &others);
+    // What is kept of it is what was asked for: a control group or a machine that grows counts.
+    let freed = rustix::thread::sched_setaffinity(Some(child), &all);
+    let is_as_here = rustix::thread::sched_getaffinity(Some(child)).is_ok_and(|may| may == own);
+    if !is_as_here {
+        rustix::thread::sched_setaffinity(Some(child), &own)?;
+    }
+    placed.and(freed)
 }
 
 /// Moves this process into new namespaces. The process must have one thread.

@@ -255,7 +255,7 @@ pub(crate) fn call(number: c_long, words: [usize; 5]) -> i32 {
     let [a, b, c, d, e] = words;
     let result: isize;
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: those of this file write no memory but what they are given for that; the kernel keeps all registers but the three.
+    // SAFETY: its callers write no memory but what is given for that; the kernel keeps all registers but the three.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -266,7 +266,7 @@ pub(crate) fn call(number: c_long, words: [usize; 5]) -> i32 {
         );
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: those of this file write no memory but what they are given for that; the kernel keeps all registers but x0.
+    // SAFETY: its callers write no memory but what is given for that; the kernel keeps all registers but x0.
     unsafe {
         std::arch::asm!(
             "svc 0",

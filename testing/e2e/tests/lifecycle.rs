@@ -35,6 +35,24 @@ fn root_and_user_a_renamed_vm_keeps_everything_but_its_name() {
 }
 
 #[test]
+fn root_and_user_a_throw_away_vm_ends_with_its_program_whatever_that_leaves() {
+    as_both("root_and_user_a_throw_away_vm_ends_with_its_program_whatever_that_leaves", |lab| {
+        // Within the time in which a cleaner waits, and after it.
+        for pause in ["", "sleep 0.3;"] {
+            let script = format!("{pause} sleep 86399 & {pause} exit 5");
+            for _ in 0..5 {
+                lab.fvm(["run", "--rm", "--net", "none", "--", "sh", "-c", &script]).expect(5);
+            }
+            lab.fvm(["run", "--rm", "--net", "none", "--", "sh", "-c", &format!("{pause} exit 6")]).expect(6);
+        }
+        assert_eq!(lab.fvm(["list"]).expect(0).out.lines().count(), 1, "nothing is left");
+        let left = lab
+            .sh("for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -x 'sleep 86399 ' || :; done");
+        assert_eq!(left, "", "nothing is left");
+    });
+}
+
+#[test]
 fn root_and_user_kill_ends_at_once_what_stop_would_wait_for() {
     as_both("root_and_user_kill_ends_at_once_what_stop_would_wait_for", |lab| {
         let stubborn = "trap '' TERM HUP INT; echo up; while :; do sleep 0.1; done";

@@ -208,7 +208,8 @@ impl Visit<'_> {
         let started = Instant::now();
         let all_max = Duration::from_secs(u64::from(params.visit_max_s) + u64::from(params.wait_s));
         let argv = |plug: &dyn Plug| self.ready.browser.command(params, self.ready.agent.as_deref(), plug);
-        let mut machine = Machine::start(self.with.stock.take()?, argv, &self.ready.browser.env, &*self.with.gate)?;
+        let start = |vessel| Machine::start(vessel, argv, &self.ready.browser.env, &*self.with.gate);
+        let mut machine = self.with.stock.with(start)?;
         seen.vm_ms = machine.vm_ms;
         let mut watch = Watch::new(&nonce());
         let until = Instant::now() + START_MAX;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   maker (a thread): fewer than SIZE wait? ─ admission ─► Vessel::start ─► waiting ─┐
-//!   visit: take ◄────────────────────────────────────────── youngest, if not stale ◄─┘     none waits: it starts its own
+//!   visit: with ◄────────────────────────────────────────── youngest, if not stale ◄─┘     none waits: it starts its own
 //!            └─► the maker hears of it
 //! ```
 //!
@@ -42,15 +42,17 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The oldest first.
     waiting: Vec<(Vessel, Instant)>,
-    /// The last could not be made. Visits say why; another is tried when one was taken.
-    failed: bool,
+    /// A visit took one since some became stale, or could not be made: others are worth making.
+    wanted: bool,
 }
 
 impl Stock {
     /// Begins to make VMs with this policy.
     pub fn new(fvm: Arc<Fvm>, policy: Policy, admission: Arc<Admission>) -> Self {
-        let (state, changed, ends) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
+        let state = Mutex::new(State { waiting: Vec::new(), wanted: true });
+        let (changed, ends) = (Condvar::new(), AtomicBool::new(false));
         let shared = Arc::new(Shared { fvm, policy, admission, state, changed, ends });
         let own = Arc::clone(&shared);
         // Without it each visit starts its own.
@@ -58,19 +60,20 @@ impl Stock {
         Self { shared, maker }
     }
 
-    /// One that waits, or a new one.
+    /// Has `begin` use one that waits, or, where there is none or its VM has ended meanwhile, a new one.
     ///
     /// # Errors
-    /// In words; nothing is left then.
-    pub fn take(&self) -> Result<Vessel, String> {
+    /// As `begin`, or when no VM can be started.
+    pub fn with<T>(&self, begin: impl Fn(Vessel) -> Result<T, String>) -> Result<T, String> {
         let mut state = self.shared.state();
-        state.failed = false;
-        let taken = state.waiting.pop();
+        state.wanted = true;
+        // The youngest; where that is stale all are, and the maker throws them away.
+        let taken = state.waiting.pop_if(|(_, since)| since.elapsed() < STALE);
         drop(state);
         self.shared.changed.notify_one();
-        match taken {
-            Some((vessel, since)) if since.elapsed() < STALE => Ok(vessel),
-            _ => Vessel::start(&self.shared.fvm, &self.shared.policy),
+        match taken.map(|(vessel, _)| begin(vessel)) {
+            Some(Ok(begun)) => Ok(begun),
+            _ => begin(Vessel::start(&self.shared.fvm, &self.shared.policy)?),
         }
     }
 }
@@ -101,7 +104,7 @@ impl Shared {
             let mut state = self.state();
             match made {
                 Ok(vessel) => state.waiting.push((vessel, Instant::now())),
-                Err(_said_by_a_visit) => state.failed = true,
+                Err(_said_by_a_visit) => state.wanted = false,
             }
         }
     }
@@ -111,17 +114,21 @@ impl Shared {
         loop {
             let mut state = self.state();
             let stale: Vec<_> = state.waiting.extract_if(.., |(_, since)| since.elapsed() >= STALE).collect();
-            if stale.is_empty() && !self.ends.load(Ordering::Relaxed) && (state.failed || state.waiting.len() >= SIZE) {
-                state = self.changed.wait_timeout(state, STALE).unwrap_or_else(PoisonError::into_inner).0;
+            state.wanted &= stale.is_empty();
+            let lacks = |state: &State| state.wanted && state.waiting.len() < SIZE;
+            if stale.is_empty() && !lacks(&state) && !self.ends.load(Ordering::Relaxed) {
+                let oldest = state.waiting.first().map_or(STALE, |(_, since)| STALE.saturating_sub(since.elapsed()));
+                state = self.changed.wait_timeout(state, oldest).unwrap_or_else(PoisonError::into_inner).0;
             }
-            let is_wanted = !state.failed && state.waiting.len() < SIZE;
+            let lacks = lacks(&state);
             drop(state);
-            drop(stale);
-            if self.ends.load(Ordering::Relaxed) {
-                return false;
+            let ends = self.ends.load(Ordering::Relaxed);
+            if !stale.is_empty() {
+                let _may_end = self.admission.enter(&self.ends);
+                drop(stale);
             }
-            if is_wanted {
-                return true;
+            if ends || lacks {
+                return !ends;
             }
         }
     }

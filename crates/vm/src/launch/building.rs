@@ -27,19 +27,26 @@ use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
+use rustix::thread::CapabilitySet;
 
 /// Made as the host's root, so that they belong to the host: the VM's root may not mount cgroup file systems in a
 /// cgroup namespace that is not its own.
 pub(super) const OWNED_BY_HOST: Namespaces = Namespaces::MOUNT.and(Namespaces::CGROUP);
 
-/// Takes the user who is to own the VM's user namespace. What the VM's programs take of what the kernel counts for each user (inotify
-/// and fanotify instances, watches, namespaces, pending signals, message queues; `ucounts`, `user_namespaces(7)`) it counts
-/// for that owner, too: it must be nobody else's, root's least of all. Ids above 2^31 are no user's and in no VM (`SHIFT`), and the
-/// process's number is in no other. Where they are not to be had, in a container, the VM counts as root's.
-fn take_owner() {
+/// Takes the user who is to own the user namespace of VM `id`. What the VM's programs take of what the kernel counts for each user (inotify
+/// and fanotify instances, watches, namespaces, pending signals, message queues; `ucounts`, `user_namespaces(7)`) it counts for that owner,
+/// too: it must be nobody else's, root's least of all. Ids above 2^31 are no user's, and in no VM (`SHIFT`). Where they are not to be had
+/// (in a container), or where only the owner's power over the VM makes up for what this root lacks, the VM counts as root's.
+fn take_owner(id: &str) {
     const OWNERS: u32 = 0x8000_0000;
-    let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
-    let _counts_as_roots = ids::set_effective_user(OWNERS + own);
+    // The highest id is none.
+    const COUNT: u64 = 0x7fff_ffff;
+    let needed = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_OVERRIDE;
+    let has_power = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
+    let number = u64::from_str_radix(id, 16).ok().and_then(|number| u32::try_from(number % COUNT).ok());
+    if let (true, Some(number)) = (has_power, number) {
+        let _counts_as_roots = ids::set_effective_user(OWNERS + number);
+    }
 }
 
 pub(super) fn start_shifted(
@@ -53,11 +60,7 @@ pub(super) fn start_shifted(
     let kept = [&kept[..], &[awaited(&site), until]].concat();
     let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
     match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
-        Fork::Parent(builder) => {
-            // This process has to make the layers meanwhile.
-            let _as_the_kernel_has_it = process::begin_elsewhere(builder);
-            Ok(Some(builder))
-        }
+        Fork::Parent(builder) => Ok(Some(builder)),
         Fork::Child => {
             die_with_parent();
             enter_limits(&mut site, &ends);
@@ -94,7 +97,7 @@ pub(super) fn build_shifted(
     let network_too = entry.namespaces.has(Namespaces::NET);
     let at_once = entry.namespaces.without(OWNED_BY_HOST).without(Namespaces::NET);
     ids::keep_capabilities().map_err(step("keep capabilities"))?;
-    take_owner();
+    take_owner(&site.name);
     let init = match process::clone_into(at_once, true).map_err(step("make the namespaces"))? {
         Fork::Parent(init) => init,
         Fork::Child => {
@@ -120,11 +123,6 @@ pub(super) fn build_shifted(
             enter_shifted(site, &tree, entry, ends, network, early)
         }
     };
-    // It takes as long as all that follows here.
-    let _as_the_kernel_has_it = process::begin_elsewhere(init);
-    ids::set_effective_user(0).map_err(step("be root again"))?;
-    die_with_parent();
-    drop(go);
     // A keeper that makes the layers meanwhile waits for all to be done: woken before, it would take a processor from init or from
     // this process. It ends with its VM; one that goes on must know whom to collect, whatever becomes of this process.
     let is_awaited = site.layers_to_come.is_some();
@@ -132,6 +130,9 @@ pub(super) fn build_shifted(
     if !is_awaited {
         tell();
     }
+    // It takes as long as all that follows here.
+    let _as_the_kernel_has_it = process::begin_elsewhere(init);
+    drop(go);
     let built = assemble(site, entry, init);
     if is_awaited {
         tell();
@@ -149,6 +150,7 @@ fn assemble(site: &mut Site, entry: &Entry<'_>, init: Pid) -> Result<(), StepErr
         let step = step.to_owned();
         move |e: Errno| StepError { step, why: e.to_string() }
     };
+    ids::set_effective_user(0).map_err(step("be root again"))?;
     write_maps(init, &entry.maps, false).map_err(step("map the VM's ids"))?;
     let userns = format!("/proc/{}/ns/user", init.as_raw_nonzero());
     site.idmap = Some(
@@ -157,6 +159,8 @@ fn assemble(site: &mut Site, entry: &Entry<'_>, init: Pid) -> Result<(), StepErr
     );
     // overlayfs makes its work files as this process: it must be somebody whom the shifted layers know.
     ids::set_fs_ids(SHIFT, SHIFT).map_err(step("take the VM's file ids"))?;
+    // Each change of ids takes it back.
+    die_with_parent();
     rustix::process::umask(FileMode::empty());
     entry.before.iter().try_for_each(|op| site.execute(op))
 }
@@ -297,8 +301,6 @@ pub(super) fn start_identity(
             }
             let enter = |site: &mut Site| -> Result<(), Errno> {
                 rustix::process::fchdir(site.assembled()?)?;
-                ids::keep_capabilities()?;
-                take_owner();
                 process::unshare(Namespaces::USER)?;
                 rustix::io::write(&has_entered, b"!")?;
                 let mut byte = [0u8];

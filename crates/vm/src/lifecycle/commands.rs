@@ -12,6 +12,12 @@ use crate::{disk, keeper};
 use fvm_model::{Policy, Restart, VmEvent, VmRecord, VmState};
 use fvm_sys::process;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// So long a keeper may take to give a VM back that was ended: it writes its record, and a busy disk may take seconds to have it.
+const END_MAX: Duration = Duration::from_secs(30);
+/// So long whoever only looks waits for that.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Runs a program in a VM that another process keeps, on our own streams.
 ///
@@ -83,7 +89,7 @@ pub(crate) fn piped(start: impl FnOnce(BorrowedFd<'_>) -> Result<(), VmError>) -
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn stop(home: &Home, record: &VmRecord, grace_ms: u64) -> Result<(), VmError> {
     keeper::ask(home, &record.id, &record.name, &Request::Stop { grace_ms }, &[])?;
-    await_unlocked(home, record)
+    await_unlocked(home, record, END_MAX)
 }
 
 /// Ends a running VM at once.
@@ -92,7 +98,7 @@ pub fn stop(home: &Home, record: &VmRecord, grace_ms: u64) -> Result<(), VmError
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn kill(home: &Home, record: &VmRecord) -> Result<(), VmError> {
     keeper::ask(home, &record.id, &record.name, &Request::Kill, &[])?;
-    await_unlocked(home, record)
+    await_unlocked(home, record, END_MAX)
 }
 
 /// Makes a running VM see what the host created, replaced or removed.
@@ -140,15 +146,15 @@ pub fn configure_live(
 }
 
 /// After init's end the keeper gives the lock back, a moment later.
-pub(super) fn await_unlocked(home: &Home, record: &VmRecord) -> Result<(), VmError> {
-    const TRIES: u32 = 500;
-    for _ in 0..TRIES {
-        if !home.is_locked(&record.id)? {
-            return Ok(());
+pub(super) fn await_unlocked(home: &Home, record: &VmRecord, limit: Duration) -> Result<(), VmError> {
+    let began = Instant::now();
+    while home.is_locked(&record.id)? {
+        if began.elapsed() >= limit {
+            return Err(VmError::Busy(record.name.clone()));
         }
-        std::thread::sleep(std::time::Duration::from_millis(4));
+        std::thread::sleep(Duration::from_millis(4));
     }
-    Err(VmError::Busy(record.name.clone()))
+    Ok(())
 }
 
 /// What a VM does now, and what its keeper says of it when it runs. One whose init has just ended counts as stopped, and
@@ -164,7 +170,7 @@ pub fn look(home: &Home, record: &VmRecord) -> Result<(VmState, Option<Info>), V
         Ok(info) if crate::ps::is_alive(info.init) => {
             Ok((if info.suspended { VmState::Suspended } else { VmState::Running }, Some(info)))
         }
-        Ok(_) => await_unlocked(home, record).map(|()| (record.state, None)),
+        Ok(_) => await_unlocked(home, record, LOOK_MAX).map(|()| (record.state, None)),
         // Held by a command that is not a keeper: a commit, a deletion.
         Err(_) => Ok((record.state, None)),
     }
