@@ -294,7 +294,8 @@ fn root_and_user_a_vm_that_others_were_in_or_that_had_a_name_is_not_used_again_a
         let script = "echo > mine; until test -e go; do sleep 0.02; done";
         let mut run = lab.spawn(["run", "--pool", "p", "--name", "y", "--", "sh", "-c", script]);
         wait_for("the VM", || lab.number("y", "init_pid").is_some());
-        lab.fvm(["exec", "y", "touch", "go"]).expect(0);
+        // The VM may end before that has.
+        lab.fvm(["exec", "y", "touch", "go"]);
         assert_eq!(run.wait().unwrap().code(), Some(0));
         unused();
         assert_eq!(lab.fvm(["run", "--pool", "p", "--", "ls"]).expect(0).out, "home\n", "somebody else was in it");
