@@ -88,7 +88,7 @@ pub fn sites() -> Vec<Site> {
             _ => Answer::status(401).with("WWW-Authenticate", format!("Basic realm=\"{}\"", asked.path)),
         }),
         script("pushes", Kind::Clean, "setInterval(() => { for (let n = 0; n < 100; n++) history.pushState(0, '', '/' + Math.random()) }, 0)"),
-        script("large-dom", Kind::Clean, "document.body.innerHTML = ('<p>' + 'text '.repeat(200)).repeat(9e3)").check(|seen| seen.artifacts.dom.is_none() || seen.cut.iter().any(|c| c == "the DOM")),
+        script("large-dom", Kind::Clean, "document.body.innerHTML = ('<p>' + 'text '.repeat(200)).repeat(9e3)").check(|seen| seen.artifacts.dom.is_none() || seen.cut.iter().any(|c| c == "the DOM")).or(Kind::Suspicious),
         script("huge-dom", Kind::Suspicious, "for (;;) document.body.append(document.createElement('p'))").or(Kind::Clean),
         script("deep-dom", Kind::Suspicious, "let e = document.body; for (let n = 0; n < 5e4; n++) { const c = document.createElement('b'); e.append(c); e = c }").rule("renderer-crash").or(Kind::Clean),
         script("memory", Kind::Suspicious, "const all = []; for (;;) all.push(new Uint8Array(1 << 24).fill(all.length))").rule("memory"),
@@ -98,7 +98,7 @@ pub fn sites() -> Vec<Site> {
         script("mines", Kind::Suspicious, "for (let n = 0; n < 4; n++) new Worker(URL.createObjectURL(new Blob(['for (;;);'])))").rule("processor").patient(),
         script("many-workers", Kind::Clean, "for (let n = 0; n < 300; n++) new Worker(URL.createObjectURL(new Blob(['1'])))").or(Kind::Suspicious),
         script("many-lines", Kind::Clean, "for (let n = 0; n < 20000; n++) console.log(n, 'x'.repeat(100))").check(|seen| seen.console.len() == CONSOLE_MAX),
-        script("many-requests", Kind::Clean, "for (let n = 0; n < 3000; n++) fetch('/' + n).catch(() => 0)").check(|seen| seen.requests.len() <= REQUESTS_MAX),
+        script("many-requests", Kind::Clean, "for (let n = 0; n < 3000; n++) fetch('/' + n).catch(() => 0)").check(|seen| seen.requests.len() <= REQUESTS_MAX).or(Kind::Suspicious),
         script("many-frames", Kind::Clean, "for (let n = 0; n < 200; n++) { const f = document.createElement('iframe'); f.src = '/f'; document.body.append(f) }").or(Kind::Suspicious),
         site("frames-in-frames", Kind::Clean).answers(|asked| Answer::html(format!("<iframe src='{}x'></iframe><iframe src='{}y'></iframe>", asked.path, asked.path))).or(Kind::Suspicious),
         site("names-hide", Kind::Clean)
