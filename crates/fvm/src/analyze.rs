@@ -6,7 +6,7 @@
 //!   contents ──────┘
 //! ```
 //!
-//! Invariants: of a file at most [`LOOK_BYTES`] are read; where the log has no changes of files nothing is withheld, for then nobody can
+//! Invariants: of a file at most [`LOOK_BYTES`] are read, and of changes, however many a VM makes, at most [`HELD_MAX`] are held; where the log has no changes of files nothing is withheld, for then nobody can
 //! say what a package manager brought; a virus scanner that was asked for and did not look is an error or a gap, never silence.
 
 use crate::{Fvm, FvmError};
@@ -28,6 +28,9 @@ pub const ALL_LEFT_OUT: &str = "all that is in it is left out";
 
 /// So much of each version of a file is looked at.
 pub const LOOK_BYTES: u64 = 256 << 10;
+
+/// How many changes are known before the events, where no event tells of files: some 50 MB.
+const HELD_MAX: usize = 100_000;
 
 /// A report, and whether a commit goes by it.
 #[derive(Debug, Clone)]
@@ -58,8 +61,11 @@ impl Fvm {
             Err(FvmError::Log(LogError::None)) => None,
             log => Some(log?.read(&mut |event| {
                 if event.kind == Kind::Start && event.sees_all_but_files() && held.is_empty() {
-                    held.extend(&mut *changes);
+                    held.extend((&mut *changes).take(HELD_MAX));
                     analysis.hold(&held);
+                    if held.len() == HELD_MAX {
+                        analysis.gap("too many changes to know of each program whether it was made in the VM".into());
+                    }
                 }
                 analysis.see(&event);
             })?),

@@ -1,7 +1,7 @@
 //! A VM with a browser in it: how it begins and how it ends.
 //!
 //! ```text
-//!   Vessel: spawn: cat, as the VM's root, which waits ─► info: init's pid ─► Gate::plug(pid) ─► proxy, keys
+//!   Vessel: cat, as the VM's root, which waits ─► info: init's pid ─► Gate::plug(pid) ─► proxy, keys
 //!                                                                                          │
 //!   Line ◄─ its three streams ◄─ spawn in the VM, as nobody: sh, which becomes the browser ◄┘
 //!   kill ─► wait: the VM is gone, and its layers with it (it is ephemeral)
