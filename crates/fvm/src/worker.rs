@@ -13,7 +13,7 @@
 use crate::{Call, Ended, Fvm, FvmError, NewVm};
 use fvm_model::path::Bytes;
 use fvm_model::{VmId, VmName, VmRecord, VmState};
-use fvm_vm::attach::forwarded;
+use fvm_vm::attach::Held;
 use fvm_vm::{VmError, proto};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::PidfdFlags;
@@ -98,8 +98,8 @@ fn carry_out(order: &Order, report: BorrowedFd<'_>) -> Result<Report, FvmError> 
 }
 
 /// Signals that come between the report and the program are the program's.
-fn begin(report: BorrowedFd<'_>, vm: &VmRecord, notices: Vec<String>) -> Result<OwnedFd, FvmError> {
-    let held = fvm_sys::process::signal_fd(&forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+fn begin(report: BorrowedFd<'_>, vm: &VmRecord, notices: Vec<String>) -> Result<Held, FvmError> {
+    let held = Held::take()?;
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .map_err(|e| VmError::Sys("open a process", e))?;
     tell(report, &Report::Begun { vm: Box::new(vm.clone()), notices }, &[own.as_fd()])?;

@@ -9,6 +9,7 @@
 //! Invariants: the terminal is always given back as it was found, also when the program or its VM dies; bytes are
 //! never looked at.
 
+use crate::error::VmError;
 use crate::proto::{self, Status, Step, WindowSize, Word};
 use fvm_sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -81,6 +82,30 @@ pub fn forwarded() -> Vec<i32> {
         .to_vec()
 }
 
+/// The signals of [`forwarded`] while they are a program's and not ours: they wait until [`attach`] passes them on. From before it may
+/// run: it can ask for one as soon as it does.
+#[derive(Debug)]
+pub struct Held {
+    fd: OwnedFd,
+}
+
+impl Held {
+    /// From now on, in this thread and in those that it starts.
+    ///
+    /// # Errors
+    /// The kernel's, as what was attempted.
+    pub fn take() -> Result<Self, VmError> {
+        let fd = process::signal_fd(&forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+        Ok(Self { fd })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        process::unblock_signals(&forwarded());
+    }
+}
+
 /// Our terminal in raw mode; as it was, when dropped.
 struct Raw {
     before: Option<Termios>,
@@ -132,14 +157,13 @@ pub struct Later<'a> {
     pub act: &'a mut dyn FnMut(),
 }
 
-/// Serves a program until it ends. `signals` reads [`forwarded`] (blocked by the caller before the program started). `knock`: called
-/// once, when its descriptor is readable.
+/// Serves a program until it ends. `knock`: called once, when its descriptor is readable.
 ///
 /// # Errors
 /// When waiting fails.
 pub fn attach(
     session: &OwnedFd,
-    signals: &OwnedFd,
+    Held { fd: signals }: &Held,
     streams: Streams,
     mut knock: Option<(BorrowedFd<'_>, &mut dyn FnMut())>,
     mut later: Option<Later<'_>>,

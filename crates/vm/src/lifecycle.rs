@@ -327,7 +327,7 @@ pub struct Running {
     lock: VmLock,
     relay: Option<Relay>,
     kept: Kept,
-    handed: Option<Handed>,
+    handed: Option<(Handed, attach::Held)>,
     cleaner: Option<Cleaner>,
     makers: Makers,
     tracer: Option<Tracer>,
@@ -362,10 +362,10 @@ impl Handed {
         with_streams(&self.theirs, passed, &self.relays)
     }
 
-    /// Has `start` pass the program on, and waits for its end. `signals` reads [`attach::forwarded`].
+    /// Has `start` pass the program on, and waits for its end.
     fn run(
         self,
-        signals: &OwnedFd,
+        signals: &attach::Held,
         start: impl FnOnce(Program, &[BorrowedFd<'_>]) -> Result<(), VmError>,
     ) -> Result<Attached, VmError> {
         let Self { order, streams, session, theirs, relays } = self;
@@ -381,10 +381,10 @@ impl Handed {
     }
 }
 
-/// Has `start` pass a program with our own streams to a VM, and waits for its end. `signals` reads [`attach::forwarded`].
+/// Has `start` pass a program with our own streams to a VM, and waits for its end.
 pub(crate) fn on_own_streams(
     call: &Call,
-    signals: &OwnedFd,
+    signals: &attach::Held,
     start: impl FnOnce(Program, &[BorrowedFd<'_>]) -> Result<(), VmError>,
 ) -> Result<Attached, VmError> {
     let streams = Streams::of_this_process();
@@ -455,7 +455,12 @@ fn boot_in(
     let fds = handed.as_ref().map(Handed::fds).unwrap_or_default();
     let first = handed.as_ref().filter(|_| relay.is_none()).map(|handed| (&handed.order, fds.as_slice()));
     let caller = Caller { reach: call.reach(), host_bus: call.host_bus(), files: None, holds_many: false };
+    let hold = || at_once.then(attach::Held::take).transpose();
+    // A network of the VM's own is made by others, some of which stay: the program waits for it.
+    let is_made_by_others = record.policy.network == Network::Own;
+    let before = if is_made_by_others { None } else { hold()? };
     let (mut begun, lock) = begin(&caller, first)?;
+    let held = before.map_or_else(hold, |held| Ok(Some(held)))?;
     drop(fds);
     // What is thrown away without a word is built by two processes on two processors: this one waits, and goes on beside the program.
     let is_light = at_once && relay.is_none() && begun.is_light();
@@ -478,6 +483,7 @@ fn boot_in(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
+    let handed = handed.zip(held);
     Ok(Running { notices, vm, control, lock, relay, kept, handed, cleaner: cleaner.flatten(), makers, tracer })
 }
 
@@ -507,8 +513,7 @@ impl Running {
     /// # Errors
     /// When it cannot be handed to init, or was waited for before.
     pub fn run(&mut self) -> Result<Attached, VmError> {
-        let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
-        let handed =
+        let (handed, signals) =
             self.handed.take().ok_or_else(|| VmError::Internal("a VM that was started for no program".into()))?;
         if !self.vm.has_first {
             proto::write_message(&self.vm.orders, &handed.order, &handed.fds())
@@ -542,7 +547,7 @@ impl Running {
             ended
         });
         relayed.finish();
-        process::unblock_signals(&attach::forwarded());
+        drop(signals);
         ended.map_err(|e| VmError::Sys("wait for the program", e))
     }
 

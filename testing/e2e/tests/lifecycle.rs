@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_kit::{Lab, User, is_root};
+use std::io::{ErrorKind, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Runs `body` as root and as an ordinary user.
@@ -49,6 +51,36 @@ fn root_and_user_a_throw_away_vm_ends_with_its_program_whatever_that_leaves() {
         let left = lab
             .sh("for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -x 'sleep 86399 ' || :; done");
         assert_eq!(left, "", "nothing is left");
+    });
+}
+
+#[test]
+fn root_and_user_a_signal_that_comes_with_the_first_output_is_the_programs() {
+    as_both("root_and_user_a_signal_that_comes_with_the_first_output_is_the_programs", |lab| {
+        let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.01; done";
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Whoever keeps the VM comes late to its turn.
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            // Nothing of it panics: the others would never end.
+            let code = |net| -> std::io::Result<Option<i32>> {
+                let mut command = lab.fvm_command(["run", "--rm", "--net", net, "--", "sh", "-c", script]);
+                let mut child = command.stdout(std::process::Stdio::piped()).spawn()?;
+                child.stdout.as_mut().ok_or(ErrorKind::NotFound)?.read_exact(&mut [0u8; 6])?;
+                let pid = rustix::process::Pid::from_child(&child);
+                rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
+                Ok(child.wait()?.code())
+            };
+            let codes: Vec<_> = ["none", "host"].into_iter().cycle().take(20).map(code).collect();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(codes.iter().all(|code| matches!(code, Ok(Some(9)))), "{codes:?}");
+        });
     });
 }
 

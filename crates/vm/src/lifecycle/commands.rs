@@ -10,7 +10,6 @@ use crate::home::{Home, VmLock};
 use crate::proto::{self, Configuration, Info, Reply, Request, Status};
 use crate::{disk, keeper};
 use fvm_model::{Policy, Restart, VmEvent, VmRecord, VmState};
-use fvm_sys::process;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ const LOOK_MAX: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`VmError::NotRunning`], or when its keeper does not answer.
 pub fn exec(home: &Home, record: &VmRecord, call: &Call) -> Result<Ended, VmError> {
-    let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+    let signals = attach::Held::take()?;
     Handed::new(record, call)?
         .run(&signals, |program, fds| {
             keeper::ask(home, &record.id, &record.name, &Request::Start(program), fds).map(drop)

@@ -29,7 +29,6 @@ use crate::lifecycle::{self, Call};
 use crate::proto::{self, Program};
 use fvm_model::pool::{PoolRecord, PoolStatus};
 use fvm_model::{VmId, VmName, VmRecord};
-use fvm_sys::process;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -125,14 +124,14 @@ pub fn run(
     keep: bool,
 ) -> Result<(Ended, bool, Taken), VmError> {
     let keeper = connect(home, pool)?;
-    let signals = process::signal_fd(&attach::forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+    let signals = attach::Held::take()?;
     let mut taken = None;
     let attached = lifecycle::on_own_streams(call, &signals, |program, fds| {
         taken = Some(take(home, pool, keeper, Wanted { program, name: name.cloned(), keep }, fds)?);
         Ok(())
     })?;
     let taken = taken.ok_or_else(|| VmError::Internal("a program that nobody started".into()))?;
-    process::unblock_signals(&attach::forwarded());
+    drop(signals);
     Ok((attached.ended, attached.nobody_left, taken))
 }
 
