@@ -76,13 +76,13 @@ pub fn start(
 ) -> Result<Child, Errno> {
     match (program.terminal, stub) {
         (Some(size), _) => start_on_terminal(&program, session, streams, size),
-        (None, Some(stub)) if program.user.is_none() => spawn(program, session, &streams, stub),
-        (None, _) => start_plain(&program, session, streams),
+        (None, Some(stub)) if program.user.is_none() => spawn(program, &streams, stub),
+        (None, _) => start_plain(&program, streams),
     }
 }
 
 /// Without a copy of init.
-fn spawn(program: Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Result<Child, Errno> {
+fn spawn(program: Program, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Result<Child, Errno> {
     let [Some(input), Some(output), Some(errors)] = streams.each_ref().map(Option::as_ref) else {
         return Err(Errno::BADF);
     };
@@ -107,19 +107,13 @@ fn spawn(program: Program, session: &OwnedFd, streams: &[Option<OwnedFd>; 3], st
         umask,
     };
     let started = fvm_sys::spawn::start(started, [input, output, errors], report.as_fd(), stub)?;
-    let pid = started.pid();
-    let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[]);
-    Ok(Child { pid, report: Some(result), memory: Some(started) })
+    Ok(Child { pid: started.pid(), report: Some(result), memory: Some(started) })
 }
 
-fn start_plain(program: &Program, session: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<Child, Errno> {
+fn start_plain(program: &Program, streams: [Option<OwnedFd>; 3]) -> Result<Child, Errno> {
     let (result, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     match process::fork()? {
-        Fork::Parent(pid) => {
-            let pid = pid.as_raw_nonzero().get();
-            let _hung_up = proto::write_packet(session, &Status::Started { pid }, &[]);
-            Ok(Child { pid, report: Some(result), memory: None })
-        }
+        Fork::Parent(pid) => Ok(Child { pid: pid.as_raw_nonzero().get(), report: Some(result), memory: None }),
         Fork::Child => {
             let _already = rustix::process::setsid();
             execute(program, &report, &streams, None)
