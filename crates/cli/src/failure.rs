@@ -44,7 +44,10 @@ impl Failure {
 
     /// The exit code of `run`, `exec` and `shell`, whose small codes are the program's own.
     pub fn run_code(&self) -> u8 {
-        if self.code == exit::USAGE { exit::USAGE } else { exit::RUN_FAILED }
+        match self.code {
+            exit::USAGE | exit::INTERRUPTED => self.code,
+            _ => exit::RUN_FAILED,
+        }
     }
 }
 

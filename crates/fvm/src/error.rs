@@ -134,8 +134,7 @@ impl FvmError {
             Self::Review(fvm_review::ReviewError::Conflicts(_))
             | Self::Commit(CommitError::HostChanged(_) | CommitError::ChangedSince { .. }) => exit::CONFLICT,
             Self::There { code, .. } => *code,
-            // As a program that ends by SIGINT.
-            Self::Commit(CommitError::Interrupted) => 130,
+            Self::Commit(CommitError::Interrupted) | Self::Vm(VmError::Interrupted) => exit::INTERRUPTED,
             _ => exit::FAILED,
         }
     }

@@ -3,6 +3,9 @@
 //! `run`, `exec` and `shell` answer with the program's own code, 128+n when signal n ended it, or one of the
 //! `RUN_*` codes. All other commands answer with the rest.
 
+/// A signal came before anything was done; as a program that ends by SIGINT.
+pub const INTERRUPTED: u8 = 130;
+
 /// Done.
 pub const DONE: u8 = 0;
 /// Refused or failed.

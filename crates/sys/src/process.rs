@@ -421,6 +421,16 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     }
 }
 
+/// Those of `signals` that this thread does not block.
+#[must_use]
+pub fn unblocked_of(signals: &[i32]) -> Vec<i32> {
+    let mut now = signal_set(&[]);
+    // SAFETY: nothing is changed; the kernel writes the mask to `now`, a set.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut now) };
+    // SAFETY: `now` is a set; a number that is none is in none.
+    signals.iter().copied().filter(|signal| unsafe { libc::sigismember(&raw const now, *signal) } != 1).collect()
+}
+
 fn set_mask(how: i32, signals: &[i32]) {
     let set = signal_set(signals);
     // SAFETY: `set` is initialised; the old mask is not asked for.

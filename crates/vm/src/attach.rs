@@ -87,6 +87,8 @@ pub fn forwarded() -> Vec<i32> {
 #[derive(Debug)]
 pub struct Held {
     fd: OwnedFd,
+    /// Those that nobody held before.
+    ours: Vec<i32>,
 }
 
 impl Held {
@@ -95,14 +97,26 @@ impl Held {
     /// # Errors
     /// The kernel's, as what was attempted.
     pub fn take() -> Result<Self, VmError> {
+        let ours = process::unblocked_of(&forwarded());
         let fd = process::signal_fd(&forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
-        Ok(Self { fd })
+        Ok(Self { fd, ours })
+    }
+
+    /// Readable when one waits that would have ended this process.
+    ///
+    /// # Errors
+    /// The kernel's, as what was attempted.
+    pub fn interrupt(&self) -> Result<OwnedFd, VmError> {
+        let ending: Vec<i32> = forwarded().into_iter().filter(|signal| *signal != Signal::WINCH.as_raw()).collect();
+        process::signal_fd(&ending).map_err(|e| VmError::Sys("take signals", e))
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        process::unblock_signals(&forwarded());
+        // What came when there was no program any more was for it all the same.
+        while let Ok(Some(_)) = process::next_signal(&self.fd) {}
+        process::unblock_signals(&self.ours);
     }
 }
 
@@ -163,7 +177,7 @@ pub struct Later<'a> {
 /// When waiting fails.
 pub fn attach(
     session: &OwnedFd,
-    Held { fd: signals }: &Held,
+    Held { fd: signals, .. }: &Held,
     streams: Streams,
     mut knock: Option<(BorrowedFd<'_>, &mut dyn FnMut())>,
     mut later: Option<Later<'_>>,

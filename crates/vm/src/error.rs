@@ -48,6 +48,9 @@ pub enum VmError {
     /// Another fvm command holds the VM.
     #[error("'{0}' is in use by another fvm command")]
     Busy(VmName),
+    /// A signal came before its program was there.
+    #[error("interrupted while the VM was being built")]
+    Interrupted,
     /// Another fvm command changed it since it was looked up.
     #[error("'{0}' was changed by another fvm command just now; try again")]
     Changed(VmName),

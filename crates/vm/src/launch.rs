@@ -22,6 +22,7 @@ pub(crate) use building::{admit, build_rootless};
 
 use building::{start_identity, start_rootless, start_shifted};
 
+use crate::attach::Held;
 use crate::blueprint::Blueprint;
 use crate::error::VmError;
 use crate::executor::{Site, StepError};
@@ -35,6 +36,7 @@ use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Namespaces};
 use fvm_sys::socket;
 use fvm_trace::capture::Inside;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -42,6 +44,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -144,8 +147,27 @@ const PROGRESS_MAX_BYTES: usize = 64 << 10;
 /// more than the bytes).
 const FIRST_MAX_BYTES: usize = 64 << 10;
 
-/// An order that init finds when it is ready, with its descriptors.
-pub type First<'a> = (&'a Order, &'a [BorrowedFd<'a>]);
+/// An order that init finds when it is ready.
+#[derive(Debug, Clone, Copy)]
+pub struct First<'a> {
+    /// The order.
+    pub order: &'a Order,
+    /// Its descriptors.
+    pub fds: &'a [BorrowedFd<'a>],
+    /// Where the program's signals are held, from before it may run.
+    pub held: &'a OnceCell<Held>,
+}
+
+impl First<'_> {
+    /// Readable when a signal waits that would have ended this process.
+    fn hold(&self) -> Result<OwnedFd, VmError> {
+        let held = Held::take()?;
+        let interrupt = held.interrupt()?;
+        // It is held once.
+        drop(self.held.set(held));
+        Ok(interrupt)
+    }
+}
 
 /// Builds the VM and starts its init. `first` is its first order, unless that is too long to wait in a socket. The calling process must
 /// have one thread, and the calling thread must live as long as the VM.
@@ -168,7 +190,7 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
     let (orders, init_orders) = pair(SocketType::STREAM)?;
     let (progress, report) = pair(SocketType::SEQPACKET)?;
     let has_first = match first {
-        Some((order, fds)) => proto::write_short_message(&orders, order, fds, FIRST_MAX_BYTES)
+        Some(First { order, fds, .. }) => proto::write_short_message(&orders, order, fds, FIRST_MAX_BYTES)
             .map_err(|e| VmError::Sys("reach init", e))?,
         None => false,
     };
@@ -207,6 +229,11 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
         step: "make the namespaces".into(),
         why: format!("{e}; see 'fvm doctor' for what this kernel allows"),
     };
+    let hold = || first.map_or(Ok(None), |first| first.hold().map(Some));
+    let mut interrupt = None;
+    if plan.is_none() || site.mode == Mode::Rootless {
+        interrupt = hold()?;
+    }
     let (mut place, mut maker) = (None, None);
     let run = site.run_dir.clone();
     let started = match (site.mode, plan) {
@@ -225,10 +252,24 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
     };
     let children = started.map_err(no_namespaces)?.into_iter().collect();
     let said = Said::default();
-    let mut pending =
-        Pending { id, orders: Some(orders), progress, children, place, line: None, skeletons, has_first, stay, said };
+    let mut pending = Pending {
+        id,
+        orders: Some(orders),
+        progress,
+        children,
+        place,
+        line: None,
+        skeletons,
+        has_first,
+        stay,
+        said,
+        interrupt,
+    };
     if let Some((maker, plan)) = maker {
-        pending.connect(maker, &run, plan)?;
+        // The program waits for its network, which others make, some of whom stay; and that may take its time.
+        let mut held = Ok(None);
+        pending.connect(maker, &run, plan, || held = hold())?;
+        pending.interrupt = held?;
     }
     Ok(pending)
 }
@@ -248,6 +289,8 @@ pub struct Pending {
     has_first: bool,
     stay: Option<OwnedFd>,
     said: Said,
+    /// Readable when a signal waits by which whoever builds it would have ended.
+    interrupt: Option<OwnedFd>,
 }
 
 /// What builder and init have told so far.
@@ -273,11 +316,12 @@ impl Pending {
     /// Waits for the next thing that builder or init tells, and takes it in; whether init is ready.
     ///
     /// # Errors
-    /// [`VmError::Setup`] with the step that failed.
+    /// [`VmError::Setup`] with the step that failed; [`VmError::Interrupted`].
     pub fn listen(&mut self) -> Result<bool, VmError> {
         if self.said.ready {
             return Ok(true);
         }
+        self.await_word()?;
         let buffer = &mut self.said.buffer;
         if buffer.is_empty() {
             // Of fresh memory nothing is touched by this.
@@ -303,9 +347,27 @@ impl Pending {
         Ok(self.said.ready)
     }
 
+    /// Waits until there is something to listen to.
+    fn await_word(&self) -> Result<(), VmError> {
+        let Some(interrupt) = &self.interrupt else { return Ok(()) };
+        loop {
+            let mut polled = [&self.progress, interrupt].map(|fd| PollFd::new(fd, PollFlags::IN));
+            match poll(&mut polled, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(VmError::Sys("wait for init", e)),
+            }
+            match polled.map(|fd| !fd.revents().is_empty()) {
+                // What the program does not get any more ends the wait, and not before.
+                [true, _] => return Ok(()),
+                [false, true] => return Err(VmError::Interrupted),
+                [false, false] => {}
+            }
+        }
+    }
+
     /// Makes the network of a VM of root's, while others build the rest of it. A millisecond or two.
-    fn connect(&mut self, maker: Maker, run: &Path, plan: &Plan) -> Result<(), VmError> {
-        match maker.make(run, &self.id, plan) {
+    fn connect(&mut self, maker: Maker, run: &Path, plan: &Plan, made: impl FnOnce()) -> Result<(), VmError> {
+        match maker.make(run, &self.id, plan, made) {
             Ok(Some((guard, notices))) => {
                 self.line = Some(guard);
                 self.said.notices.extend(notices);

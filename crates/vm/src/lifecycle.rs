@@ -22,7 +22,7 @@ pub use detach::detach;
 pub(crate) use begin::{Begun, Caller, Up, begin};
 pub(crate) use commands::piped;
 
-use crate::attach::{self, Attached, Later, Streams};
+use crate::attach::{self, Attached, Held, Later, Streams};
 use crate::blueprint::{self, Blueprint, Brief};
 use crate::bus::relay::{Errand, HOST_BUS, Relay};
 use crate::disk;
@@ -48,6 +48,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::stdio::{stderr, stdin, stdout};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -327,7 +328,7 @@ pub struct Running {
     lock: VmLock,
     relay: Option<Relay>,
     kept: Kept,
-    handed: Option<(Handed, attach::Held)>,
+    handed: Option<(Handed, Held)>,
     cleaner: Option<Cleaner>,
     makers: Makers,
     tracer: Option<Tracer>,
@@ -365,7 +366,7 @@ impl Handed {
     /// Has `start` pass the program on, and waits for its end.
     fn run(
         self,
-        signals: &attach::Held,
+        signals: &Held,
         start: impl FnOnce(Program, &[BorrowedFd<'_>]) -> Result<(), VmError>,
     ) -> Result<Attached, VmError> {
         let Self { order, streams, session, theirs, relays } = self;
@@ -384,7 +385,7 @@ impl Handed {
 /// Has `start` pass a program with our own streams to a VM, and waits for its end.
 pub(crate) fn on_own_streams(
     call: &Call,
-    signals: &attach::Held,
+    signals: &Held,
     start: impl FnOnce(Program, &[BorrowedFd<'_>]) -> Result<(), VmError>,
 ) -> Result<Attached, VmError> {
     let streams = Streams::of_this_process();
@@ -453,14 +454,11 @@ fn boot_in(
     // What the VM may ask of the desktop is there before its program.
     let handed = at_once.then(|| Handed::new(record, call)).transpose()?;
     let fds = handed.as_ref().map(Handed::fds).unwrap_or_default();
-    let first = handed.as_ref().filter(|_| relay.is_none()).map(|handed| (&handed.order, fds.as_slice()));
+    let held = OnceCell::new();
+    let first = handed.as_ref().filter(|_| relay.is_none());
+    let first = first.map(|handed| First { order: &handed.order, fds: &fds, held: &held });
     let caller = Caller { reach: call.reach(), host_bus: call.host_bus(), files: None, holds_many: false };
-    let hold = || at_once.then(attach::Held::take).transpose();
-    // A network of the VM's own is made by others, some of which stay: the program waits for it.
-    let is_made_by_others = record.policy.network == Network::Own;
-    let before = if is_made_by_others { None } else { hold()? };
     let (mut begun, lock) = begin(&caller, first)?;
-    let held = before.map_or_else(hold, |held| Ok(Some(held)))?;
     drop(fds);
     // What is thrown away without a word is built by two processes on two processors: this one waits, and goes on beside the program.
     let is_light = at_once && relay.is_none() && begun.is_light();
@@ -483,7 +481,11 @@ fn boot_in(
         notices
             .push("the VM's message bus does not answer: what it may ask of the desktop may not be there yet".into());
     }
-    let handed = handed.zip(held);
+    let handed = match (handed, held.into_inner()) {
+        // It is started later.
+        (Some(handed), None) => Some((handed, Held::take()?)),
+        (handed, held) => handed.zip(held),
+    };
     Ok(Running { notices, vm, control, lock, relay, kept, handed, cleaner: cleaner.flatten(), makers, tracer })
 }
 

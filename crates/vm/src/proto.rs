@@ -189,7 +189,7 @@ pub enum Reply {
 /// What init (or the program's monitor) says on a session socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
-    /// It runs. The master side of its terminal comes with this message, if it has one.
+    /// It runs in a terminal, whose master side comes with this message. Of others nobody waits to hear that.
     Started {
         /// Its process id inside.
         pid: i32,

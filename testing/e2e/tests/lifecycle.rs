@@ -77,11 +77,55 @@ fn root_and_user_a_signal_that_comes_with_the_first_output_is_the_programs() {
                 rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
                 Ok(child.wait()?.code())
             };
-            let codes: Vec<_> = ["none", "host"].into_iter().cycle().take(20).map(code).collect();
+            let codes: Vec<_> = ["none", "host", "own"].into_iter().cycle().take(24).map(code).collect();
             is_over.store(true, Ordering::Relaxed);
             assert!(codes.iter().all(|code| matches!(code, Ok(Some(9)))), "{codes:?}");
         });
     });
+}
+
+#[test]
+fn root_a_signal_before_its_program_ends_what_builds_a_vm() {
+    if !is_root("root_a_signal_before_its_program_ends_what_builds_a_vm") {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    for net in ["none", "own"] {
+        // Whoever builds it takes long; the program would end otherwise.
+        let slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=pivot_root:delay_enter=3000000"];
+        let mut command = lab.command(slow[0]);
+        command.args(&slow[1..]).args(["-e", "trace=pivot_root"]).arg(fvm_kit::binary()).arg("--home").arg(lab.home());
+        command.args(["run", "--rm", "--net", net, "--", "sh", "-c", "trap 'exit 7' INT; sleep 5; exit 8"]);
+        let mut strace = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", strace.id());
+        let holds = |pid: &i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap_or_default();
+            u64::from_str_radix(blocked.trim(), 16).is_ok_and(|mask| mask & 2 != 0)
+        };
+        let fvm = wait_until(|| {
+            let children = std::fs::read_to_string(&children).unwrap_or_default();
+            children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(holds)
+        });
+        rustix::process::kill_process(rustix::process::Pid::from_raw(fvm).unwrap(), rustix::process::Signal::INT)
+            .unwrap();
+        let mut said = String::new();
+        strace.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(strace.wait().unwrap().code(), Some(130), "{said}");
+        assert!(said.contains("interrupted while the VM was being built"), "{said}");
+        assert_eq!(lab.fvm(["list"]).expect(0).out.lines().count(), 1, "nothing is left");
+    }
+}
+
+fn wait_until<T>(mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(ready) = ready() {
+            return ready;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "waited in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -70,6 +70,7 @@ pub(super) fn await_ready(guard: &OwnedFd, ends: &Ends) -> Result<(), StepError>
 pub(super) fn leave_caller(kept: &[i32]) {
     // A Ctrl-C is for the program, not for its network.
     let _leader = rustix::process::setsid();
+    process::unblock_all_signals();
     process::close_all_but(kept);
     if let Ok(null) = fs::open("/dev/null", OFlags::RDWR, FileMode::empty()) {
         for target in 0..3 {

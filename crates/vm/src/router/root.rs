@@ -55,28 +55,36 @@ impl Helper {
 }
 
 impl Maker {
-    /// In the keeper, which gave its copy of the other end away: makes the network. `None`: init ended, and has said why.
+    /// In the keeper, which gave its copy of the other end away: makes the network. `None`: init ended, and has said why. `made` is
+    /// called before init goes on.
     ///
     /// # Errors
     /// The step that failed.
-    pub fn make(self, run: &Path, name: &str, plan: &Plan) -> Result<Option<(Guard, Vec<String>)>, StepError> {
+    pub fn make(
+        self,
+        run: &Path,
+        name: &str,
+        plan: &Plan,
+        made: impl FnOnce(),
+    ) -> Result<Option<(Guard, Vec<String>)>, StepError> {
         let mut vm = || match socket::receive(&self.init, &mut [0u8]) {
             Ok((1.., mut fds)) => Ok(fds.pop()),
             Ok(_) => Ok(None),
             Err(e) => Err(step("get the VM's network")(e)),
         };
-        let made = loop {
+        let line = loop {
             match Line::ask(run, name, plan)?.plug(&mut vm) {
-                Ok(made) => break made,
+                Ok(line) => break line,
                 Err(Some(error)) => return Err(error),
                 // It ended, because nobody came for long, just when we came.
                 Err(None) => {}
             }
         };
-        if made.is_some() {
+        if line.is_some() {
+            made();
             // If init has ended, it has said why.
             let _ended = rustix::io::write(&self.init, b"!");
         }
-        Ok(made)
+        Ok(line)
     }
 }
