@@ -3,9 +3,6 @@
 //! `run`, `exec` and `shell` answer with the program's own code, 128+n when signal n ended it, or one of the
 //! `RUN_*` codes. All other commands answer with the rest.
 
-/// A signal came before anything was done; as a program that ends by SIGINT.
-pub const INTERRUPTED: u8 = 130;
-
 /// Done.
 pub const DONE: u8 = 0;
 /// Refused or failed.
@@ -28,3 +25,5 @@ pub const RUN_FAILED: u8 = 125;
 pub const RUN_NOT_EXECUTABLE: u8 = 126;
 /// `run`/`exec`: the program was not found.
 pub const RUN_NOT_FOUND: u8 = 127;
+/// A signal came before anything was done; as a program that ends by SIGINT.
+pub const INTERRUPTED: u8 = 130;

@@ -98,8 +98,13 @@ impl Held {
     /// The kernel's, as what was attempted.
     pub fn take() -> Result<Self, VmError> {
         let ours = process::unblocked_of(&forwarded());
-        let fd = process::signal_fd(&forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
-        Ok(Self { fd, ours })
+        match process::signal_fd(&forwarded()) {
+            Ok(fd) => Ok(Self { fd, ours }),
+            Err(e) => {
+                process::unblock_signals(&ours);
+                Err(VmError::Sys("take signals", e))
+            }
+        }
     }
 
     /// Readable when one waits that would have ended this process.
@@ -107,7 +112,9 @@ impl Held {
     /// # Errors
     /// The kernel's, as what was attempted.
     pub fn interrupt(&self) -> Result<OwnedFd, VmError> {
-        let ending: Vec<i32> = forwarded().into_iter().filter(|signal| *signal != Signal::WINCH.as_raw()).collect();
+        // Held, what is ignored waits like any other: a hangup under nohup(1).
+        let ends = |signal: &i32| *signal != Signal::WINCH.as_raw() && !process::ignores_signal(*signal);
+        let ending: Vec<i32> = forwarded().into_iter().filter(ends).collect();
         process::signal_fd(&ending).map_err(|e| VmError::Sys("take signals", e))
     }
 }
