@@ -1,11 +1,14 @@
-//! Files that come from the definition of the command line (`fvm_cli::args`), and what builds before it measures.
+//! Files that come from the definition of the command line (`fvm_cli::args`), or of stepping through fvm, and what builds before it measures.
 //!
 //! ```text
 //!   Cli::command() ─┬─ man          fvm.1, fvm-run.1, fvm-commit.1, ..., fvm-webtest-run.1, ...
 //!                   └─ completions  fvm.bash, _fvm, fvm.fish
 //!   (fvm webtest is another program; its definition is put in its place)
+//!   order: crates/cli/start.ld, for the linker
 //!   bench: cargo build --release fvm, fvm-benches ── cargo run ─► fvm-bench WORDS
 //! ```
+
+pub mod order;
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;

@@ -22,6 +22,12 @@ enum Task {
         #[arg(default_value = "target/completions")]
         dir: PathBuf,
     },
+    /// Lay the functions that start a VM together (crates/cli/start.ld, for the linker): as root, some minutes
+    Order {
+        /// An ordinary user, whose commands are looked at too
+        #[arg(long)]
+        user: Option<String>,
+    },
     /// Measure fvm side by side with its peers (benches/README.md): start, density, steady, commit, scan, guard, trace
     Bench {
         /// Which, and its options; without: what there is
@@ -34,6 +40,7 @@ fn main() -> io::Result<ExitCode> {
     let written = match Task::parse() {
         Task::Man { dir } => xtask::man(&dir)?,
         Task::Completions { dir } => xtask::completions(&dir)?,
+        Task::Order { user } => vec![xtask::order::write(user.as_deref())?],
         Task::Bench { words } => return xtask::bench(&words),
     };
     for path in written {

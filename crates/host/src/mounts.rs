@@ -173,6 +173,9 @@ fn number(text: &[u8]) -> Result<u64, &'static str> {
 
 /// Turns `\ooo` back into bytes; anything else stays as it is.
 fn unescape(text: &[u8]) -> Vec<u8> {
+    if !text.contains(&b'\\') {
+        return text.to_vec();
+    }
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [first, tail @ ..] = rest {

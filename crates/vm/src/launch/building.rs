@@ -60,7 +60,13 @@ pub(super) fn start_shifted(
     let kept = [&kept[..], &[awaited(&site), until]].concat();
     let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
     match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
-        Fork::Parent(builder) => Ok(Some(builder)),
+        Fork::Parent(builder) => {
+            if site.layers_to_come.is_some() {
+                // This process goes on: it makes the layers.
+                let _as_the_kernel_has_it = process::begin_elsewhere(builder);
+            }
+            Ok(Some(builder))
+        }
         Fork::Child => {
             die_with_parent();
             enter_limits(&mut site, &ends);
@@ -133,15 +139,15 @@ pub(super) fn build_shifted(
     // It takes as long as all that follows here.
     let _as_the_kernel_has_it = process::begin_elsewhere(init);
     drop(go);
-    let built = assemble(site, entry, init);
+    let built = assemble(site, entry, init).and_then(|()| {
+        let tree = site.assembled().map_err(step("start init"))?;
+        let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
+        socket::send(&went, b"!", &fds).map_err(step("start init"))
+    });
     if is_awaited {
         tell();
     }
-    built?;
-    let tree = site.assembled().map_err(step("start init"))?;
-    let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
-    socket::send(&went, b"!", &fds).map_err(step("start init"))?;
-    Ok(went)
+    built.map(|()| went)
 }
 
 /// Puts the tree of the VM together whose init is waiting.

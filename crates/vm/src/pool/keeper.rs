@@ -215,7 +215,7 @@ impl<'a> Keeper<'a> {
         match (token, What::of_token(token)) {
             (LISTENER, _) => {
                 if let Some(client) = accept(self.control.listener()) {
-                    self.greet(client, None);
+                    self.welcome(client);
                 }
             }
             (MOUNTS, _) => {

@@ -30,6 +30,11 @@ impl Keeper<'_> {
         self.visitors.insert(n, Visitor { client, member, until: Instant::now() + SILENCE });
     }
 
+    /// The same of somebody who comes to the pool, and most of whom have spoken by now.
+    pub(super) fn welcome(&mut self, client: OwnedFd) {
+        if has(&client, PollFlags::IN) { self.serve(client) } else { self.greet(client, None) }
+    }
+
     /// Forgets those who came and for whom `is_over` is true.
     pub(super) fn hang_up(&mut self, is_over: impl Fn(&Visitor) -> bool) {
         let over = self.visitors.extract_if(|_, visitor| is_over(visitor));
@@ -103,7 +108,7 @@ impl Keeper<'_> {
             }
             let Some((client, wanted, fds)) = self.asked.pop_front() else { return };
             // It does not want its program started any more.
-            if has_left(&client) {
+            if has(&client, PollFlags::RDHUP) {
                 continue;
             }
             self.ready.pop_front();
@@ -316,9 +321,9 @@ pub(super) fn give_back(over: &Over) {
     let _left = proto::write_message(&over.client, &Answer::Finished, &[over.lock.as_fd()]);
 }
 
-/// Whether a client has hung up.
-fn has_left(client: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(client, PollFlags::RDHUP)];
+/// Whether that is so of a client now: it has spoken, or has hung up.
+fn has(client: &OwnedFd, what: PollFlags) -> bool {
+    let mut polled = [PollFd::new(client, what)];
     let at_once = keeper::timespec(Duration::ZERO);
     poll(&mut polled, Some(&at_once)).is_ok_and(|_| !polled[0].revents().is_empty())
 }
