@@ -19,6 +19,7 @@
 //!   packet   what a network namespace's programs want to reach
 //!   peek     the memory of another process
 //!   net      the loopback interface
+//!   title    the command line that /proc shows
 //!   spawn    a program without a copy of this process, while this one goes on
 //!   vfork    namespaces without a copy of this process; execve; what a child used
 //!   xattr    getxattrat
@@ -48,6 +49,7 @@ pub mod process;
 pub mod seccomp;
 pub mod socket;
 pub mod spawn;
+pub mod title;
 pub mod vfork;
 pub mod xattr;
 

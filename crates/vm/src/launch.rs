@@ -514,8 +514,10 @@ pub(crate) fn enter_limits(site: &mut Site, ends: &Ends) {
 /// While the host's `/proc` is still there, and before the change of credentials after which a process may not write its own
 /// memory.
 pub(crate) fn hide_command(title: &str) {
-    // Where the program itself may not be read, neither may be what it shows.
-    let _not_dumpable = crate::title::set(title);
+    if !fvm_sys::title::set(title) {
+        // Where the program itself may not be read, neither may be what it shows.
+        let _not_dumpable = crate::title::set(title);
+    }
 }
 
 pub(crate) fn die_with_parent() {

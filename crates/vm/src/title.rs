@@ -5,6 +5,8 @@
 //!                                                        becomes ──────► "fvm: init\0\0\0..."
 //! ```
 //!
+//! This is the long way, for a process whose arguments do not lie where libc says ([`fvm_sys::title`]).
+//!
 //! Invariants: the command that forked a VM is the host's business: anyone in the VM can read its process 1's command line.
 
 use rustix::fs::{self, Mode, OFlags};

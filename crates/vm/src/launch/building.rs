@@ -22,12 +22,13 @@ use fvm_model::Mode;
 use fvm_sys::beside::Network;
 use fvm_sys::process::{self, Fork, Namespaces};
 use fvm_sys::{ids, socket};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space};
 
 /// Made as the host's root, so that they belong to the host: the VM's root may not mount cgroup file systems in a
 /// cgroup namespace that is not its own.
@@ -102,6 +103,7 @@ pub(super) fn build_shifted(
     // The network's takes as long as all others together: init makes it beside the mounts.
     let network_too = entry.namespaces.has(Namespaces::NET);
     let at_once = entry.namespaces.without(OWNED_BY_HOST).without(Namespaces::NET);
+    let loopback = Chore::new(network_too).map_err(step("make an event"))?;
     ids::keep_capabilities().map_err(step("keep capabilities"))?;
     take_owner(&site.name);
     let init = match process::clone_into(at_once, true).map_err(step("make the namespaces"))? {
@@ -114,9 +116,9 @@ pub(super) fn build_shifted(
             begin_network(network, ends);
             hide_command("fvm: init");
             let mut early = prepare(entry, ends);
-            // Where it cannot be, the operation says why.
-            site.has_loopback = network_too && fvm_sys::net::loopback_up().is_ok();
             let _the_same = site.prepare_filter(entry.after);
+            // Where it cannot be, the operation says why.
+            site.has_loopback = loopback.is_mine() && fvm_sys::net::loopback_up().is_ok();
             // The end without a message: the builder failed, and has said so.
             let mut byte = [0u8];
             let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
@@ -125,6 +127,7 @@ pub(super) fn build_shifted(
             }
             let tree = fds.remove(0);
             site.inner = fds;
+            site.has_loopback |= byte == *GO_WITH_LOOPBACK;
             early.builder = Some(go);
             enter_shifted(site, &tree, entry, ends, network, early)
         }
@@ -140,14 +143,50 @@ pub(super) fn build_shifted(
     let _as_the_kernel_has_it = process::begin_elsewhere(init);
     drop(go);
     let built = assemble(site, entry, init).and_then(|()| {
+        let go = if set_loopback_up(init, &loopback) { GO_WITH_LOOPBACK } else { GO };
         let tree = site.assembled().map_err(step("start init"))?;
         let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
-        socket::send(&went, b"!", &fds).map_err(step("start init"))
+        socket::send(&went, go, &fds).map_err(step("start init"))
     });
     if is_awaited {
         tell();
     }
     built.map(|()| went)
+}
+
+/// The tree is there.
+const GO: &[u8; 1] = b"!";
+/// And the loopback interface is up.
+const GO_WITH_LOOPBACK: &[u8; 1] = b"+";
+
+/// What builder or init does, whoever comes to it first: both have enough to do otherwise, and which of them waits for the other in the
+/// end is the machine's.
+#[derive(Debug)]
+struct Chore(OwnedFd);
+
+impl Chore {
+    fn new(is_to_be_done: bool) -> Result<Self, Errno> {
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE;
+        eventfd(is_to_be_done.into(), flags).map(Self)
+    }
+
+    /// Whether the caller is to do it.
+    fn is_mine(&self) -> bool {
+        rustix::io::read(&self.0, &mut [0u8; 8][..]).is_ok()
+    }
+}
+
+/// In the builder, which needs no network: sets the loopback interface of init's up, if that has its own network by now and has not come
+/// to it. Whether it is up.
+fn set_loopback_up(init: Pid, chore: &Chore) -> bool {
+    let open = |of: &str| fs::open(format!("/proc/{of}/ns/net"), OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty());
+    let (Ok(own), Ok(inits)) = (open("self"), open(&init.as_raw_nonzero().to_string())) else { return false };
+    let is_other = |a: &fs::Stat, b: &fs::Stat| (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino);
+    let is_there = matches!((fs::fstat(&own), fs::fstat(&inits)), (Ok(own), Ok(inits)) if is_other(&own, &inits));
+    is_there
+        && chore.is_mine()
+        && move_into_link_name_space(inits.as_fd(), Some(LinkNameSpaceType::Network)).is_ok()
+        && fvm_sys::net::loopback_up().is_ok()
 }
 
 /// Puts the tree of the VM together whose init is waiting.

@@ -1,0 +1,66 @@
+//! The command line that `/proc` shows of this process, in its memory.
+//!
+//! ```text
+//!   arg_start ─► "fvm\0run\0--rm\0...\0" ◄─ arg_end        environment ...
+//!                ▲ program_invocation_name (libc), and argv[0]
+//! ```
+//!
+//! Invariant: nothing is written but the bytes of the command line as the kernel put them there; where they are not found to be
+//! that, nothing is.
+
+use std::ffi::{OsString, c_char};
+use std::os::unix::ffi::OsStrExt;
+
+unsafe extern "C" {
+    /// `argv[0]` of `main` (`program_invocation_name(3)`), unless somebody set it to something else.
+    static program_invocation_name: *mut c_char;
+}
+
+/// Replaces the command line by `title`, which is cut or filled with zeros. The process must have one thread. Whether it was done: not
+/// where the arguments do not lie as the kernel lays them.
+pub fn set(title: &str) -> bool {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let expected: Vec<u8> = arguments.iter().flat_map(|word| word.as_bytes().iter().copied().chain([0])).collect();
+    // SAFETY: libc sets it before `main`; a word that is read whole.
+    let start = unsafe { program_invocation_name }.cast::<u8>();
+    if start.is_null() || expected.is_empty() {
+        return false;
+    }
+    for (index, byte) in expected.iter().enumerate() {
+        // SAFETY: the kernel lays the arguments one behind the other, the first at `start`, in memory of the stack that stays for the
+        // whole life of the process (`create_elf_tables`, fs/binfmt_elf.c). As long as all bytes so far were those of the arguments,
+        // none of which but the last one is the end, the next lies there too.
+        if unsafe { start.add(index).read_volatile() } != *byte {
+            return false;
+        }
+    }
+    // The last byte is zero, or the kernel would go on into the environment.
+    let title = title.bytes().take(expected.len() - 1).chain(std::iter::repeat(0));
+    for (index, byte) in title.take(expected.len()).enumerate() {
+        // SAFETY: these are the bytes that were just read; one thread, so nobody reads them meanwhile.
+        unsafe { start.add(index).write_volatile(byte) };
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::process::{self, Fork, Waited};
+
+    #[test]
+    fn a_child_shows_another_command_line_of_the_same_length() {
+        let shown = || std::fs::read("/proc/self/cmdline").unwrap_or_default();
+        let before = shown();
+        let child = match process::fork().expect("it can be forked") {
+            Fork::Child => {
+                let is_set = super::set("fvm: x") && shown().starts_with(b"fvm: x\0") && shown().len() == before.len();
+                let is_rest_empty = shown().iter().skip(6).all(|byte| *byte == 0);
+                let again = super::set("y");
+                process::exit_now(i32::from(!is_set || !is_rest_empty || !again));
+            }
+            Fork::Parent(child) => child.as_raw_nonzero().get(),
+        };
+        assert_eq!(process::wait_blocking(child, false).expect("it ends").1, Waited::Exited(0));
+        assert_eq!(shown(), before);
+    }
+}
