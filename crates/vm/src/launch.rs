@@ -306,6 +306,13 @@ struct Said {
     buffer: Vec<u8>,
 }
 
+impl Said {
+    /// Whether there is nothing more to come: init may be ready before its builder has told who it is.
+    fn is_all(&self) -> bool {
+        self.ready && self.init.is_some()
+    }
+}
+
 impl Pending {
     /// Readable when there is something for [`Pending::listen`].
     #[must_use]
@@ -318,7 +325,7 @@ impl Pending {
     /// # Errors
     /// [`VmError::Setup`] with the step that failed; [`VmError::Interrupted`].
     pub fn listen(&mut self) -> Result<bool, VmError> {
-        if self.said.ready {
+        if self.said.is_all() {
             return Ok(true);
         }
         self.await_word()?;
@@ -344,7 +351,7 @@ impl Pending {
             Some(Progress::Failed(error)) => return Err(failed(error)),
             None => return Err(failed(ended())),
         }
-        Ok(self.said.ready)
+        Ok(self.said.is_all())
     }
 
     /// Waits until there is something to listen to.
@@ -388,7 +395,7 @@ impl Pending {
     /// # Errors
     /// As [`Pending::listen`], and when init has ended.
     pub fn init(&mut self) -> Result<OwnedFd, VmError> {
-        while self.said.init.is_none() && !self.said.ready {
+        while self.said.init.is_none() {
             self.listen()?;
         }
         let init = self.said.init.ok_or_else(|| VmError::Internal("an init without a number".into()))?;
@@ -401,7 +408,7 @@ impl Pending {
     /// # Errors
     /// As [`Pending::listen`].
     pub fn traced(&mut self) -> Result<Option<(Inside, Pid)>, VmError> {
-        while self.said.traced.is_none() && !self.said.ready {
+        while self.said.init.is_none() || (self.said.traced.is_none() && !self.said.ready) {
             self.listen()?;
         }
         Ok(self.said.traced.take().zip(self.said.init))
