@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   Host        ── clock ── fork, exec ─► program ─► wait ── clock
+//!   OwnMounts   mounts of our own ── clock ── ... ── clock, all gone
 //!   BoundRoot   mounts of our own, / once more at a place ── clock ── ... ── clock, all gone
 //!   Bundle      mounts of our own, cgroup2 alone          ── clock ── overlay over / ── ... ── clock, all gone
 //! ```
 //!
 //! A peer that refuses this machine as it is (nspawn `/` itself, crun two kinds of control groups) is given what it wants in
-//! a thread that has a mount namespace of its own.
+//! a thread that has a mount namespace of its own. So is one that leaves mounts (firejail): each mount of the host's costs a VM an
+//! overlay, and that would be on fvm's clock.
 
 use fvm_sys::process::{Namespaces, Waited};
 use fvm_sys::vfork::{Usage, wait_with_usage};
@@ -41,6 +43,8 @@ impl Sample {
 pub enum Surroundings {
     /// The machine as it is.
     Host,
+    /// What it leaves mounted goes with it.
+    OwnMounts,
     /// `/` bound at this place.
     BoundRoot(PathBuf),
     /// An overlay over `/`, its upper in memory, at `rootfs` in this directory; made while the clock runs, because it is the
@@ -60,7 +64,7 @@ pub fn run(command: &mut Command, surroundings: &Surroundings) -> io::Result<Sam
         fvm_sys::process::unshare(Namespaces::MOUNT)?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         match surroundings {
-            Surroundings::Host => timed(command, || Ok(())),
+            Surroundings::Host | Surroundings::OwnMounts => timed(command, || Ok(())),
             Surroundings::BoundRoot(place) => {
                 mount_bind("/", place)?;
                 timed(command, || Ok(()))

@@ -116,7 +116,10 @@ fn unshare(person: &Person) -> Candidate {
 /// Debian's is built without overlays.
 fn firejail(person: &Person) -> Candidate {
     let words = ["firejail", "--quiet", "--noprofile", "--net=none", "--read-only=/", "/bin/true"];
-    Candidate::new("firejail, / read-only, no network", person, Net::None, words)
+    let candidate = Candidate::new("firejail, / read-only, no network", person, Net::None, words);
+    // Only root can give it mounts of its own.
+    let is_root = rustix::process::geteuid().is_root();
+    Candidate { surroundings: if is_root { Surroundings::OwnMounts } else { Surroundings::Host }, ..candidate }
 }
 
 /// With runc: crun refuses machines that have both kinds of control groups. The limits are stated because the default ones
