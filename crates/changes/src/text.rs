@@ -192,7 +192,7 @@ fn read_before(change: &Change, place: Place<'_>) -> Result<Content, ScanError> 
     match (&change.base, change.before.as_ref().map(|m| m.file_type)) {
         (Some(base), Some(FileType::Symlink)) => Ok(Content::Bytes(line(link_before(base)?.into_vec()))),
         (Some(_), Some(FileType::File)) => match place {
-            Some(place) => read_at(place, change, what),
+            Some(place) => read_at(place, change, change.before.as_ref(), what),
             None => open_before(change)?.map_or(Ok(Content::None), |fd| read(fd, change, what)),
         },
         _ => Ok(Content::None),
@@ -204,7 +204,7 @@ fn read_after(input: &ScanInput, change: &Change, place: Place<'_>) -> Result<Co
     match change.after.as_ref().map(|m| m.file_type) {
         Some(FileType::Symlink) => Ok(Content::Bytes(line(link_after(input, change)?.into_vec()))),
         Some(FileType::File) => match place {
-            Some(place) => read_at(place, change, what),
+            Some(place) => read_at(place, change, change.after.as_ref(), what),
             None => read(open_after(input, change)?, change, what),
         },
         _ => Ok(Content::None),
@@ -220,11 +220,32 @@ fn failed<'c>(change: &'c Change, what: &'static str) -> impl Fn(Errno) -> ScanE
     move |source| ScanError::Read { what, path: printable(change.path.as_bytes()), source }
 }
 
-fn read_at((dir, name): (&Dir, &Path), change: &Change, what: &'static str) -> Result<Content, ScanError> {
+/// `seen`: what the scan saw there.
+fn read_at(
+    (dir, name): (&Dir, &Path),
+    change: &Change,
+    seen: Option<&Meta>,
+    what: &'static str,
+) -> Result<Content, ScanError> {
     let fail = failed(change, what);
     let fd = dir.open_file(name).map_err(&fail)?;
-    // The scan saw a file there; a VM that runs may have put something else in its place.
-    read_regular(&fd).map_err(fail)
+    let whole = seen.filter(|seen| seen.size_bytes <= SHORT_BYTES).and_then(|seen| read_short(&fd, seen.size_bytes));
+    // A VM that runs may have put something else in its place.
+    whole.map_or_else(|| read_regular(&fd).map_err(fail), |bytes| Ok(Content::Bytes(bytes)))
+}
+
+/// Of a file of this length more is not asked than what is in it: of a million of them each question is half a second.
+const SHORT_BYTES: u64 = 64 << 10;
+
+/// A file that has `len` bytes. `None`: another number, or it cannot be read at a position, as no pipe or directory can. (A VM makes no
+/// device node.)
+fn read_short(fd: &OwnedFd, len: u64) -> Option<Vec<u8>> {
+    let len = usize::try_from(len).ok()?;
+    // One more, to see its end.
+    let mut bytes = vec![0; len + 1];
+    let count = rustix::io::pread(fd, &mut bytes[..], 0).ok()?;
+    bytes.truncate(len);
+    (count == len).then_some(bytes)
 }
 
 fn read(fd: OwnedFd, change: &Change, what: &'static str) -> Result<Content, ScanError> {
@@ -258,6 +279,29 @@ fn read_regular(fd: &OwnedFd) -> Result<Content, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_file_is_read_at_once_only_as_it_was_seen() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("file"), "four").unwrap();
+        std::fs::create_dir(tmp.path().join("dir")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            tmp.path().join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        let dir = Dir::open_root(tmp.path()).unwrap();
+        let read = |name: &str, len| read_short(&dir.open_file(Path::new(name)).unwrap(), len);
+        assert_eq!(read("file", 4).as_deref(), Some(&b"four"[..]));
+        for (name, len) in [("file", 3), ("file", 5), ("file", 0), ("dir", 4), ("dir", 0), ("pipe", 4), ("pipe", 0)] {
+            assert_eq!(read(name, len), None, "{name} of {len} bytes");
+        }
+        std::fs::write(tmp.path().join("file"), "").unwrap();
+        assert_eq!(read("file", 0).as_deref(), Some(&b""[..]));
+    }
 
     #[test]
     fn a_diff_says_when_the_last_line_has_no_newline() {
