@@ -223,15 +223,23 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Has `child`, which was just cloned and starts nothing yet, begin on another processor than this one, where there is one. The kernel
-/// often lets it wait for the one that its parent is on, also when another becomes idle a moment later. Afterwards it may run wherever
-/// this process may, and, where that is everywhere, also on processors that come later.
+/// Where this process may run.
 ///
 /// # Errors
 /// The kernel's.
-pub fn begin_elsewhere(child: Pid) -> Result<(), Errno> {
-    let own = rustix::thread::sched_getaffinity(None)?;
-    let mut others = own;
+pub fn affinity() -> Result<CpuSet, Errno> {
+    rustix::thread::sched_getaffinity(None)
+}
+
+/// Has `child`, which was just cloned, begin on another processor than this one, where there is one. The kernel often lets it wait for the
+/// one that its parent is on, also when another becomes idle a moment later. Afterwards it may run where `own` says, and, where
+/// that is everywhere, also on processors that come later. `own`: [`affinity`] before anybody did this to the caller, who may be
+/// such a child himself and in the middle of it.
+///
+/// # Errors
+/// The kernel's.
+pub fn begin_elsewhere(child: Pid, own: &CpuSet) -> Result<(), Errno> {
+    let mut others = *own;
     others.unset(rustix::thread::sched_getcpu());
     if others.count() == 0 {
         return Ok(());
@@ -241,9 +249,9 @@ pub fn begin_elsewhere(child: Pid) -> Result<(), Errno> {
     let placed = rustix::thread::sched_setaffinity(Some(child), &others);
     // What is kept of it is what was asked for: a control group or a machine that grows counts.
     let freed = rustix::thread::sched_setaffinity(Some(child), &all);
-    let is_as_here = rustix::thread::sched_getaffinity(Some(child)).is_ok_and(|may| may == own);
+    let is_as_here = rustix::thread::sched_getaffinity(Some(child)).is_ok_and(|may| may == *own);
     if !is_as_here {
-        rustix::thread::sched_setaffinity(Some(child), &own)?;
+        rustix::thread::sched_setaffinity(Some(child), own)?;
     }
     placed.and(freed)
 }
@@ -551,7 +559,7 @@ mod tests {
             },
             Fork::Parent(child) => child,
         };
-        let placed = begin_elsewhere(child);
+        let placed = affinity().and_then(|own| begin_elsewhere(child, &own));
         let may = rustix::thread::sched_getaffinity(Some(child));
         rustix::process::kill_process(child, rustix::process::Signal::KILL).expect("it can be ended");
         let _ended = wait_blocking(child.as_raw_nonzero().get(), false);

@@ -16,20 +16,27 @@ unsafe extern "C" {
     static program_invocation_name: *mut c_char;
 }
 
-/// Replaces the command line by `title`, which is cut or filled with zeros. The process must have one thread. Whether it was done: not
+/// The most that a program is given: its arguments and environment (`bprm_set_stack_limits`, fs/exec.c).
+const GIVEN_MAX_BYTES: usize = 6 << 20;
+
+/// Replaces the command line by `title`, which is cut or filled with zeros. Whether it was done: not in a process with several threads, nor
 /// where the arguments do not lie as the kernel lays them.
 pub fn set(title: &str) -> bool {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let expected: Vec<u8> = arguments.iter().flat_map(|word| word.as_bytes().iter().copied().chain([0])).collect();
     // SAFETY: libc sets it before `main`; a word that is read whole.
     let start = unsafe { program_invocation_name }.cast::<u8>();
-    if start.is_null() || expected.is_empty() {
+    // SAFETY: it only asks.
+    let end = usize::try_from(unsafe { libc::getauxval(libc::AT_EXECFN) }).unwrap_or(0);
+    // The name of the executed file is the last thing that the kernel lays there: a copy of the arguments elsewhere is not what it shows.
+    let given = start.addr()..end;
+    let is_given = !expected.is_empty() && given.len() >= expected.len() && given.len() <= GIVEN_MAX_BYTES;
+    if !is_given || !crate::process::has_one_thread() {
         return false;
     }
     for (index, byte) in expected.iter().enumerate() {
-        // SAFETY: the kernel lays the arguments one behind the other, the first at `start`, in memory of the stack that stays for the
-        // whole life of the process (`create_elf_tables`, fs/binfmt_elf.c). As long as all bytes so far were those of the arguments,
-        // none of which but the last one is the end, the next lies there too.
+        // SAFETY: `start` lies in what the kernel gave the program, which ends at `end`, not before this byte: memory of the stack that
+        // stays for the whole life of the process (`create_elf_tables`, fs/binfmt_elf.c).
         if unsafe { start.add(index).read_volatile() } != *byte {
             return false;
         }
@@ -37,7 +44,7 @@ pub fn set(title: &str) -> bool {
     // The last byte is zero, or the kernel would go on into the environment.
     let title = title.bytes().take(expected.len() - 1).chain(std::iter::repeat(0));
     for (index, byte) in title.take(expected.len()).enumerate() {
-        // SAFETY: these are the bytes that were just read; one thread, so nobody reads them meanwhile.
+        // SAFETY: these are the bytes that were just read; there is one thread, so nobody reads them meanwhile.
         unsafe { start.add(index).write_volatile(byte) };
     }
     true

@@ -4,13 +4,14 @@
 //!   keeper ──fork──► builder (shifted mode only)             keeper ──clone(namespaces)──► init (rootless)
 //!      │               │ unshare(mount)                      keeper ──clone(pid)─────────► init (identity)
 //!      │               ├─clone(user pid ipc uts cgroup [net])──► init   (a child of the keeper: CLONE_PARENT)
-//!      │◄── pid ───────┤ write id maps                             │ crate::early; waits
+//!      │◄┄┄ pid ┄┄┄┄┄┄┄┤ write id maps                             │ crate::early; waits
 //!      │               │ ops up to EnterNamespaces                 │
 //!      │               └── go ────────────────────────────────────►│ unshare(mount): all mounts become locked
 //!      │                                                           │ the other ops, pivot_root, the first program
 //!      │◄── ready | error ─────────────────────────────────────────┘ serve (crate::init)
 //!      └── Makers::collect ► exit
 //! ```
+//! Init's number is in an eventfd as soon as there is one; it is told only to those who wait for many VMs.
 //!
 //! Invariants: init dies with the keeper (`PR_SET_PDEATHSIG`, and the end of its control socket); no descriptor of
 //! the keeper reaches init but its control socket; init is not dumpable and was never exec'ed, so not even the VM's
@@ -36,7 +37,7 @@ use fvm_model::{HostPath, Mode};
 use fvm_sys::process::{self, Namespaces};
 use fvm_sys::socket;
 use fvm_trace::capture::Inside;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -223,7 +224,10 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
     });
     let skeletons = skeletons.collect();
     let id = site.name.clone();
-    let ends = Ends { orders: init_orders, report };
+    let born = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
+    let born = born.map_err(|e| VmError::Sys("make an event", e))?;
+    let theirs = rustix::io::fcntl_dupfd_cloexec(&born, 0).map_err(|e| VmError::Sys("keep an event", e))?;
+    let ends = Ends { orders: init_orders, report, born: theirs };
     let plan = blueprint.ops.iter().find_map(|op| if let SetupOp::Router(plan) = op { Some(plan) } else { None });
     let no_namespaces = |e: Errno| VmError::Setup {
         step: "make the namespaces".into(),
@@ -256,6 +260,7 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
         id,
         orders: Some(orders),
         progress,
+        born,
         children,
         place,
         line: None,
@@ -280,6 +285,8 @@ pub struct Pending {
     id: String,
     orders: Option<OwnedFd>,
     progress: OwnedFd,
+    /// Readable when init has a number.
+    born: OwnedFd,
     children: Vec<Pid>,
     /// An ordinary user's address, for its guard.
     place: Option<Place>,
@@ -306,13 +313,6 @@ struct Said {
     buffer: Vec<u8>,
 }
 
-impl Said {
-    /// Whether there is nothing more to come: init may be ready before its builder has told who it is.
-    fn is_all(&self) -> bool {
-        self.ready && self.init.is_some()
-    }
-}
-
 impl Pending {
     /// Readable when there is something for [`Pending::listen`].
     #[must_use]
@@ -325,10 +325,10 @@ impl Pending {
     /// # Errors
     /// [`VmError::Setup`] with the step that failed; [`VmError::Interrupted`].
     pub fn listen(&mut self) -> Result<bool, VmError> {
-        if self.said.is_all() {
+        if self.said.ready {
             return Ok(true);
         }
-        self.await_word()?;
+        self.await_word(false)?;
         let buffer = &mut self.said.buffer;
         if buffer.is_empty() {
             // Of fresh memory nothing is touched by this.
@@ -347,27 +347,41 @@ impl Pending {
             Some(Progress::Ready) => {
                 self.said.bus = fds.pop();
                 self.said.ready = true;
+                self.learn();
             }
             Some(Progress::Failed(error)) => return Err(failed(error)),
             None => return Err(failed(ended())),
         }
-        Ok(self.said.is_all())
+        Ok(self.said.ready)
     }
 
-    /// Waits until there is something to listen to.
-    fn await_word(&self) -> Result<(), VmError> {
-        let Some(interrupt) = &self.interrupt else { return Ok(()) };
+    /// Whether init is known: it had its number before it was let go.
+    fn learn(&mut self) -> bool {
+        let mut number = [0u8; 8];
+        if self.said.init.is_none() && rustix::io::read(&self.born, &mut number[..]) == Ok(number.len()) {
+            self.said.init = i32::try_from(u64::from_ne_bytes(number)).ok().and_then(Pid::from_raw);
+        }
+        self.said.init.is_some()
+    }
+
+    /// Waits until there is something to listen to, or to learn.
+    fn await_word(&self, or_learn: bool) -> Result<(), VmError> {
+        if self.interrupt.is_none() && !or_learn {
+            return Ok(());
+        }
+        let awaited = [Some(&self.progress), or_learn.then_some(&self.born), self.interrupt.as_ref()];
         loop {
-            let mut polled = [&self.progress, interrupt].map(|fd| PollFd::new(fd, PollFlags::IN));
+            // What is not awaited is watched as something that is, and answers the same.
+            let mut polled = awaited.map(|fd| PollFd::new(fd.unwrap_or(&self.progress), PollFlags::IN));
             match poll(&mut polled, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(VmError::Sys("wait for init", e)),
             }
             match polled.map(|fd| !fd.revents().is_empty()) {
                 // What the program does not get any more ends the wait, and not before.
-                [true, _] => return Ok(()),
-                [false, true] => return Err(VmError::Interrupted),
-                [false, false] => {}
+                [true, ..] | [_, true, _] => return Ok(()),
+                [false, false, true] => return Err(VmError::Interrupted),
+                [false, false, false] => {}
             }
         }
     }
@@ -395,8 +409,11 @@ impl Pending {
     /// # Errors
     /// As [`Pending::listen`], and when init has ended.
     pub fn init(&mut self) -> Result<OwnedFd, VmError> {
-        while self.said.init.is_none() {
-            self.listen()?;
+        while !self.learn() {
+            self.await_word(true)?;
+            if is_readable(&self.progress) {
+                self.listen()?;
+            }
         }
         let init = self.said.init.ok_or_else(|| VmError::Internal("an init without a number".into()))?;
         rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))
@@ -408,9 +425,10 @@ impl Pending {
     /// # Errors
     /// As [`Pending::listen`].
     pub fn traced(&mut self) -> Result<Option<(Inside, Pid)>, VmError> {
-        while self.said.init.is_none() || (self.said.traced.is_none() && !self.said.ready) {
+        while self.said.traced.is_none() && !self.said.ready {
             self.listen()?;
         }
+        self.learn();
         Ok(self.said.traced.take().zip(self.said.init))
     }
 
@@ -460,11 +478,20 @@ impl Drop for Pending {
             let _already_gone = rustix::process::kill_process(*child, Signal::KILL);
         }
         self.children.drain(..).for_each(collect);
+        // Who was not heard of yet.
+        self.learn();
         for pid in self.said.init.take().into_iter().chain(self.said.guard.take()) {
             let _already_gone = rustix::process::kill_process(pid, Signal::KILL);
             collect(pid);
         }
     }
+}
+
+/// Whether there is something to read now.
+fn is_readable(fd: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(fd, PollFlags::IN)];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0)
 }
 
 pub(crate) struct Maps {
@@ -487,11 +514,20 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Ends {
     pub orders: OwnedFd,
     pub report: OwnedFd,
+    /// The builder writes init's number there as soon as it has it: nobody is woken by that who is needed.
+    pub born: OwnedFd,
 }
 
 impl Ends {
     pub fn tell(&self, progress: &Progress) {
         tell(&self.report, progress, &[]);
+    }
+
+    /// Notes who init is, for whoever asks.
+    pub fn note(&self, init: Pid) {
+        let number = u64::from(init.as_raw_nonzero().get().unsigned_abs());
+        // It always fits.
+        let _gone = rustix::io::write(&self.born, &number.to_ne_bytes());
     }
 
     pub fn give_up(&self, error: StepError) -> ! {
@@ -519,7 +555,7 @@ pub(crate) fn enter_limits(site: &mut Site, ends: &Ends) {
 }
 
 /// While the host's `/proc` is still there, and before the change of credentials after which a process may not write its own
-/// memory.
+/// memory by way of that.
 pub(crate) fn hide_command(title: &str) {
     if !fvm_sys::title::set(title) {
         // Where the program itself may not be read, neither may be what it shows.

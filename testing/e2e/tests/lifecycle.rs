@@ -119,25 +119,6 @@ fn root_a_signal_before_its_program_ends_what_builds_a_vm() {
     }
 }
 
-#[test]
-fn root_init_may_be_ready_before_its_builder_has_said_who_it_is() {
-    if !is_root("root_init_may_be_ready_before_its_builder_has_said_who_it_is") {
-        return;
-    }
-    let lab = Lab::new(User::Root);
-    for trace in ["off", "basic"] {
-        // The second message of each: the builder's is that.
-        let slow = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=sendmsg"];
-        let mut command = lab.command("strace");
-        command.args(slow).args(["-e", "inject=sendmsg:delay_enter=300000:when=2"]);
-        command.arg(fvm_kit::binary()).arg("--home").arg(lab.home());
-        command.args(["run", "--rm", "--net", "none", "--trace", trace, "--", "echo", "done"]);
-        let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"done\n"[..]), "{said}");
-    }
-}
-
 fn wait_until<T>(mut ready: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {

@@ -56,6 +56,9 @@ pub fn write(user: Option<&str>) -> io::Result<PathBuf> {
     let members = output(Command::new("nm").args(["--print-file-name", "--defined-only"]).arg(libc.trim()))?;
     let symbols = names::symbols(&symbols);
     let found = names::first_run(&symbols, run.addresses());
+    if found.is_empty() {
+        return Err(io::Error::other("no function was seen: only x86-64 programs can be stepped through"));
+    }
     std::fs::write(&script, names::script(&symbols, &found, &names::members(&members)))?;
     Ok(script)
 }
@@ -111,8 +114,8 @@ impl Lines<'_> {
         let pooled = run.follow(&line("run --pool start -- /bin/true"), self.fvm, &home);
         plain("pool delete start")?;
         plain("create vm --net none")?;
-        plain("start vm")?;
-        let executed = run.follow(&line("exec vm -- /bin/true"), self.fvm, &home);
+        let started = plain("start vm");
+        let executed = started.and_then(|()| run.follow(&line("exec vm -- /bin/true"), self.fvm, &home));
         plain("delete --force vm")?;
         pooled.and(executed)
     }

@@ -6,7 +6,7 @@
 //! ```
 
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{self, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -34,9 +34,12 @@ impl Run {
     /// Runs a command to its end, `fvm` and its children step by step.
     pub fn follow(&mut self, line: &[String], fvm: &Path, home: &Path) -> io::Result<()> {
         // To wake each other on one processor takes them half the time; a pool's keeper waits for no slow client.
+        let all = sched_getaffinity(Pid::from_raw(0))?;
         let mut one = CpuSet::new();
-        one.set(0)?;
-        sched_setaffinity(Pid::from_raw(0), &one)?;
+        if let Some(first) = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).unwrap_or(false)) {
+            one.set(first)?;
+            sched_setaffinity(Pid::from_raw(0), &one)?;
+        }
         // Whoever seizes it must know its number before it is fvm.
         let child = Command::new("/bin/sh")
             .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
@@ -88,6 +91,10 @@ impl Run {
                         } else {
                             others.insert(pid);
                         }
+                    } else if others.contains(&pid)
+                        && let Ok(child) = ptrace::getevent(pid)
+                    {
+                        others.insert(Pid::from_raw(i32::try_from(child).unwrap_or(0)));
                     }
                     (pid, None)
                 }

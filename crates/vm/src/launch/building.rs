@@ -28,7 +28,7 @@ use rustix::fs::{self, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
-use rustix::thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CapabilitySet, CpuSet, LinkNameSpaceType, move_into_link_name_space};
 
 /// Made as the host's root, so that they belong to the host: the VM's root may not mount cgroup file systems in a
 /// cgroup namespace that is not its own.
@@ -56,15 +56,17 @@ pub(super) fn start_shifted(
     ends: Ends,
     network: Option<&Helper>,
 ) -> Result<Option<Pid>, Errno> {
-    let kept = [ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.map_or(-1, Helper::as_raw_fd)];
     let until = entry.until.map_or(-1, AsRawFd::as_raw_fd);
-    let kept = [&kept[..], &[awaited(&site), until]].concat();
+    let others = [network.map_or(-1, Helper::as_raw_fd), awaited(&site), until];
+    let kept = [&ends.orders, &ends.report, &ends.born].map(AsRawFd::as_raw_fd).into_iter().chain(others);
+    let kept: Vec<_> = kept.collect();
+    let own = process::affinity();
     let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
     match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
         Fork::Parent(builder) => {
             if site.layers_to_come.is_some() {
                 // This process goes on: it makes the layers.
-                let _as_the_kernel_has_it = process::begin_elsewhere(builder);
+                let _as_the_kernel_has_it = own.and_then(|own| process::begin_elsewhere(builder, &own));
             }
             Ok(Some(builder))
         }
@@ -72,7 +74,7 @@ pub(super) fn start_shifted(
             die_with_parent();
             enter_limits(&mut site, &ends);
             process::close_all_but(&kept);
-            let went = match build_shifted(&mut site, entry, &ends, network) {
+            let went = match build_shifted(&mut site, entry, &ends, network, own) {
                 Ok(went) => went,
                 Err(error) => ends.give_up(error),
             };
@@ -92,6 +94,7 @@ pub(super) fn build_shifted(
     entry: &Entry<'_>,
     ends: &Ends,
     network: Option<&Helper>,
+    own: Result<CpuSet, Errno>,
 ) -> Result<OwnedFd, StepError> {
     let step = |step: &str| {
         let step = step.to_owned();
@@ -132,26 +135,21 @@ pub(super) fn build_shifted(
             enter_shifted(site, &tree, entry, ends, network, early)
         }
     };
+    ends.note(init);
     // A keeper that makes the layers meanwhile waits for all to be done: woken before, it would take a processor from init or from
-    // this process. It ends with its VM; one that goes on must know whom to collect, whatever becomes of this process.
-    let is_awaited = site.layers_to_come.is_some();
-    let tell = || ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
-    if !is_awaited {
-        tell();
+    // this process. One that goes on waits for many, by what they tell.
+    if site.layers_to_come.is_none() {
+        ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
     }
     // It takes as long as all that follows here.
-    let _as_the_kernel_has_it = process::begin_elsewhere(init);
+    let _as_the_kernel_has_it = own.and_then(|own| process::begin_elsewhere(init, &own));
     drop(go);
-    let built = assemble(site, entry, init).and_then(|()| {
-        let go = if set_loopback_up(init, &loopback) { GO_WITH_LOOPBACK } else { GO };
-        let tree = site.assembled().map_err(step("start init"))?;
-        let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
-        socket::send(&went, go, &fds).map_err(step("start init"))
-    });
-    if is_awaited {
-        tell();
-    }
-    built.map(|()| went)
+    assemble(site, entry, init)?;
+    let go = if set_loopback_up(init, &loopback) { GO_WITH_LOOPBACK } else { GO };
+    let tree = site.assembled().map_err(step("start init"))?;
+    let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
+    socket::send(&went, go, &fds).map_err(step("start init"))?;
+    Ok(went)
 }
 
 /// The tree is there.
@@ -248,7 +246,7 @@ pub(super) fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> R
     let namespaces = entry.namespaces.without(Namespaces::NET).and(Namespaces::MOUNT);
     match process::clone_into(namespaces, false)? {
         Fork::Parent(init) => {
-            let _as_the_kernel_has_it = process::begin_elsewhere(init);
+            let _as_the_kernel_has_it = process::affinity().and_then(|own| process::begin_elsewhere(init, &own));
             drop(go);
             ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
             let maps = write_maps(init, &entry.maps, true);
