@@ -260,7 +260,7 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
         id,
         orders: Some(orders),
         progress,
-        born,
+        born: Some(born),
         children,
         place,
         line: None,
@@ -285,8 +285,8 @@ pub struct Pending {
     id: String,
     orders: Option<OwnedFd>,
     progress: OwnedFd,
-    /// Readable when init has a number.
-    born: OwnedFd,
+    /// Readable when init has a number; `None`: init is another's now.
+    born: Option<OwnedFd>,
     children: Vec<Pid>,
     /// An ordinary user's address, for its guard.
     place: Option<Place>,
@@ -358,7 +358,10 @@ impl Pending {
     /// Whether init is known: it had its number before it was let go.
     fn learn(&mut self) -> bool {
         let mut number = [0u8; 8];
-        if self.said.init.is_none() && rustix::io::read(&self.born, &mut number[..]) == Ok(number.len()) {
+        if self.said.init.is_none()
+            && let Some(born) = &self.born
+            && rustix::io::read(born, &mut number[..]) == Ok(number.len())
+        {
             self.said.init = i32::try_from(u64::from_ne_bytes(number)).ok().and_then(Pid::from_raw);
         }
         self.said.init.is_some()
@@ -369,7 +372,7 @@ impl Pending {
         if self.interrupt.is_none() && !or_learn {
             return Ok(());
         }
-        let awaited = [Some(&self.progress), or_learn.then_some(&self.born), self.interrupt.as_ref()];
+        let awaited = [Some(&self.progress), self.born.as_ref().filter(|_| or_learn), self.interrupt.as_ref()];
         loop {
             // What is not awaited is watched as something that is, and answers the same.
             let mut polled = awaited.map(|fd| PollFd::new(fd.unwrap_or(&self.progress), PollFlags::IN));
@@ -450,7 +453,7 @@ impl Pending {
             return Err(VmError::Setup { step: "wait for init".into(), why: "it has no process id".into() });
         };
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
-        self.said.init = None;
+        (self.said.init, self.born) = (None, None);
         Ok(Launched {
             id: std::mem::take(&mut self.id),
             pause: Mutex::default(),
