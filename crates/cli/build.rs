@@ -1,5 +1,6 @@
-//! Tells the linker to lay the functions that start a VM together: `start.ld`, which `cargo xtask order` writes. With `FVM_ORDER=0` in the
-//! environment it does not: mold, for one, takes no such script.
+//! Tells the linker where the program begins, before libc (`fvm_sys::first`), and to lay the functions that start a VM together:
+//! `start.ld`, which `cargo xtask order` writes. With `FVM_ORDER=0` in the environment not the latter: mold, for one, takes no such
+//! script.
 
 use std::env;
 
@@ -7,12 +8,12 @@ fn main() {
     println!("cargo::rerun-if-changed=start.ld");
     println!("cargo::rerun-if-env-changed=FVM_ORDER");
     let is = |name: &str, wanted: &str| env::var(name).is_ok_and(|value| value == wanted);
+    let is_gnu = is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu");
+    if is_gnu && is("CARGO_CFG_TARGET_ARCH", "x86_64") {
+        println!("cargo::rustc-link-arg-bin=fvm=-Wl,-e,fvm_begin");
+    }
     // What is built for tests is linked often, and measured never.
-    if !is("FVM_ORDER", "0")
-        && is("PROFILE", "release")
-        && is("CARGO_CFG_TARGET_OS", "linux")
-        && is("CARGO_CFG_TARGET_ENV", "gnu")
-    {
+    if !is("FVM_ORDER", "0") && is("PROFILE", "release") && is_gnu {
         let dir = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         // Not by '-Wl,', which ends at a comma of the path.
         println!("cargo::rustc-link-arg-bin=fvm=-T{dir}/start.ld");

@@ -2,4 +2,4 @@
 #![cfg_attr(not(test), no_main)]
 
 #[cfg(not(test))]
-fvm_sys::entry!(fvm_cli::main);
+fvm_sys::entry!(fvm_ahead::ask, fvm_cli::main);

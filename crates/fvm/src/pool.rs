@@ -21,6 +21,7 @@ use fvm_host::HostFacts;
 use fvm_model::pool::{PoolRecord, PoolStatus, SIZE_MAX};
 use fvm_model::vm::FORMAT;
 use fvm_model::{Mode, Policy, VmName, VmRecord};
+use fvm_sys::first::Left;
 use fvm_vm::lifecycle::{self, NewVm, Piped};
 use fvm_vm::pool::{self, Taken};
 use fvm_vm::{VmError, VmLock, disk};
@@ -216,8 +217,27 @@ impl Fvm {
         name: Option<&VmName>,
         keep: bool,
     ) -> Result<(Ended, bool, Taken), FvmError> {
+        self.pool_attach(pool, call, name, keep, None)
+    }
+
+    /// The same. `left`: where it was asked for already, before libc had started ([`fvm_sys::first`]), without a name and not to be kept.
+    ///
+    /// # Errors
+    /// As [`Fvm::pool_run`].
+    pub fn pool_attach(
+        &self,
+        pool: &VmName,
+        call: &Call,
+        name: Option<&VmName>,
+        keep: bool,
+        mut left: Option<Left>,
+    ) -> Result<(Ended, bool, Taken), FvmError> {
         for tries_left in (0..START_TRIES).rev() {
-            match pool::run(&self.home, pool, call, name, keep) {
+            let ran = match left.take() {
+                Some(left) => pool::resume(&self.home, pool, left),
+                None => pool::run(&self.home, pool, call, name, keep),
+            };
+            match ran {
                 Err(VmError::NoPool(_)) if tries_left > 0 => {}
                 ran => return Ok(ran?),
             }

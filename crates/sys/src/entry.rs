@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   libc ── main (of `entry!`) ── prepare ── the program ── exit
+//!     └ before it, where the linker is told so (`-e fvm_begin`): crate::first
 //! ```
 //!
 //! The standard library asks for the limits of the main thread's stack, which libc finds in `/proc/self/maps`, and makes a
@@ -15,11 +16,39 @@ use rustix::fd::AsRawFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// Defines the entry of a program: `entry!(function)`, of a `fn(ArgsOs) -> u8` that returns the exit status. The crate is
-/// `no_main`.
+/// Defines the entry of a program: `entry!(first, function)`, of a `fn(ArgsOs) -> u8` that returns the exit status. The crate is
+/// `no_main`. `first`: a `fn(first::Line)` that runs before libc has started ([`crate::first`]), where the linker makes
+/// `fvm_begin` the program's entry.
 #[macro_export]
 macro_rules! entry {
-    ($program:path) => {
+    ($first:path, $program:path) => {
+        /// What the kernel calls: libc's own entry, and something before it.
+        // SAFETY: it is entered by the kernel, or by the dynamic loader, as `_start` is. That finds the stack and the one register
+        // with a meaning (rdx) as they were.
+        #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn fvm_begin() -> ! {
+            ::std::arch::naked_asm!(
+                "xor ebp, ebp",
+                "mov rdi, rsp",
+                "push rdx",
+                "sub rsp, 8",
+                "call {first}",
+                "add rsp, 8",
+                "pop rdx",
+                "jmp _start",
+                first = sym fvm_first,
+            )
+        }
+
+        /// What comes before libc.
+        #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+        extern "C" fn fvm_first(stack: *const usize) {
+            // SAFETY: `fvm_begin` passes the stack as it was at its beginning, and changes nothing above it.
+            $first(unsafe { $crate::first::Line::new(stack) })
+        }
+
         /// What libc calls.
         // SAFETY: this is the one symbol of this name, with the type that libc wants.
         #[unsafe(no_mangle)]

@@ -9,6 +9,7 @@
 //!   dir      open beneath a root, list, read links, xattrs, remove a tree: for hostile layers
 //!   divert   a thread that waits in one call makes another one
 //!   fanotify permission events of single files
+//!   first    before libc has started
 //!   handle   name_to_handle_at
 //!   lease    whether a file has a writer
 //!   loopdev  a file as a block device
@@ -37,6 +38,7 @@ pub mod divert;
 pub mod entry;
 pub mod exec;
 pub mod fanotify;
+pub mod first;
 pub mod handle;
 pub mod ids;
 pub mod lease;

@@ -107,6 +107,16 @@ impl Held {
         }
     }
 
+    /// They are held since before libc had started, when those of `mask` were blocked.
+    ///
+    /// # Errors
+    /// The kernel's, as what was attempted.
+    pub fn since(mask: u64) -> Result<Self, VmError> {
+        let fd = process::signal_fd(&forwarded()).map_err(|e| VmError::Sys("take signals", e))?;
+        let ours = forwarded().into_iter().filter(|signal| mask & (1 << (signal - 1)) == 0).collect();
+        Ok(Self { fd, ours })
+    }
+
     /// Readable when one waits that would have ended this process.
     ///
     /// # Errors

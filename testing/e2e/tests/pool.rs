@@ -1,7 +1,8 @@
 //! Pools: VMs that are forked ahead, given out, used, kept, thrown away, and what is left when somebody dies.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
-use fvm_kit::{Lab, User, is_root};
+use fvm_kit::{Lab, Ran, User, is_root};
+use std::io::BufRead;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -302,6 +303,87 @@ fn root_and_user_a_vm_that_others_were_in_or_that_had_a_name_is_not_used_again_a
     });
 }
 
+/// Whether the client of `args` did without libc, which asks for memory first of all.
+fn needs_no_libc(lab: &Lab, args: &[&str]) -> bool {
+    let log = lab.path("calls");
+    let mut traced = lab.command("strace");
+    traced.args(["-o"]).arg(&log).args(["-e", "trace=sendmsg,brk"]).arg(fvm_kit::binary());
+    traced.arg("--home").arg(lab.home()).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ran::of(traced.output().unwrap()).expect(0);
+    let calls = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    assert!(calls.contains("sendmsg"), "{calls}");
+    !calls.contains("brk")
+}
+
+#[test]
+fn root_and_user_a_client_of_a_pool_without_libc_does_what_one_with_it_does() {
+    as_both("root_and_user_a_client_of_a_pool_without_libc_does_what_one_with_it_does", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "2"]).expect(0);
+        filled(lab, "p");
+        let usual = ["run", "--rm", "--pool", "p", "--", "true"];
+        assert_eq!(needs_no_libc(lab, &usual), cfg!(target_arch = "x86_64"));
+        assert!(
+            !needs_no_libc(lab, &["-q", "run", "--rm", "--pool", "p", "--", "true"]),
+            "what is not usual is the command's"
+        );
+        let script = "umask; pwd; env | grep -v ^FVM= | sort; readlink /proc/self/fd/0; \
+            stat -Lc %F /proc/self/fd/1 /proc/self/fd/2; ls /proc/self/fd; grep Sig[BI] /proc/self/status; printf '<%s>' \"$@\"";
+        let run = |first: &[&str], log: Option<&std::path::Path>| {
+            let mut line = lab.command("sh");
+            line.args(["-c", "umask 27; mkdir -p 'a \"b\"'; cd 'a \"b\"'; exec \"$@\"", "sh"]).arg(fvm_kit::binary());
+            line.arg("--home").arg(lab.home()).args(first).args(["run", "--rm", "--pool", "p", "sh", "-c", script]);
+            line.args(["sh", "", "a b", "\"\\", "--rm"])
+                .env("LC_ALL", "C")
+                .env("TERM", "a\tb\\\"")
+                .stdin(Stdio::null());
+            line.stdout(log.map_or_else(Stdio::piped, |log| std::fs::File::create(log).unwrap().into()));
+            line.stderr(Stdio::piped());
+            let ran = Ran::of(line.output().unwrap()).expect(0);
+            log.map_or(ran.out, |log| std::fs::read_to_string(log).unwrap())
+        };
+        let ahead = run(&[], None);
+        assert!(
+            ahead.contains("0027\n") && ahead.contains("/a \"b\"\n") && ahead.contains("<a b><\"\\><--rm>"),
+            "{ahead}"
+        );
+        assert_eq!(ahead, run(&["-q"], None), "before and after");
+        // A file's descriptor goes to nobody.
+        let log = lab.path("log");
+        assert_eq!(run(&[], Some(&log)), ahead, "a pipe stands for the file");
+        assert_eq!(lab.fvm_typed(usual[..5].iter().chain(&["tr", "a-z", "A-Z"]), "typed").expect(0).out, "TYPED");
+        lab.fvm(usual[..5].iter().chain(&["no-such-program"])).expect(127);
+        lab.fvm(usual[..5].iter().chain(&["sh", "-c", "kill -TERM $$"])).expect(143);
+        // What a commit left undone comes before any program.
+        std::fs::create_dir_all(lab.home().join("commits")).unwrap();
+        std::fs::write(lab.home().join("commits/active"), "?").unwrap();
+        assert!(!needs_no_libc(lab, &usual));
+        std::fs::remove_file(lab.home().join("commits/active")).unwrap();
+        // Whose keeper has gone is started anew.
+        lab.fvm(["pool", "drain", "p"]).expect(0);
+        wait_for("a drained pool", || field(lab, "p", "keeper").is_empty());
+        assert_eq!(lab.fvm(usual[..5].iter().chain(&["echo", "again"])).expect(0).out, "again\n");
+    });
+}
+
+#[test]
+fn root_and_user_a_signal_to_a_client_without_libc_is_its_programs() {
+    as_both("root_and_user_a_signal_to_a_client_without_libc_is_its_programs", |lab| {
+        lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+        filled(lab, "p");
+        let script = "trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.01; done";
+        let mut line = lab.fvm_command(["run", "--rm", "--pool", "p", "sh", "-c", script]);
+        let mut run = line.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = std::io::BufReader::new(run.stdout.take().unwrap());
+        let mut text = String::new();
+        said.read_line(&mut text).unwrap();
+        let pid = rustix::process::Pid::from_child(&run);
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        said.read_line(&mut text).unwrap();
+        assert_eq!((text.as_str(), run.wait().unwrap().code()), ("ready\ngot\n", Some(3)));
+    });
+}
+
 #[test]
 fn root_and_user_a_program_whose_client_left_is_not_started() {
     as_both("root_and_user_a_program_whose_client_left_is_not_started", |lab| {
@@ -309,6 +391,9 @@ fn root_and_user_a_program_whose_client_left_is_not_started() {
         filled(lab, "p");
         let keeper = rustix::process::Pid::from_raw(field(lab, "p", "keeper").parse().unwrap()).unwrap();
         rustix::process::kill_process(keeper, rustix::process::Signal::STOP).unwrap();
+        // With --rm it says so before libc has started; without, afterwards.
+        let mut early = lab.fvm_command(["run", "--rm", "--pool", "p", "--", "true"]);
+        let mut early = early.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut run = lab.spawn(["run", "--pool", "p", "--", "true"]);
         // It has said what it wants when it sleeps with a connection.
         let proc = format!("/proc/{}", run.id());
@@ -318,8 +403,10 @@ fn root_and_user_a_program_whose_client_left_is_not_started() {
             std::fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
         };
         wait_for("the client", || held().any(is_socket) && sleeps());
-        run.kill().unwrap();
-        run.wait().unwrap();
+        for client in [&mut run, &mut early] {
+            client.kill().unwrap();
+            client.wait().unwrap();
+        }
         rustix::process::kill_process(keeper, rustix::process::Signal::CONT).unwrap();
         assert_eq!(lab.fvm(["run", "--pool", "p", "--", "echo", "next"]).expect(0).out, "next\n");
         assert_eq!(field(lab, "p", "given"), "1");

@@ -266,6 +266,67 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_before_libc_has_started_is_what_is_read_here() {
+        const GROUPS: [&[&str]; 14] = [
+            &["run"],
+            &["run"],
+            &["--rm"],
+            &["--rm"],
+            &["--pool", "p"],
+            &["--pool", "p"],
+            &["--home", "/x"],
+            &["--"],
+            &["true"],
+            &["-x"],
+            &["--pool", "p/.."],
+            &["--pool=p"],
+            &["--home", "x"],
+            &["", "--pool", ".p"],
+        ];
+        let mut state = 0x2545_f491_4f6c_dd1d;
+        let mut read_there = 0;
+        for _ in 0..30_000 {
+            let mut line: Vec<&'static str> = vec!["fvm"];
+            let mut groups: Vec<&[&str]> = vec![&["run"], &["--rm"], &["--pool", "p"]];
+            for _ in 0..next(&mut state) % 4 {
+                groups.push(GROUPS[next(&mut state) % GROUPS.len()]);
+            }
+            if next(&mut state).is_multiple_of(4) {
+                groups.push(std::slice::from_ref(&WORDS[next(&mut state) % WORDS.len()]));
+            }
+            for index in (1..groups.len()).rev() {
+                groups.swap(index, next(&mut state) % (index + 1));
+            }
+            line.extend(groups.concat());
+            line.extend([&["true"][..], &["--", "true"], &[]][next(&mut state) % 3]);
+            let words: Vec<&'static [u8]> = line.iter().map(|word| word.as_bytes()).collect();
+            let words: &'static [&'static [u8]] = Box::leak(words.into_boxed_slice());
+            let Some(ahead) = fvm_ahead::read(words.iter().copied()) else { continue };
+            read_there += 1;
+            let args: Vec<OsString> = line.iter().map(OsString::from).collect();
+            let Some(Cli { global, command: Command::Run(run) }) = read(&args) else {
+                panic!("{line:?} is not usual here");
+            };
+            let text = |bytes: &[u8]| OsString::from(std::str::from_utf8(bytes).unwrap());
+            assert_eq!(run.pool.clone().map(OsString::from), Some(text(ahead.pool)), "{line:?}");
+            assert_eq!(global.home.clone(), ahead.home.map(|home| text(home).into()), "{line:?}");
+            assert_eq!(run.command, ahead.command.map(text).collect::<Vec<_>>(), "{line:?}");
+            let (pool, command) = (run.pool.clone(), run.command.clone());
+            let only = line_of(pool.as_deref().unwrap_or_default(), global.home.as_deref(), &command);
+            let plain = read(&only).expect("it is usual");
+            assert_eq!(format!("{:?}", Cli { global, command: Command::Run(run) }), format!("{plain:?}"), "{line:?}");
+        }
+        assert!(read_there > 300, "{read_there} lines were read");
+    }
+
+    /// `fvm run --rm` of a pool, with nothing else.
+    fn line_of(pool: &str, home: Option<&std::path::Path>, command: &[OsString]) -> Vec<OsString> {
+        let home = home.map(|home| ["--home".into(), home.into()]).into_iter().flatten();
+        let options = ["run", "--rm", "--pool", pool, "--"].map(OsString::from);
+        ["fvm".into()].into_iter().chain(home).chain(options).chain(command.iter().cloned()).collect()
+    }
+
+    #[test]
     fn the_lines_that_people_write_are_usual() {
         for line in [
             "run --rm --net none -- /bin/true -x --help",

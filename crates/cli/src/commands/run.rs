@@ -132,7 +132,7 @@ fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> D
         _ => Afterwards::Keep,
     };
     let keeps = afterwards != Afterwards::Remove;
-    let (ended, nobody_left, vm) = fvm.pool_run(pool, call, name.as_ref(), keeps)?;
+    let (ended, nobody_left, vm) = fvm.pool_attach(pool, call, name.as_ref(), keeps, fvm_sys::first::found())?;
     out.field("vm", &vm.name);
     out.field("id", &vm.id);
     out.field("kept", &keeps);

@@ -29,6 +29,7 @@ use crate::lifecycle::{self, Call};
 use crate::proto::{self, Program};
 use fvm_model::pool::{PoolRecord, PoolStatus};
 use fvm_model::{VmId, VmName, VmRecord};
+use fvm_sys::first::Left;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,13 @@ pub struct Taken {
 }
 
 impl Taken {
+    fn hear(home: &Home, pool: &VmName, keeper: OwnedFd) -> Result<Self, VmError> {
+        match hear(&keeper, pool)? {
+            Answer::Taken { id, name } => Ok(Self { home: home.clone(), keeper, id, name }),
+            _ => Err(VmError::Pool { name: pool.clone(), why: "it answered something else".into() }),
+        }
+    }
+
     /// The caller needs the VM no more. `nobody_left`: nothing but its init runs in it, so that the pool may give it out again.
     pub fn done(self, nobody_left: bool) {
         // A keeper that is gone has taken the VM along.
@@ -135,6 +143,25 @@ pub fn run(
     Ok((attached.ended, attached.nobody_left, taken))
 }
 
+/// The same of a program that was asked for before libc had started, by what the command `fvm-ahead` wrote: what of a call it asks is
+/// said there.
+///
+/// # Errors
+/// As [`run`].
+pub fn resume(
+    home: &Home,
+    pool: &VmName,
+    Left { asked, session, mask, has_word: nobody_left }: Left,
+) -> Result<(Ended, bool, Taken), VmError> {
+    let signals = attach::Held::since(mask)?;
+    let taken = Taken::hear(home, pool, asked)?;
+    // None of them is a terminal.
+    let streams = Streams { is_terminal: [false; 3], terminal: None };
+    let attached = attach::attach(&session, &signals, streams, None, None);
+    let attached = attached.map_err(|e| VmError::Sys("wait for the program", e))?;
+    Ok((attached.ended, attached.nobody_left || nobody_left, taken))
+}
+
 /// The same on streams of the caller's, without waiting.
 ///
 /// # Errors
@@ -161,21 +188,34 @@ pub fn spawn(
 }
 
 fn take(home: &Home, pool: &VmName, keeper: OwnedFd, wanted: Wanted, fds: &[BorrowedFd<'_>]) -> Result<Taken, VmError> {
-    match talk(&keeper, pool, &Ask::Take(Box::new(wanted)), fds)? {
-        Answer::Taken { id, name } => Ok(Taken { home: home.clone(), keeper, id, name }),
-        _ => Err(VmError::Pool { name: pool.clone(), why: "it answered something else".into() }),
-    }
+    tell(&keeper, pool, &Ask::Take(Box::new(wanted)), fds)?;
+    Taken::hear(home, pool, keeper)
 }
 
 fn talk(keeper: &OwnedFd, pool: &VmName, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<Answer, VmError> {
+    tell(keeper, pool, ask, fds)?;
+    hear(keeper, pool)
+}
+
+fn tell(keeper: &OwnedFd, pool: &VmName, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(), VmError> {
+    proto::write_message(keeper.as_fd(), ask, fds).or_else(|e| amiss(pool, e))
+}
+
+fn hear(keeper: &OwnedFd, pool: &VmName) -> Result<Answer, VmError> {
     let broken = |why: String| VmError::Pool { name: pool.clone(), why };
-    match proto::write_message(keeper.as_fd(), ask, fds).and_then(|()| proto::read_message::<Answer>(keeper.as_fd())) {
+    match proto::read_message::<Answer>(keeper.as_fd()) {
         Ok(Some((Answer::Refused(why), _))) => Err(broken(why)),
         Ok(Some((answer, _))) => Ok(answer),
         Ok(None) => Err(broken("its keeper hung up".into())),
+        Err(e) => amiss(pool, e),
+    }
+}
+
+fn amiss<T>(pool: &VmName, e: Errno) -> Result<T, VmError> {
+    match e {
         // It ended before it read what was asked.
-        Err(Errno::CONNRESET | Errno::PIPE) => Err(VmError::NoPool(pool.clone())),
-        Err(e) => Err(broken(e.to_string())),
+        Errno::CONNRESET | Errno::PIPE => Err(VmError::NoPool(pool.clone())),
+        e => Err(VmError::Pool { name: pool.clone(), why: e.to_string() }),
     }
 }
 
@@ -235,5 +275,94 @@ pub fn drain(home: &Home, pool: &VmName) -> Result<(), VmError> {
     match connect(home, pool).and_then(|keeper| talk(&keeper, pool, &Ask::Drain, &[])) {
         Err(VmError::NoPool(_)) => Ok(()),
         done => done.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::Call;
+    use fvm_sys::first::{Buffer, Stream};
+    use std::ffi::OsString;
+
+    fn message(argv: &'static [&str], env: &'static [&str], cwd: &str, streams: [Stream; 3]) -> Option<Vec<u8>> {
+        let (to, path) = (Box::new(fvm_ahead::Message::new()), Box::new(Buffer::<4096>::new()));
+        path.extend(cwd.as_bytes())?;
+        let words = |words: &'static [&str]| words.iter().map(|word| word.as_bytes());
+        fvm_ahead::write(&to, words(argv), words(env), &path, streams, 0o27)?;
+        Some(to.to_vec())
+    }
+
+    #[test]
+    fn what_is_asked_before_libc_has_started_is_what_would_be_asked_afterwards() {
+        let env: &[&str] = &["A=b=c", "QUOTED=\"a\\b\"\t\n", "EMPTY=", "=C:=odd", "NONE", "", "PATH=/bin:/usr/bin"];
+        let pairs =
+            [("A", "b=c"), ("QUOTED", "\"a\\b\"\t\n"), ("EMPTY", ""), ("=C:", "odd"), ("PATH", "/bin:/usr/bin")];
+        let argv: &[&str] = &["sh", "-c", "echo \"$1\" ~", "", "a b"];
+        for (streams, passed, null) in [
+            ([Stream::Null, Stream::Through, Stream::Through], [false, true, true], [true, false, false]),
+            ([Stream::Through, Stream::Null, Stream::Null], [true, false, false], [false, true, true]),
+        ] {
+            let call = Call {
+                argv: argv.iter().map(OsString::from).collect(),
+                env: pairs.map(|(key, value)| (key.into(), value.into())).to_vec(),
+                cwd: "/some \"where\"".into(),
+                umask: 0o27,
+                ..Call::default()
+            };
+            let mut program = call.undressed(&Streams { is_terminal: [false; 3], terminal: None });
+            (program.passed, program.null) = (passed, null);
+            let ask = Ask::Take(Box::new(Wanted { program, name: None, keep: false }));
+            let text = serde_json::to_vec(&ask).unwrap();
+            let expected = [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], &text].concat();
+            let got = message(argv, env, "/some \"where\"", streams).expect("it is usual");
+            assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&expected));
+        }
+        assert_eq!(fvm_ahead::FORWARDED.to_vec(), attach::forwarded());
+    }
+
+    #[test]
+    fn what_is_said_and_heard_without_libc_is_what_is_said_with_it() {
+        fn json(value: &impl Serialize) -> String {
+            serde_json::to_string(value).unwrap()
+        }
+        let framed = |text: String| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
+        assert_eq!(framed(json(&Ask::Done { nobody_left: true })), fvm_ahead::DONE);
+        assert_eq!(json(&proto::Status::NobodyLeft).as_bytes(), fvm_ahead::NOBODY_LEFT);
+        let taken = Answer::Taken { id: "0123456789ab".parse().unwrap(), name: "a".parse().unwrap() };
+        assert!(json(&taken).as_bytes().starts_with(fvm_ahead::TAKEN));
+        let exited = |text: &str| {
+            let packet = Buffer::<64>::new();
+            packet.extend(text.as_bytes()).unwrap();
+            fvm_ahead::exited(&packet)
+        };
+        for code in [0, 1, 9, 10, 127, 255] {
+            assert_eq!(exited(&json(&proto::Status::Exited(code))), u8::try_from(code).ok());
+        }
+        for other in [proto::Status::Exited(256), proto::Status::Exited(-1), proto::Status::Signaled(9)] {
+            assert_eq!(exited(&json(&other)), None, "{other:?}");
+        }
+        for other in ["{\"Exited\":}", "{\"Exited\":1", "}", "", "{\"Exited\":1}}"] {
+            assert_eq!(exited(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_plain_or_too_long_is_not_asked_before_libc_has_started() {
+        let through = [Stream::Through; 3];
+        let long: &'static str = Box::leak("x".repeat(fvm_ahead::MESSAGE_MAX_BYTES).into_boxed_str());
+        let long: &'static [&str] = Box::leak(Box::new([long]));
+        assert!(message(&["true"], &[], "/", through).is_some());
+        for (argv, env, cwd, streams) in [
+            (&["\u{e4}"][..], &[][..], "/", through),
+            (&["a\u{1}"], &[], "/", through),
+            (&["a\u{7f}"], &[], "/", through),
+            (&["true"], &["A=\u{e4}"], "/", through),
+            (&["true"], &[], "/\r", through),
+            (&["true"], &[], "/", [Stream::Through, Stream::Other, Stream::Null]),
+            (long, &[], "/", through),
+        ] {
+            assert_eq!(message(argv, env, cwd, streams), None, "{cwd:?} {streams:?}");
+        }
     }
 }
