@@ -39,7 +39,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("fvm-secure", &["fvm", "fvm-sys"]),
     ("fvm-webtest", &["fvm", "fvm-net", "fvm-sys"]),
-    ("fvm-cli", &["fvm", "fvm-secure", "fvm-sys"]),
+    ("fvm-ahead", &["fvm-sys"]),
+    ("fvm-cli", &["fvm", "fvm-ahead", "fvm-secure", "fvm-sys"]),
 ];
 
 #[test]

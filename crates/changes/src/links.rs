@@ -67,7 +67,7 @@ impl Layer<'_> {
             return Ok(());
         }
         let look = |step: &Step| match step {
-            Step::Entry { at, name, kind: Kind::Entry } => {
+            Step::Entry { at, name, kind: Kind::Entry | Kind::File } => {
                 self.name(at, Path::new(name), several.as_ref(), &indexed).map(Ok)
             }
             _ => None,
@@ -116,7 +116,7 @@ impl Layer<'_> {
             return None;
         }
         let mut notes = Notes::default();
-        let (found, _) = self.judge(at, name, &mut notes).ok()?;
+        let (found, _) = self.judge(at, name, None, &mut notes).ok()?;
         let unchanged = notes.unchanged_links.pop().map(|(_, rel)| rel);
         let changed = found.as_ref().is_some_and(|found| found.upper.is_some());
         let found = found.filter(|_| changed && indexed.contains(&ino)).map(Box::new);

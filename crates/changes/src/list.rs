@@ -135,7 +135,7 @@ impl<'l> List<'l> {
     /// Judges a directory, and notes what is to be read of it later.
     fn directory(&mut self, at: &At, name: OsString) {
         let mut notes = Notes::default();
-        let judged = self.layer.judge(at, Path::new(&name), &mut notes);
+        let judged = self.layer.judge(at, Path::new(&name), None, &mut notes);
         let (found, pending) = judged.unwrap_or_else(|e| {
             self.layer.warn(&mut notes, &at.rel.join(&name), format_args!("cannot be read ({e}); not listed"));
             (None, None)
@@ -178,17 +178,18 @@ impl<'l> List<'l> {
         let only_dirs = self.merged_only && at.lower_dir.is_none();
         read_names(&mut names, |put| {
             at.upper.each_entry(|name, raw, _| {
-                let is_dir = match raw {
-                    Raw::Directory => true,
-                    Raw::Unknown => {
-                        at.upper.stat(Path::new(name)).is_ok_and(|stat| file_type(&stat) == FileType::Directory)
-                    }
-                    _ => false,
+                let is_dir =
+                    || at.upper.stat(Path::new(name)).is_ok_and(|stat| file_type(&stat) == FileType::Directory);
+                let kind = match raw {
+                    Raw::Directory => Kind::Directory,
+                    Raw::Unknown if is_dir() => Kind::Directory,
+                    Raw::RegularFile => Kind::File,
+                    _ => Kind::Entry,
                 };
-                if only_dirs && !is_dir {
+                if only_dirs && kind != Kind::Directory {
                     return ControlFlow::Continue(());
                 }
-                put(name, if is_dir { Kind::Directory } else { Kind::Entry })
+                put(name, kind)
             })
         })?;
         names.sort();

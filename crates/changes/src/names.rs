@@ -4,7 +4,7 @@
 //!   bytes    a . a / a - b . g o n e ...        entries   (at, length, kind)...
 //!
 //!   order    a        Directory   the entry itself
-//!            a-b      Entry       '-' stands before '/'
+//!            a-b      Entry, File '-' stands before '/'
 //!            a/       Below       what the directory holds
 //!            gone     Missing     only the host has it, and the VM's directory hides that
 //! ```
@@ -21,6 +21,8 @@ use std::os::unix::ffi::OsStrExt;
 pub(crate) enum Kind {
     /// Anything but a directory.
     Entry,
+    /// The same, and a regular file when it was listed.
+    File,
     /// A directory.
     Directory,
     /// What a directory holds.

@@ -13,6 +13,7 @@
 use fvm_model::vm::XattrClass;
 use fvm_sys::dir::Dir;
 use fvm_sys::handle::FileHandle;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -81,8 +82,20 @@ impl Marks {
 
     /// Reads `origin` of the non-directory `name` in `dir`.
     pub(crate) fn read_origin(dir: &Dir, name: &Path, class: XattrClass) -> Result<Origin, Errno> {
-        let attr = format!("{}origin", class.prefix());
-        Ok(dir.xattr(name, OsStr::new(&attr))?.map_or(Origin::Absent, |v| parse_origin(&v)))
+        Ok(dir.xattr(name, OsStr::new(origin_attr(class)))?.map_or(Origin::Absent, |v| parse_origin(&v)))
+    }
+
+    /// The same of an open file.
+    pub(crate) fn read_origin_of(file: impl AsFd, class: XattrClass) -> Result<Origin, Errno> {
+        let value = fvm_sys::dir::xattr_of(file, OsStr::new(origin_attr(class)))?;
+        Ok(value.map_or(Origin::Absent, |v| parse_origin(&v)))
+    }
+}
+
+fn origin_attr(class: XattrClass) -> &'static str {
+    match class {
+        XattrClass::Trusted => "trusted.overlay.origin",
+        XattrClass::User => "user.overlay.origin",
     }
 }
 

@@ -145,7 +145,7 @@ impl Layer<'_> {
             return Ok(Vec::new());
         }
         let look = |step: &Step| match step {
-            Step::Entry { at, name, kind: Kind::Entry } => self.stray(at, Path::new(name), keys.as_ref()),
+            Step::Entry { at, name, kind: Kind::Entry | Kind::File } => self.stray(at, Path::new(name), keys.as_ref()),
             _ => None,
         };
         let (mut strays, mut kept) = (Vec::new(), Kept::default());

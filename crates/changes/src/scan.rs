@@ -16,11 +16,13 @@ use crate::list::{List, Step};
 use crate::names::Kind;
 use crate::open::{AFTER, read_error, xattr_names_after};
 use crate::pipeline::{Source, run};
+use crate::walk::{At, Opened};
 use crate::{LayerView, ScanError, ScanInput, filter};
 use fvm_model::change::TouchedDir;
 use fvm_model::path::printable;
 use fvm_model::{Change, ChangeKind, ChangeSet, LayerKind, VmPath};
 use fvm_sys::dir::Dir;
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -67,6 +69,7 @@ pub fn scan_under(input: &ScanInput, only: &[VmPath]) -> Result<ChangeSet, ScanE
 /// A scan that is ready to tell change after change.
 pub struct Scan<'i> {
     layers: Vec<Layer<'i>>,
+    reads: bool,
     files: Vec<Change>,
     warnings: Vec<String>,
 }
@@ -78,6 +81,8 @@ pub struct Seen<'a> {
     pub change: Change,
     /// The directory that holds the VM's version, and its name there, if known.
     pub(crate) after: Option<(&'a Dir, &'a Path)>,
+    /// The same, if it is open.
+    pub(crate) file: Option<&'a OwnedFd>,
     /// The same of the host's version.
     pub(crate) before: Option<(&'a Dir, &'a Path)>,
 }
@@ -110,7 +115,7 @@ pub struct Rest {
 /// # Errors
 /// When a layer's own directory cannot be opened, or more was moved or linked in it than can be kept.
 pub fn prepare(input: &ScanInput) -> Result<Scan<'_>, ScanError> {
-    let mut scan = Scan { layers: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+    let mut scan = Scan { layers: Vec::new(), reads: false, files: Vec::new(), warnings: Vec::new() };
     let mut groups = 0;
     for view in &input.layers {
         match view.layer.kind {
@@ -150,6 +155,12 @@ enum Out<T> {
 }
 
 impl Scan<'_> {
+    /// What is found will be read: files are opened once, before anything is asked of them.
+    #[must_use]
+    pub fn reading(self) -> Self {
+        Self { reads: true, ..self }
+    }
+
     /// Shows `look` every change, on several threads at once and in no order, and gives what it makes of them to `each`
     /// in the order of their paths, until that breaks. `look` is told how many bytes are held in what it made before
     /// that `each` has not had yet, more or less, and adds its own.
@@ -180,9 +191,10 @@ impl Scan<'_> {
         let file = |change| Source::new(usize::MAX, None, VecDeque::from([mount_point(change)]));
         sources.extend(files.into_iter().map(file));
         let (layers, mut last) = (&self.layers, None::<(VmPath, u32)>);
+        let how = How { several, reads: self.reads };
         run(
             sources,
-            &|made: &mut Made<T>, index, step| work(layers.get(index), index, step, several, &look, made),
+            &|made: &mut Made<T>, index, step| work(layers.get(index), index, step, how, &look, made),
             &mut |made| {
                 for out in made.out {
                     match out {
@@ -214,18 +226,29 @@ impl Scan<'_> {
     }
 }
 
+#[derive(Clone, Copy)]
+struct How {
+    /// More than one layer may hold a path.
+    several: bool,
+    /// [`Scan::reading`].
+    reads: bool,
+}
+
 fn work<T>(
     layer: Option<&Layer<'_>>,
     index: usize,
     step: Step,
-    several: bool,
+    how: How,
     look: &impl Fn(Seen<'_>, &mut usize) -> Option<T>,
     made: &mut Made<T>,
 ) {
-    let mut notes = Notes::default();
+    let (mut notes, mut opened) = (Notes::default(), None);
     let (found, entry) = match (step, layer) {
         (Step::Entry { at, name, kind }, Some(layer)) => {
-            let found = judge(layer, &at, Path::new(&name), kind, &mut notes);
+            if how.reads && kind == Kind::File {
+                opened = layer.open_file(&at, Path::new(&name));
+            }
+            let found = judge(layer, &at, Path::new(&name), kind, opened.as_ref(), &mut notes);
             (found.and_then(|found| layer.finish(found, &mut notes)), Some((at, name)))
         }
         (Step::Entry { .. }, None) => (None, None),
@@ -247,18 +270,26 @@ fn work<T>(
     let place = entry.as_ref().filter(|_| found.plain);
     let after = place.map(|(at, name)| (&at.upper, Path::new(name)));
     let before = place.and_then(|(at, name)| at.lower_dir.as_ref().map(|dir| (dir, Path::new(name))));
-    let path = several.then(|| (found.change.path.clone(), found.change.layer));
-    let seen = Seen { change: found.change, after, before };
+    let path = how.several.then(|| (found.change.path.clone(), found.change.layer));
+    let file = after.and(opened.as_ref()).map(|(file, _)| file);
+    let seen = Seen { change: found.change, after, file, before };
     if let Some(one) = look(seen, &mut made.held_bytes) {
         made.out.push(Out::Change(path, one));
     }
 }
 
-fn judge(layer: &Layer<'_>, at: &crate::walk::At, name: &Path, kind: Kind, notes: &mut Notes) -> Option<Found> {
+fn judge(
+    layer: &Layer<'_>,
+    at: &At,
+    name: &Path,
+    kind: Kind,
+    opened: Option<&Opened>,
+    notes: &mut Notes,
+) -> Option<Found> {
     if kind == Kind::Missing {
         return layer.missing(at, name, notes);
     }
-    match layer.judge(at, name, notes) {
+    match layer.judge(at, name, opened, notes) {
         Ok((found, below)) => {
             if below.is_some() {
                 let what = "it became a directory while it was read; nothing below it is listed";

@@ -58,7 +58,7 @@ pub enum FileDiff {
 /// # Errors
 /// When a version cannot be opened or read.
 pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>, ScanError> {
-    diff_in(input, change, (None, None))
+    diff_in(input, change, (None, None, None))
 }
 
 /// As [`diff_file`], while the scan has both directories open.
@@ -66,7 +66,7 @@ pub fn diff_file(input: &ScanInput, change: &Change) -> Result<Option<FileDiff>,
 /// # Errors
 /// As [`diff_file`].
 pub fn diff_seen(input: &ScanInput, seen: &Seen<'_>) -> Result<Option<FileDiff>, ScanError> {
-    diff_in(input, &seen.change, (seen.before, seen.after))
+    diff_in(input, &seen.change, (seen.before, seen.after, seen.file))
 }
 
 /// An open directory, and a name there.
@@ -75,14 +75,14 @@ type Place<'a> = Option<(&'a Dir, &'a Path)>;
 fn diff_in(
     input: &ScanInput,
     change: &Change,
-    (before, after): (Place<'_>, Place<'_>),
+    (before, after, file): (Place<'_>, Place<'_>, Option<&OwnedFd>),
 ) -> Result<Option<FileDiff>, ScanError> {
     match change.kind {
         ChangeKind::Metadata { .. } | ChangeKind::Renamed { modified: false, .. } => return Ok(None),
         _ => {}
     }
     let before = read_before(change, before)?;
-    let after = read_after(input, change, after)?;
+    let after = read_after(input, change, after, file)?;
     if matches!((&before, &after), (Content::None, Content::None)) {
         return Ok(None);
     }
@@ -127,7 +127,7 @@ pub fn contents(input: &ScanInput, change: &Change) -> Result<Option<BothTexts>,
         Content::Long(_) => None,
     };
     let Some(before) = whole(read_before(change, None)?) else { return Ok(None) };
-    Ok(whole(read_after(input, change, None)?).map(|after| (before, after)))
+    Ok(whole(read_after(input, change, None, None)?).map(|after| (before, after)))
 }
 
 fn diff_text(old: &str, new: &str) -> FileDiff {
@@ -199,13 +199,20 @@ fn read_before(change: &Change, place: Place<'_>) -> Result<Content, ScanError> 
     }
 }
 
-fn read_after(input: &ScanInput, change: &Change, place: Place<'_>) -> Result<Content, ScanError> {
+/// `file`: the VM's version, if it is open.
+fn read_after(
+    input: &ScanInput,
+    change: &Change,
+    place: Place<'_>,
+    file: Option<&OwnedFd>,
+) -> Result<Content, ScanError> {
     let what = "the VM's version";
     match change.after.as_ref().map(|m| m.file_type) {
         Some(FileType::Symlink) => Ok(Content::Bytes(line(link_after(input, change)?.into_vec()))),
-        Some(FileType::File) => match place {
-            Some(place) => read_at(place, change, change.after.as_ref(), what),
-            None => read(open_after(input, change)?, change, what),
+        Some(FileType::File) => match (file, place) {
+            (Some(file), _) => read_seen(file, change, change.after.as_ref(), what),
+            (None, Some(place)) => read_at(place, change, change.after.as_ref(), what),
+            (None, None) => read(open_after(input, change)?, change, what),
         },
         _ => Ok(Content::None),
     }
@@ -227,11 +234,13 @@ fn read_at(
     seen: Option<&Meta>,
     what: &'static str,
 ) -> Result<Content, ScanError> {
-    let fail = failed(change, what);
-    let fd = dir.open_file(name).map_err(&fail)?;
-    let whole = seen.filter(|seen| seen.size_bytes <= SHORT_BYTES).and_then(|seen| read_short(&fd, seen.size_bytes));
+    read_seen(&dir.open_file(name).map_err(failed(change, what))?, change, seen, what)
+}
+
+fn read_seen(fd: &OwnedFd, change: &Change, seen: Option<&Meta>, what: &'static str) -> Result<Content, ScanError> {
+    let whole = seen.filter(|seen| seen.size_bytes <= SHORT_BYTES).and_then(|seen| read_short(fd, seen.size_bytes));
     // A VM that runs may have put something else in its place.
-    whole.map_or_else(|| read_regular(&fd).map_err(fail), |bytes| Ok(Content::Bytes(bytes)))
+    whole.map_or_else(|| read_regular(fd).map_err(failed(change, what)), |bytes| Ok(Content::Bytes(bytes)))
 }
 
 /// Of a file of this length more is not asked than what is in it: of a million of them each question is half a second.

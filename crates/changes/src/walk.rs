@@ -16,6 +16,7 @@ use crate::overlay::{Marks, Origin};
 use fvm_model::change::TouchedDir;
 use fvm_model::{ChangeKind, FileType, MetaDelta, Timestamp, VmPath};
 use fvm_sys::dir::Dir;
+use rustix::fd::OwnedFd;
 use rustix::fs::Statx;
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,9 @@ pub(crate) struct At {
 
 /// Both sides of an entry.
 pub(crate) type Sides = (Statx, Option<(PathBuf, Statx)>);
+
+/// An open regular file of an upper, and its `statx`.
+pub(crate) type Opened = (OwnedFd, Statx);
 
 /// What an entry is, and what is to be read below it.
 pub(crate) type Judged = (Option<Found>, Option<Pending>);
@@ -109,8 +113,12 @@ impl Layer<'_> {
         if at.watched && self.is_foreign(&at.rel.join(name)) {
             return Ok(None);
         }
+        self.sides_of(at, name, at.upper.stat(name)?, notes)
+    }
+
+    /// The same, where the upper's is `stat`, and this layer's.
+    fn sides_of(&self, at: &At, name: &Path, stat: Statx, notes: &mut Notes) -> Result<Option<Sides>, Errno> {
         let dir = &at.upper;
-        let stat = dir.stat(name)?;
         let lower_stat = match &at.lower_dir {
             Some(lower_dir) => lower_dir.stat_opt(name)?,
             None => None,
@@ -133,9 +141,31 @@ impl Layer<'_> {
         Ok(Some((stat, lower)))
     }
 
-    /// What the entry `name` of an upper directory is. For a directory, also what is to be read below it.
-    pub(crate) fn judge(&self, at: &At, name: &Path, notes: &mut Notes) -> Result<Judged, Errno> {
-        let Some((stat, lower)) = self.sides(at, name, notes)? else {
+    /// The entry `name`, open, and its `statx`: what is asked of it by descriptor is not looked up again. `None`: it is no regular
+    /// file, or cannot be read, or is not this layer's.
+    pub(crate) fn open_file(&self, at: &At, name: &Path) -> Option<Opened> {
+        if at.watched && self.is_foreign(&at.rel.join(name)) {
+            return None;
+        }
+        let file = at.upper.open_file(name).ok()?;
+        let stat = fvm_sys::dir::stat_of(&file).ok()?;
+        (file_type(&stat) == FileType::File).then_some((file, stat))
+    }
+
+    /// What the entry `name` of an upper directory is. For a directory, also what is to be read below it. `opened`: the
+    /// entry, from [`Layer::open_file`].
+    pub(crate) fn judge(
+        &self,
+        at: &At,
+        name: &Path,
+        opened: Option<&Opened>,
+        notes: &mut Notes,
+    ) -> Result<Judged, Errno> {
+        let sides = match opened {
+            Some((_, stat)) => self.sides_of(at, name, *stat, notes)?,
+            None => self.sides(at, name, notes)?,
+        };
+        let Some((stat, lower)) = sides else {
             return Ok((None, None));
         };
         let dir = &at.upper;
@@ -146,7 +176,11 @@ impl Layer<'_> {
         if file_type(&stat) == FileType::Directory {
             return self.directory(at, upper, lower, notes).map(|(found, pending)| (found, Some(pending)));
         }
-        let origin = Marks::read_origin(dir, name, self.input.class).unwrap_or(Origin::Unnamed);
+        let origin = match opened {
+            Some((file, _)) => Marks::read_origin_of(file, self.input.class),
+            None => Marks::read_origin(dir, name, self.input.class),
+        };
+        let origin = origin.unwrap_or(Origin::Unnamed);
         let found = match (lower, &at.lower_dir) {
             (Some((l, s)), Some(lower_dir)) if file_type(&s) == file_type(&stat) => {
                 let lower = Side { dir: lower_dir, name, stat: &s };

@@ -46,7 +46,7 @@ fn grow(dice: &mut Dice, dir: &Path, depth: u32, whiteouts: bool) {
     }
 }
 
-fn stream(input: &ScanInput) -> (Vec<Change>, Vec<String>) {
+fn stream(input: &ScanInput, reads: bool) -> (Vec<Change>, Vec<String>) {
     let mut changes = Vec::new();
     let look = |seen: fvm_changes::Seen<'_>, _: &mut usize| {
         // What is read by the directories that are open is what is found by path.
@@ -54,7 +54,9 @@ fn stream(input: &ScanInput) -> (Vec<Change>, Vec<String>) {
         assert_eq!(by_dir.unwrap(), by_path.unwrap(), "{}", seen.change.path);
         Some(seen.change)
     };
-    let rest = prepare(input).unwrap().stream(look, |change| {
+    let scan = prepare(input).unwrap();
+    let scan = if reads { scan.reading() } else { scan };
+    let rest = scan.stream(look, |change| {
         changes.push(change);
         ControlFlow::Continue(())
     });
@@ -83,8 +85,8 @@ fn root_and_user_what_is_streamed_of_random_trees_is_what_is_collected() {
             assert!(set.changes.len() > 20, "{}", set.changes.len());
             assert!(set.changes.windows(2).all(|w| w[0].path.as_bytes() < w[1].path.as_bytes()));
             assert!(set.changes.iter().any(|change| change.layer == 1));
-            for _ in 0..3 {
-                let (changes, warnings) = stream(&input);
+            for reads in [false, true, false, true] {
+                let (changes, warnings) = stream(&input, reads);
                 assert_eq!(changes, set.changes, "{class:?} {seed}");
                 assert_eq!(warnings, set.warnings);
             }

@@ -90,12 +90,12 @@ pub fn status(
 /// One change on one line.
 pub fn line(change: &Change) -> String {
     let slash = if change.file_type == FileType::Directory { "/" } else { "" };
-    let path = format!("{}{slash}", change.path);
+    let path = change.path.to_string() + slash;
     let mut text = match &change.kind {
         ChangeKind::Created => match (&change.target, &change.base) {
             (Some(target), _) => format!("A  {path} → {}", printable(target.0.as_encoded_bytes())),
             (None, Some(base)) => format!("A  {path} (hard link to {base}){}", powers(change)),
-            (None, None) => format!("A  {path}{}{}", special(change.file_type), powers(change)),
+            (None, None) => ["A  ", &path, &special(change.file_type), &powers(change)].concat(),
         },
         ChangeKind::Modified { meta } => format!("M  {path}{}", details(change, *meta)),
         ChangeKind::Metadata { meta } => format!("m  {path}{}", details(change, *meta)),
@@ -170,12 +170,19 @@ pub fn patch(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, 
     writeln!(w, "{}", line(change))?;
     match diff {
         Ok(Some(FileDiff::Text { patch, .. })) => {
-            let none = "/dev/null".to_owned();
-            let before = change.before.as_ref().and(change.base.as_ref()).map_or(none.clone(), ToString::to_string);
-            let after = change.after.as_ref().map_or(none, |_| change.path.to_string());
-            writeln!(w, "--- {before}\n+++ {after}")?;
+            match change.before.as_ref().and(change.base.as_ref()) {
+                Some(base) => writeln!(w, "--- {base}")?,
+                None => writeln!(w, "--- /dev/null")?,
+            }
+            match &change.after {
+                Some(_) => writeln!(w, "+++ {}", change.path)?,
+                None => writeln!(w, "+++ /dev/null")?,
+            }
             // Most lines are of letters: nothing is to be escaped.
-            let plain = |line: &str| line.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t') && b != b'\\');
+            let plain = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t') && b != b'\\');
+            if patch.ends_with('\n') && patch.split('\n').all(plain) {
+                return w.write_all(patch.as_bytes());
+            }
             patch
                 .lines()
                 .try_for_each(|line| if plain(line) { writeln!(w, "{line}") } else { writeln!(w, "{}", visible(line)) })

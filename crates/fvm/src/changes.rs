@@ -130,8 +130,8 @@ impl Fvm {
 
     /// Shows `look` every change at or below one of `only` (empty: every one), on several threads at once and in no
     /// order, and gives what it makes of each to `each`, in the order of their paths, until that breaks. `look` is told
-    /// how many bytes are held in what it made that `each` has not had yet, more or less, and adds its own. Returns what
-    /// could not be read or understood, in words.
+    /// how many bytes are held in what it made that `each` has not had yet, more or less, and adds its own. `reads`: it
+    /// reads most of them ([`Sight::diff`]). Returns what could not be read or understood, in words.
     ///
     /// # Errors
     /// When a layer cannot be read.
@@ -139,13 +139,16 @@ impl Fvm {
         &self,
         record: &VmRecord,
         only: &[VmPath],
+        reads: bool,
         look: impl Fn(Sight<'_>, &mut usize) -> Option<T> + Sync,
         mut each: impl FnMut(T) -> ControlFlow<()>,
     ) -> Result<Vec<String>, FvmError> {
         let (input, rules, bases) = (self.look_at(record, true)?, self.rules(record)?, self.bases(record));
         let mut keeper = bases.keeper(record);
         let wants = keeper.clone();
-        let rest = fvm_changes::prepare(&input)?.stream(
+        let scan = fvm_changes::prepare(&input)?;
+        let scan = if reads { scan.reading() } else { scan };
+        let rest = scan.stream(
             |mut seen, held_bytes| {
                 rules.apply(&mut seen.change);
                 let base = wants.wants(&seen.change).then(|| seen.change.path.clone());

@@ -222,6 +222,12 @@ fn clean(path: &Path) -> Result<PathBuf, PathError> {
 /// Names come from a hostile VM, so everything printed for people goes through here.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    if bytes.iter().all(is_plain)
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {

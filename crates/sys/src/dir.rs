@@ -250,18 +250,7 @@ impl Dir {
     /// # Errors
     /// The kernel's.
     pub fn xattr(&self, name: &Path, attr: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
-        let mut short = [0u8; 256];
-        match self.get_xattr(name, attr, &mut short) {
-            Ok(len) => Ok(Some(short[..len].to_vec())),
-            Err(Errno::RANGE) => {
-                let mut long = vec![0u8; XATTR_MAX_BYTES];
-                let len = self.get_xattr(name, attr, &mut long)?;
-                long.truncate(len);
-                Ok(Some(long))
-            }
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-            Err(e) => Err(e),
-        }
+        whole_xattr(|value| self.get_xattr(name, attr, value))
     }
 
     fn get_xattr(&self, name: &Path, attr: &OsStr, value: &mut [u8]) -> Result<usize, Errno> {
@@ -415,6 +404,37 @@ pub fn fd_xattrs(file: impl AsFd) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// What [`Dir::stat`] tells, of an open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn stat_of(file: impl AsFd) -> Result<Statx, Errno> {
+    fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID)
+}
+
+/// As [`Dir::xattr`], of an open file.
+///
+/// # Errors
+/// The kernel's.
+pub fn xattr_of(file: impl AsFd, attr: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
+    whole_xattr(|value| fs::fgetxattr(&file, attr, value))
+}
+
+fn whole_xattr(get: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Option<Vec<u8>>, Errno> {
+    let mut short = [0u8; 256];
+    match get(&mut short) {
+        Ok(len) => Ok(Some(short[..len].to_vec())),
+        Err(Errno::RANGE) => {
+            let mut long = vec![0u8; XATTR_MAX_BYTES];
+            let len = get(&mut long)?;
+            long.truncate(len);
+            Ok(Some(long))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -46,7 +46,7 @@ pub fn read_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Result<(PackedCha
     let (mut changes, mut bad) = (PackedChanges::default(), Ok(()));
     let warnings = out.during(&format!("reading the changes of {}", record.name), || {
         let look = |sight: Sight<'_>, _: &mut usize| Some(sight.into_change());
-        fvm.each_change(record, &[], look, |change| {
+        fvm.each_change(record, &[], false, look, |change| {
             bad = changes.push(&change);
             if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
@@ -90,7 +90,10 @@ pub fn tell_whole(out: &Output, whole: Option<&fvm::Integrity>, state: VmState) 
 pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
     let record = fvm.find(&args.name)?;
     let origins = if out.json() { fvm.origins(&record)?.map(|(origins, _)| origins) } else { None };
-    let view = View { fvm, input: fvm.scan_input(&record)?, record: &record, only: paths(&args.paths)?, origins };
+    let only = paths(&args.paths)?;
+    // Of some of very many the others would be opened for nothing.
+    let reads = !args.name_only && only.is_empty();
+    let view = View { fvm, input: fvm.scan_input(&record)?, record: &record, only, reads, origins };
     let mut warnings = Ok(Vec::new());
     let said = out.pieces(|w| {
         let (said, read) = if out.json() {
@@ -114,6 +117,9 @@ pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
 /// So many bytes of files are turned to text ahead, on each thread; what is longer is when its turn comes.
 const AHEAD_MAX_BYTES: usize = 256 << 10;
 
+/// How long the text of one is, mostly.
+const USUAL_BYTES: usize = 256;
+
 /// What became of the output, and of reading the changes.
 type Said = (io::Result<()>, Result<Vec<String>, FvmError>);
 
@@ -126,6 +132,8 @@ struct View<'a> {
     input: ScanInput,
     record: &'a VmRecord,
     only: Vec<VmPath>,
+    /// Each is read.
+    reads: bool,
     /// Who made them, where it is to be said and known.
     origins: Option<Origins>,
 }
@@ -151,7 +159,7 @@ impl View<'_> {
             Some(Made::Now(make(sight.change(), &|| sight.diff())))
         };
         let mut said = Ok(());
-        let read = self.fvm.each_change(self.record, &self.only, look, |made| {
+        let read = self.fvm.each_change(self.record, &self.only, self.reads, look, |made| {
             said = hand_on(match made {
                 Made::Now(made) => made,
                 Made::Later(change) => make(&change, &|| fvm::diff_file(&self.input, &change)),
@@ -167,7 +175,7 @@ impl View<'_> {
         show: impl Fn(&mut dyn Write, &Change, DiffOf<'_>) -> io::Result<()> + Sync,
     ) -> Said {
         let text = |change: &Change, diff: DiffOf<'_>| {
-            let mut text = Vec::new();
+            let mut text = Vec::with_capacity(USUAL_BYTES);
             show(&mut text, change, diff).map(|()| text)
         };
         self.each(text, |text| w.write_all(&text?))

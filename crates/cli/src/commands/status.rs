@@ -50,7 +50,7 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
             let (keys, forged) = (sight.keys(), sight.forged());
             Some((sight.into_change(), keys, forged))
         };
-        fvm.each_change(&record, &only, look, |(change, keys, forged)| {
+        fvm.each_change(&record, &only, false, look, |(change, keys, forged)| {
             stores.extend(keys);
             risks.extend(forged);
             bad = changes.push(&change);
