@@ -1,4 +1,4 @@
-//! `fvm run --rm --pool P -- CMD`: the whole client of a pool, before libc has started.
+//! `fvm run [--rm] --pool P -- CMD`: the whole client of a pool, before libc has started.
 //!
 //! ```text
 //!   kernel ─► ask ── Ask::Take(program) + session, streams ──► the pool's keeper ─► init ─► program
@@ -32,6 +32,13 @@ pub const EXITED: [&[u8]; 2] = [br#"{"Exited":"#, b"}"];
 
 /// How the keeper's answer begins when it has given a VM, behind its length: `fvm_vm::pool::Answer::Taken`.
 pub const TAKEN: &[u8] = br#"{"Taken":{"#;
+
+/// What the record of a pool says whose VMs are always thrown away: `fvm_model::pool::PoolRecord`, printed. No text in it can hold
+/// this, for there a line's end is escaped, and nothing within something else, for that stands further in.
+pub const NOT_KEPT: &[u8] = b"\n  \"kept\": false,";
+
+/// How the record begins, of the one format that is known here.
+pub const RECORD_BEGINS: &[u8] = b"{\n  \"format\": 1,";
 
 /// The client needs its VM no more: `Ask::Done`, with its length.
 pub const DONE: &[u8] = b"\x1d\0\0\0{\"Done\":{\"nobody_left\":true}}";
@@ -72,6 +79,16 @@ fn try_to(Line { argv, env }: Line) -> Option<()> {
     }
     within(b"/pools/")?;
     PATH.extend(usual.pool)?;
+    let pool = PATH.len();
+    if !usual.is_thrown_away {
+        // What became of one that may be kept is the command's to ask.
+        static RECORD: Buffer<{ 16 << 10 }> = Buffer::new();
+        PATH.extend(b"/pool.json")?;
+        if !first::says(&PATH, &RECORD, NOT_KEPT) || !holds(&RECORD, 0, RECORD_BEGINS) {
+            return None;
+        }
+        PATH.cut(pool);
+    }
     let (session, theirs) = first::pair()?;
     let signals = first::signals(&FORWARDED)?;
     let before = first::hold(&FORWARDED);
@@ -148,13 +165,15 @@ fn holds<const N: usize>(buffer: &Buffer<N>, at: usize, text: &[u8]) -> bool {
 pub struct Usual<Words> {
     /// `--home`.
     pub home: Option<&'static [u8]>,
+    /// `--rm`.
+    pub is_thrown_away: bool,
     /// `--pool`.
     pub pool: &'static [u8],
     /// The program and its arguments, which have been looked at.
     pub command: Words,
 }
 
-/// Reads `fvm [--home DIR] run --rm --pool P [--] CMD...`, in any order of its options. `None`: it is another line.
+/// Reads `fvm [--home DIR] run [--rm] --pool P [--] CMD...`, in any order of its options. `None`: it is another line.
 #[must_use]
 pub fn read<Words: Iterator<Item = &'static [u8]> + Clone>(mut words: Words) -> Option<Usual<Words>> {
     words.next()?;
@@ -180,7 +199,7 @@ pub fn read<Words: Iterator<Item = &'static [u8]> + Clone>(mut words: Words) -> 
             let name = rest.next()?;
             // What a later '--' means, or a name that looks like an option, or is none, is the command's to say.
             let is_odd = !is_plain && (*name.first()? == b'-' || rest.any(|word| is(word, b"--")));
-            return if is_odd || !is_thrown_away { None } else { Some(Usual { home, pool: pool?, command }) };
+            return if is_odd { None } else { Some(Usual { home, is_thrown_away, pool: pool?, command }) };
         }
     }
 }

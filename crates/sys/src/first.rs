@@ -211,6 +211,19 @@ pub fn holds<const N: usize>(path: &Buffer<N>, [first, second]: [u8; 2]) -> bool
     got == 2 && a == first && b == second
 }
 
+/// Whether a file of less than `N` bytes holds `text`; `into` is what it holds then.
+#[must_use]
+pub fn says<const M: usize, const N: usize>(path: &Buffer<M>, into: &Buffer<N>, text: &[u8]) -> bool {
+    let Some(file) = path.as_path().and_then(|path| open(path, libc::O_RDONLY | libc::O_NONBLOCK)) else {
+        return false;
+    };
+    into.clear();
+    let got = call(libc::SYS_read, [word(file.0), into.start(), N, 0, 0]);
+    let Some(got) = usize::try_from(got).ok().filter(|got| *got < N) else { return false };
+    into.len.store(got, Ordering::Relaxed);
+    (0..got).any(|at| at + text.len() <= got && bytes_from(into, at).zip(text).all(|(a, b)| a == *b))
+}
+
 /// Connects to the socket `name` in a directory, whose path may be longer than a socket's.
 #[must_use]
 pub fn connect<const N: usize>(dir: &Buffer<N>, name: &CStr) -> Option<Fd> {

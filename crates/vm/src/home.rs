@@ -21,6 +21,8 @@ mod pools;
 mod sweep;
 
 pub use pools::parse_pool;
+#[cfg(test)]
+pub(crate) use pools::pool_text;
 
 use crate::error::VmError;
 use fvm_model::vm::FORMAT;

@@ -327,6 +327,10 @@ fn root_and_user_a_client_of_a_pool_without_libc_does_what_one_with_it_does() {
             !needs_no_libc(lab, &["-q", "run", "--rm", "--pool", "p", "--", "true"]),
             "what is not usual is the command's"
         );
+        assert_eq!(needs_no_libc(lab, &["run", "--pool", "p", "--", "true"]), cfg!(target_arch = "x86_64"));
+        lab.fvm(["pool", "create", "k", "--kept", "--size", "1"]).expect(0);
+        filled(lab, "k");
+        assert!(!needs_no_libc(lab, &["run", "--pool", "k", "--", "true"]), "it may be kept");
         let script = "umask; pwd; env | grep -v ^FVM= | sort; readlink /proc/self/fd/0; \
             stat -Lc %F /proc/self/fd/1 /proc/self/fd/2; ls /proc/self/fd; grep Sig[BI] /proc/self/status; printf '<%s>' \"$@\"";
         let run = |first: &[&str], log: Option<&std::path::Path>| {

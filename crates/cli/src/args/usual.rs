@@ -312,17 +312,18 @@ mod tests {
             assert_eq!(global.home.clone(), ahead.home.map(|home| text(home).into()), "{line:?}");
             assert_eq!(run.command, ahead.command.map(text).collect::<Vec<_>>(), "{line:?}");
             let (pool, command) = (run.pool.clone(), run.command.clone());
-            let only = line_of(pool.as_deref().unwrap_or_default(), global.home.as_deref(), &command);
+            assert_eq!(run.rm, ahead.is_thrown_away, "{line:?}");
+            let only = line_of(pool.as_deref().unwrap_or_default(), run.rm, global.home.as_deref(), &command);
             let plain = read(&only).expect("it is usual");
             assert_eq!(format!("{:?}", Cli { global, command: Command::Run(run) }), format!("{plain:?}"), "{line:?}");
         }
         assert!(read_there > 300, "{read_there} lines were read");
     }
 
-    /// `fvm run --rm` of a pool, with nothing else.
-    fn line_of(pool: &str, home: Option<&std::path::Path>, command: &[OsString]) -> Vec<OsString> {
+    /// `fvm run` of a pool, with nothing else.
+    fn line_of(pool: &str, rm: bool, home: Option<&std::path::Path>, command: &[OsString]) -> Vec<OsString> {
         let home = home.map(|home| ["--home".into(), home.into()]).into_iter().flatten();
-        let options = ["run", "--rm", "--pool", pool, "--"].map(OsString::from);
+        let options = ["run"].into_iter().chain(rm.then_some("--rm")).chain(["--pool", pool, "--"]).map(OsString::from);
         ["fvm".into()].into_iter().chain(home).chain(options).chain(command.iter().cloned()).collect()
     }
 

@@ -81,9 +81,7 @@ impl Home {
     pub fn save_pool(&self, record: &PoolRecord) -> Result<(), VmError> {
         let dir = self.pool_dir(&record.name);
         make_dir(&dir)?;
-        let mut text = serde_json::to_vec_pretty(record).map_err(|e| VmError::Internal(e.to_string()))?;
-        text.push(b'\n');
-        replace_file(&dir, "pool.json", &text, true)
+        replace_file(&dir, "pool.json", &pool_text(record)?, true)
     }
 
     /// Takes the lock of a pool; `None` when its keeper has it.
@@ -147,6 +145,13 @@ impl Home {
         let dir = Dir::open_root(&pools).map_err(|e| VmError::sys("open", &pools, e))?;
         dir.remove_tree(Path::new(name.as_str())).map_err(|e| VmError::sys("remove", &self.pool_dir(name), e))
     }
+}
+
+/// As it is written; `fvm-ahead` looks for a line of it.
+pub(crate) fn pool_text(record: &PoolRecord) -> Result<Vec<u8>, VmError> {
+    let mut text = serde_json::to_vec_pretty(record).map_err(|e| VmError::Internal(e.to_string()))?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Parses `pool.json`: a newer format is refused before anything else is looked at.

@@ -348,6 +348,28 @@ mod tests {
     }
 
     #[test]
+    fn the_record_of_a_pool_says_in_one_way_that_its_vms_are_thrown_away() {
+        let says = |kept| {
+            let record = PoolRecord {
+                format: fvm_model::vm::FORMAT,
+                name: "p".parse().unwrap(),
+                size: 1,
+                policy: fvm_model::Policy::default(),
+                template: None,
+                kept,
+                uses: 1,
+                per_second: None,
+                reserve_bytes: 0,
+                reach: vec!["/a\n  \"kept\": false,".into()],
+            };
+            let text = crate::home::pool_text(&record).unwrap();
+            assert!(text.starts_with(fvm_ahead::RECORD_BEGINS));
+            text.windows(fvm_ahead::NOT_KEPT.len()).any(|part| part == fvm_ahead::NOT_KEPT)
+        };
+        assert!(says(false) && !says(true));
+    }
+
+    #[test]
     fn what_is_not_plain_or_too_long_is_not_asked_before_libc_has_started() {
         let through = [Stream::Through; 3];
         let long: &'static str = Box::leak("x".repeat(fvm_ahead::MESSAGE_MAX_BYTES).into_boxed_str());
