@@ -91,13 +91,13 @@ fn try_to(Line { argv, env }: Line) -> Option<()> {
     }
     let (session, theirs) = first::pair()?;
     let signals = first::signals(&FORWARDED)?;
+    // The keeper wakes up when somebody connects, and had better find what is asked of it. Until then a signal is this process's: a
+    // keeper that does not take anybody in is waited for.
+    let keeper = first::connect(&PATH, c"socket")?;
     let before = first::hold(&FORWARDED);
     let [input, output, errors] = streams;
     let passed = [input == Stream::Through, output == Stream::Through, errors == Stream::Through];
-    // The keeper wakes up when somebody connects, and had better find what is asked of it.
-    let asked =
-        first::connect(&PATH, c"socket").filter(|keeper| first::send(keeper, &MESSAGE, &theirs, passed).is_some());
-    let Some(keeper) = asked else {
+    let Some(()) = first::send(&keeper, &MESSAGE, &theirs, passed) else {
         first::release(before);
         return None;
     };
@@ -105,8 +105,9 @@ fn try_to(Line { argv, env }: Line) -> Option<()> {
     let (ended, nobody_left) = attend(&session, &signals);
     if let Some(code) = ended
         && has_taken(&keeper).is_some()
-        && first::say(&keeper, DONE).is_some()
     {
+        // A keeper that is gone has taken the VM along.
+        let _gone = first::say(&keeper, DONE);
         first::exit(code);
     }
     first::leave(keeper, session, before, nobody_left);

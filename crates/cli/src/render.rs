@@ -178,14 +178,7 @@ pub fn patch(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, 
                 Some(_) => writeln!(w, "+++ {}", change.path)?,
                 None => writeln!(w, "+++ /dev/null")?,
             }
-            // Most lines are of letters: nothing is to be escaped.
-            let plain = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t') && b != b'\\');
-            if patch.ends_with('\n') && patch.split('\n').all(plain) {
-                return w.write_all(patch.as_bytes());
-            }
-            patch
-                .lines()
-                .try_for_each(|line| if plain(line) { writeln!(w, "{line}") } else { writeln!(w, "{}", visible(line)) })
+            patch_text(w, &patch)
         }
         Ok(Some(FileDiff::Binary { before_bytes, after_bytes })) => {
             writeln!(w, "binary: {before_bytes} → {after_bytes} bytes")
@@ -194,6 +187,18 @@ pub fn patch(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, 
         Ok(None) => Ok(()),
         Err(e) => writeln!(w, "cannot be shown: {e}"),
     }
+}
+
+/// The lines of a patch, whose bytes are a VM's.
+fn patch_text(w: &mut dyn Write, patch: &str) -> io::Result<()> {
+    // Most lines are of letters: nothing is to be escaped.
+    let plain = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t') && b != b'\\');
+    if patch.ends_with('\n') && patch.split('\n').all(plain) {
+        return w.write_all(patch.as_bytes());
+    }
+    patch
+        .lines()
+        .try_for_each(|line| if plain(line) { writeln!(w, "{line}") } else { writeln!(w, "{}", visible(line)) })
 }
 
 /// A line of a file from a VM: tabs stay, other control characters are shown, so that nothing reaches the terminal.
@@ -248,6 +253,24 @@ impl std::fmt::Display for Stat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_byte_of_a_patch_reaches_the_terminal_but_letters_and_tabs() {
+        let shown = |text: &str| {
+            let mut shown = Vec::new();
+            patch_text(&mut shown, text).unwrap();
+            String::from_utf8(shown).unwrap()
+        };
+        assert_eq!(shown("@@ -0,0 +1 @@\n+a\tb\n"), "@@ -0,0 +1 @@\n+a\tb\n");
+        for odd in ["\u{1b}[2J", "\r", "\u{9b}2J", "\u{7f}", "\u{8}", "\u{202e}", "\u{b}", "\u{c}"] {
+            let text = format!("@@ -0,0 +2 @@\n+plain\n+{odd}x\n");
+            let (line, hidden) = (format!("+{odd}x"), shown(&text));
+            assert_eq!(hidden, format!("@@ -0,0 +2 @@\n+plain\n{}\n", visible(&line)));
+            assert!(!hidden.contains(odd), "{hidden:?}");
+        }
+        assert_eq!(shown("+a\\b\n"), "+a\\b\n", "what a file says is not escaped twice");
+        assert_eq!(shown("+a"), "+a\n");
+    }
 
     #[test]
     fn a_moment_is_printed_as_a_date() {

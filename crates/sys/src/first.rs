@@ -11,7 +11,9 @@
 //! Invariants: nothing here needs libc, or what that sets up: no thread-local storage, no allocation, and none of the functions that it
 //! chooses for the processor when it starts (`memcpy`, `memcmp`, `strlen`), which the compiler may make of a loop or of a large
 //! value. So this crate is optimised in every build, foreign memory is read byte by byte as what may change (volatile), and what is
-//! written lies in [`Buffer`]s, whose bytes are atomic. There is one thread.
+//! written lies in [`Buffer`]s, whose bytes are atomic. There is one thread. Pointers in constants are right: the program is at
+//! its place when it is loaded, or the dynamic loader has moved it; a static one that relocates itself does so in libc
+//! (`build.rs` of `fvm-cli` sees to that).
 
 use crate::spawn::{call, word};
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -410,9 +412,9 @@ pub fn signals(signals: &[i32]) -> Option<Fd> {
 #[must_use]
 pub fn await_before(this: &Fd, other: &Fd) -> bool {
     // Each a pollfd: the descriptor, what is awaited, what came.
-    let polled =
+    let mut polled =
         [this, other].map(|fd| u64::from(fd.0.cast_unsigned()) | u64::from(libc::POLLIN.cast_unsigned()) << 32);
-    let at = (&raw const polled) as usize;
+    let at = (&raw mut polled) as usize;
     while call(libc::SYS_ppoll, [at, 2, 0, 0, 0]) == -libc::EINTR {}
     // SAFETY: `polled` is there. The kernel wrote to it behind the compiler's back.
     let [this, other] = unsafe { (&raw const polled).read_volatile() };
@@ -426,8 +428,9 @@ pub fn receive<const N: usize>(from: &Fd, into: &Buffer<N>, peeks: bool) -> Opti
     let flags = libc::MSG_DONTWAIT | if peeks { libc::MSG_PEEK } else { 0 };
     // recvfrom(2) has a sixth argument; recvmsg(2) has not. No descriptor is taken.
     let vector = [into.start(), N];
-    let header = [0usize, 0, (&raw const vector) as usize, 1, 0, 0, 0];
-    let got = call(libc::SYS_recvmsg, [word(from.0), (&raw const header) as usize, word(flags), 0, 0]);
+    // The kernel writes to it.
+    let mut header = [0usize, 0, (&raw const vector) as usize, 1, 0, 0, 0];
+    let got = call(libc::SYS_recvmsg, [word(from.0), (&raw mut header) as usize, word(flags), 0, 0]);
     let got = usize::try_from(got).ok().filter(|got| *got > 0)?;
     into.len.store(got, Ordering::Relaxed);
     Some(())

@@ -389,6 +389,31 @@ fn root_and_user_a_signal_to_a_client_without_libc_is_its_programs() {
 }
 
 #[test]
+fn root_and_user_a_keeper_that_dies_after_a_program_does_not_change_how_that_ended() {
+    as_both("root_and_user_a_keeper_that_dies_after_a_program_does_not_change_how_that_ended", |lab| {
+        for option in ["--rm", "-q"] {
+            lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
+            filled(lab, "p");
+            let keeper = rustix::process::Pid::from_raw(field(lab, "p", "keeper").parse().unwrap()).unwrap();
+            let script = "echo ready; sleep 0.5; exit 7";
+            let mut line = lab.fvm_command(["run", option, "--pool", "p", "sh", "-c", script]);
+            let mut run = line.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut said = std::io::BufReader::new(run.stdout.take().unwrap());
+            let mut text = String::new();
+            said.read_line(&mut text).unwrap();
+            let pid = rustix::process::Pid::from_child(&run);
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+            std::thread::sleep(Duration::from_millis(1500));
+            rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+            wait_for("its end", || !is_alive(&keeper.as_raw_nonzero().to_string()));
+            rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+            assert_eq!(run.wait().unwrap().code(), Some(7), "{option}");
+            lab.fvm(["pool", "delete", "p"]).expect(0);
+        }
+    });
+}
+
+#[test]
 fn root_and_user_a_program_whose_client_left_is_not_started() {
     as_both("root_and_user_a_program_whose_client_left_is_not_started", |lab| {
         lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);

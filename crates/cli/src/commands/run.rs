@@ -123,7 +123,9 @@ fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> D
     }
     let name = args.name.as_deref().map(fvm::vm_name).transpose();
     let name = name.map_err(|e| Failure::usage(e.to_string(), "for example: --name build-1"))?;
-    let afterwards = match (args.rm, args.keep, args.commit) {
+    // What was asked for before libc had started was one to throw away.
+    let left = fvm_sys::first::found();
+    let afterwards = match (args.rm || left.is_some(), args.keep, args.commit) {
         (true, ..) => Afterwards::Remove,
         (_, true, _) => Afterwards::Keep,
         (.., true) => Afterwards::Commit,
@@ -132,7 +134,7 @@ fn in_pool(fvm: &Fvm, out: &Output, args: &Run, pool: &VmName, call: &Call) -> D
         _ => Afterwards::Keep,
     };
     let keeps = afterwards != Afterwards::Remove;
-    let (ended, nobody_left, vm) = fvm.pool_attach(pool, call, name.as_ref(), keeps, fvm_sys::first::found())?;
+    let (ended, nobody_left, vm) = fvm.pool_attach(pool, call, name.as_ref(), keeps, left)?;
     out.field("vm", &vm.name);
     out.field("id", &vm.id);
     out.field("kept", &keeps);
