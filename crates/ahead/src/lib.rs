@@ -24,6 +24,12 @@ pub const MESSAGE_MAX_BYTES: usize = 48 << 10;
 /// The longest path, with its zero byte (`PATH_MAX`).
 const PATH_MAX_BYTES: usize = 4096;
 
+/// The longest file that is read, in bytes.
+const FILE_MAX_BYTES: usize = 16 << 10;
+
+/// What the state directory's `format` says: `fvm_model::vm::FORMAT`.
+pub const FORMAT: &[u8] = b"1\n";
+
 /// What init says when nobody else is left: `fvm_vm::proto::Status::NobodyLeft`.
 pub const NOBODY_LEFT: &[u8] = br#""NobodyLeft""#;
 
@@ -59,6 +65,7 @@ pub fn ask(line: Line) {
 fn try_to(Line { argv, env }: Line) -> Option<()> {
     static MESSAGE: Message = Buffer::new();
     static PATH: Buffer<PATH_MAX_BYTES> = Buffer::new();
+    static FILE: Buffer<FILE_MAX_BYTES> = Buffer::new();
     let usual = read(argv)?;
     let streams = [first::stream(0), first::stream(1), first::stream(2)];
     first::working_directory(&PATH)?;
@@ -70,7 +77,8 @@ fn try_to(Line { argv, env }: Line) -> Option<()> {
         PATH.extend(name)
     };
     within(b"/format")?;
-    if !first::holds(&PATH, *b"1\n") {
+    first::read_file(&PATH, &FILE)?;
+    if FILE.len() != FORMAT.len() || !holds(&FILE, 0, FORMAT) {
         return None;
     }
     within(b"/commits/active")?;
@@ -82,9 +90,9 @@ fn try_to(Line { argv, env }: Line) -> Option<()> {
     let pool = PATH.len();
     if !usual.is_thrown_away {
         // What became of one that may be kept is the command's to ask.
-        static RECORD: Buffer<{ 16 << 10 }> = Buffer::new();
         PATH.extend(b"/pool.json")?;
-        if !first::says(&PATH, &RECORD, NOT_KEPT) || !holds(&RECORD, 0, RECORD_BEGINS) {
+        first::read_file(&PATH, &FILE)?;
+        if !holds(&FILE, 0, RECORD_BEGINS) || !(0..FILE.len()).any(|at| holds(&FILE, at, NOT_KEPT)) {
             return None;
         }
         PATH.cut(pool);

@@ -7,7 +7,7 @@
 //!   trusted.overlay.overlay.* written by the VM itself (escaped by the kernel): never believed
 //! ```
 //!
-//! Invariants: nothing here does I/O but [`Marks::read`]; any bytes are accepted without panic; only the class of the
+//! Invariants: nothing here does I/O but the `read_*` of [`Marks`]; any bytes are accepted without panic; only the class of the
 //! mount is honoured (`user.overlay.*` in a root VM are the VM's own words).
 
 use fvm_model::vm::XattrClass;

@@ -10,7 +10,7 @@
 //!
 //! Invariants: nothing here needs libc, or what that sets up: no thread-local storage, no allocation, and none of the functions that it
 //! chooses for the processor when it starts (`memcpy`, `memcmp`, `strlen`), which the compiler may make of a loop or of a large
-//! value. So this crate is optimised in every build, foreign memory is read byte by byte as what may change (volatile), and what is
+//! value. So this crate and `fvm-ahead` are optimised in every build (of `entry!` there is one call in another), foreign memory is read byte by byte as what may change (volatile), and what is
 //! written lies in [`Buffer`]s, whose bytes are atomic. There is one thread. Pointers in constants are right: the program is at
 //! its place when it is loaded, or the dynamic loader has moved it; a static one that relocates itself does so in libc
 //! (`build.rs` of `fvm-cli` sees to that).
@@ -199,31 +199,14 @@ pub fn is_missing<const N: usize>(path: &Buffer<N>) -> bool {
     call(libc::SYS_newfstatat, [AT, path, into, word(libc::AT_SYMLINK_NOFOLLOW), 0]) == -libc::ENOENT
 }
 
-/// Whether the file holds these two bytes.
+/// What a file of less than `N` bytes holds. `None`: it is longer, or cannot be read.
 #[must_use]
-pub fn holds<const N: usize>(path: &Buffer<N>, [first, second]: [u8; 2]) -> bool {
-    let Some(file) = path.as_path().and_then(|path| open(path, libc::O_RDONLY | libc::O_NONBLOCK)) else {
-        return false;
-    };
-    let mut text = 0u64;
-    let into = (&raw mut text) as usize;
-    let got = call(libc::SYS_read, [word(file.0), into, size_of::<u64>(), 0, 0]);
-    // SAFETY: `text` is there. The kernel wrote to it behind the compiler's back.
-    let [a, b, ..] = unsafe { (&raw const text).read_volatile() }.to_ne_bytes();
-    got == 2 && a == first && b == second
-}
-
-/// Whether a file of less than `N` bytes holds `text`; `into` is what it holds then.
-#[must_use]
-pub fn says<const M: usize, const N: usize>(path: &Buffer<M>, into: &Buffer<N>, text: &[u8]) -> bool {
-    let Some(file) = path.as_path().and_then(|path| open(path, libc::O_RDONLY | libc::O_NONBLOCK)) else {
-        return false;
-    };
+pub fn read_file<const M: usize, const N: usize>(path: &Buffer<M>, into: &Buffer<N>) -> Option<()> {
+    let file = open(path.as_path()?, libc::O_RDONLY | libc::O_NONBLOCK)?;
     into.clear();
     let got = call(libc::SYS_read, [word(file.0), into.start(), N, 0, 0]);
-    let Some(got) = usize::try_from(got).ok().filter(|got| *got < N) else { return false };
-    into.len.store(got, Ordering::Relaxed);
-    (0..got).any(|at| at + text.len() <= got && bytes_from(into, at).zip(text).all(|(a, b)| a == *b))
+    into.len.store(usize::try_from(got).ok().filter(|got| *got < N)?, Ordering::Relaxed);
+    Some(())
 }
 
 /// Connects to the socket `name` in a directory, whose path may be longer than a socket's.
@@ -251,7 +234,7 @@ pub fn pair() -> Option<(Fd, Fd)> {
     let mut both = 0u64;
     let (kind, into) = (word(libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC), (&raw mut both) as usize);
     let made = call(libc::SYS_socketpair, [word(libc::AF_UNIX), kind, 0, into, 0]);
-    // SAFETY: as in `holds`.
+    // SAFETY: `both` is there. The kernel wrote to it behind the compiler's back.
     let [a, b, c, d, e, f, g, h] = unsafe { (&raw const both).read_volatile() }.to_ne_bytes();
     let (one, other) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
     if made == 0 { Some((Fd(one), Fd(other))) } else { None }
@@ -364,7 +347,7 @@ fn mask(how: c_int, set: u64) -> u64 {
     let mut old = 0u64;
     let (new, old_at) = ((&raw const set) as usize, (&raw mut old) as usize);
     call(libc::SYS_rt_sigprocmask, [word(how), new, old_at, size_of::<u64>(), 0]);
-    // SAFETY: as in `holds`.
+    // SAFETY: as in `pair`.
     unsafe { (&raw const old).read_volatile() }
 }
 

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
 use fvm_kit::{Lab, Ran, User, is_root};
-use std::io::BufRead;
-use std::process::Stdio;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 /// Runs `body` as root and as an ordinary user.
@@ -370,21 +370,29 @@ fn root_and_user_a_client_of_a_pool_without_libc_does_what_one_with_it_does() {
     });
 }
 
+/// A client of `p` whose script has said "ready", and what it says next.
+fn begun(lab: &Lab, option: &str, script: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut line = lab.fvm_command(["run", option, "--pool", "p", "sh", "-c", script]);
+    let mut run = line.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(run.stdout.take().unwrap());
+    let mut text = String::new();
+    said.read_line(&mut text).unwrap();
+    assert_eq!(text, "ready\n");
+    (run, said)
+}
+
 #[test]
 fn root_and_user_a_signal_to_a_client_without_libc_is_its_programs() {
     as_both("root_and_user_a_signal_to_a_client_without_libc_is_its_programs", |lab| {
         lab.fvm(["pool", "create", "p", "--size", "1"]).expect(0);
         filled(lab, "p");
         let script = "trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.01; done";
-        let mut line = lab.fvm_command(["run", "--rm", "--pool", "p", "sh", "-c", script]);
-        let mut run = line.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = std::io::BufReader::new(run.stdout.take().unwrap());
-        let mut text = String::new();
-        said.read_line(&mut text).unwrap();
+        let (mut run, mut said) = begun(lab, "--rm", script);
         let pid = rustix::process::Pid::from_child(&run);
         rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        let mut text = String::new();
         said.read_line(&mut text).unwrap();
-        assert_eq!((text.as_str(), run.wait().unwrap().code()), ("ready\ngot\n", Some(3)));
+        assert_eq!((text.as_str(), run.wait().unwrap().code()), ("got\n", Some(3)));
     });
 }
 
@@ -396,11 +404,7 @@ fn root_and_user_a_keeper_that_dies_after_a_program_does_not_change_how_that_end
             filled(lab, "p");
             let keeper = rustix::process::Pid::from_raw(field(lab, "p", "keeper").parse().unwrap()).unwrap();
             let script = "echo ready; sleep 0.5; exit 7";
-            let mut line = lab.fvm_command(["run", option, "--pool", "p", "sh", "-c", script]);
-            let mut run = line.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-            let mut said = std::io::BufReader::new(run.stdout.take().unwrap());
-            let mut text = String::new();
-            said.read_line(&mut text).unwrap();
+            let (mut run, _said) = begun(lab, option, script);
             let pid = rustix::process::Pid::from_child(&run);
             rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
             std::thread::sleep(Duration::from_millis(1500));

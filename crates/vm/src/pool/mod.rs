@@ -364,6 +364,7 @@ mod tests {
             };
             let text = crate::home::pool_text(&record).unwrap();
             assert!(text.starts_with(fvm_ahead::RECORD_BEGINS));
+            assert_eq!(format!("{}\n", record.format).as_bytes(), fvm_ahead::FORMAT);
             text.windows(fvm_ahead::NOT_KEPT.len()).any(|part| part == fvm_ahead::NOT_KEPT)
         };
         assert!(says(false) && !says(true));
