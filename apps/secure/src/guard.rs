@@ -277,6 +277,13 @@ fn decide(shared: &Shared, asked: Asked) {
                     count(&|s| &mut s.redirected);
                     (shared.tell)(&format!("process {pid}: {shown} runs in a VM"));
                 }
+                Redirected::Refused(errno @ (Errno::TIMEDOUT | Errno::CANCELED)) => {
+                    // Whoever was quicker counted it.
+                    if errno == Errno::TIMEDOUT {
+                        count(&|s| &mut s.late);
+                    }
+                    (shared.tell)(&format!("process {pid}: {shown} refused: to take it to a VM took too long"));
+                }
                 Redirected::Refused(errno) => {
                     count(&|s| &mut s.refused);
                     (shared.tell)(&format!("process {pid}: {shown} refused: it could not be taken to a VM: {errno}"));

@@ -25,7 +25,7 @@ pub enum Redirected {
     Refused(Errno),
 }
 
-/// Does it. `refuse` answers the waiting thread; `false` when somebody was quicker.
+/// Does it. `refuse` answers the waiting thread; `false` when somebody was quicker, which is `CANCELED`.
 pub fn redirect(task: &Task, program: &Program, deadline: Instant, refuse: impl FnOnce() -> bool) -> Redirected {
     match try_to(task, program, deadline, refuse) {
         Ok(()) => Redirected::Done,
@@ -48,7 +48,7 @@ fn try_to(task: &Task, program: &Program, deadline: Instant, refuse: impl FnOnce
         return Err(Errno::SRCH);
     }
     if !refuse() {
-        return Err(Errno::TIMEDOUT);
+        return Err(Errno::CANCELED);
     }
     loop {
         match wait(&mut held, deadline)? {

@@ -9,11 +9,14 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Most bytes of arguments that are looked at.
 const TEXT_MAX_BYTES: u64 = 256 << 10;
 /// Most bytes of the variables of a program: more than the kernel takes (execve(2), "Limits on size of arguments").
 const ENVIRONMENT_MAX_BYTES: u64 = 8 << 20;
+/// So long a thread that has to wait may take to fall asleep: another one may have its processor.
+const FALLS_ASLEEP: Duration = Duration::from_millis(500);
 /// Longest chain of parents.
 const PARENTS_MAX: usize = 4096;
 
@@ -78,8 +81,18 @@ struct Waits {
 
 impl Waits {
     fn of(pid: i32, tid: i32) -> Result<Self, Errno> {
-        // Whoever is at work for the kernel (io_uring) is in no call.
-        let call = text(&format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+        let until = Instant::now() + FALLS_ASLEEP;
+        let mut pause = Duration::from_micros(20);
+        let call = loop {
+            // Whoever is at work for the kernel (io_uring) is in no call.
+            let call = text(&format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+            // The kernel asks before the thread sleeps, and does not say in which call one is that does not.
+            if call.trim_end() != "running" || Instant::now() > until {
+                break call;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
+        };
         Ok(Self { began: stat_field(&text(&format!("/proc/{pid}/task/{tid}/stat"))?, 22)?, call })
     }
 }
@@ -387,6 +400,24 @@ mod tests {
         go.send(()).unwrap();
         other.join().unwrap().unwrap();
         assert!(!later.still_waits());
+    }
+
+    #[test]
+    fn a_thread_that_does_not_sleep_yet_is_seen_in_the_call_in_which_it_will() {
+        let (named, name) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || {
+            named.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(100) {
+                std::hint::spin_loop();
+            }
+            wait.recv()
+        });
+        let task = Task::of(name.recv().unwrap()).unwrap();
+        assert_eq!(task.waits.call.split(' ').next(), Some(libc::SYS_futex.to_string().as_str()));
+        go.send(()).unwrap();
+        other.join().unwrap().unwrap();
     }
 
     #[test]

@@ -211,6 +211,24 @@ fn root_more_at_once_than_the_guard_has_room_for_are_refused_and_do_not_end_it()
 }
 
 #[test]
+fn root_a_thread_that_does_not_sleep_yet_when_it_is_looked_at_is_redirected() {
+    let test = "root_a_thread_that_does_not_sleep_yet_when_it_is_looked_at_is_redirected";
+    // On the guard's processor, and behind it: the kernel has asked, and the thread was stopped before it could wait.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    let cpu = allowed.split(['-', ',']).next().unwrap();
+    let on_one = |lab: &Lab| {
+        let mut command = lab.command("taskset");
+        command.args(["-c", cpu]).arg(binary()).arg("--home").arg(lab.home());
+        command
+    };
+    let Some(it) = Guarded::of(test, &[], on_one) else { return };
+    for _ in 0..5 {
+        it.confined(&["taskset", "-c", cpu, "chrt", "--idle", "0", "./m", "FVM"]).expect(0);
+    }
+}
+
+#[test]
 fn root_an_fvm_that_was_replaced_is_still_fvm() {
     let test = "root_an_fvm_that_was_replaced_is_still_fvm";
     let place = Lab::new(User::Root);
