@@ -4,7 +4,8 @@
 //!   root modes   every visible host mount gets one overlay; /proc /sys /dev are the VM's own
 //!   rootless     a directory without mounts below:  one overlay
 //!                a directory with mounts below:     overlay over a skeleton of its names, then each child directory
-//!                                                   the same way (the kernel gives EINVAL for a plain overlay there)
+//!                                                   the same way (the kernel gives EINVAL for a plain overlay there);
+//!                one below that, which the user may not write: its names in the same skeleton
 //! ```
 //!
 //! Invariants: a parent's operation stands before its children's; a layer keeps its number as long as the VM lives,
@@ -64,7 +65,7 @@ pub fn draw(brief: &Brief<'_>) -> Blueprint {
                 pen.mount(mount);
             }
         }
-        Mode::Rootless => pen.directory(&HostPath::root()),
+        Mode::Rootless => pen.directory(&HostPath::root(), None),
     }
     let places = Places::of(brief.policy, brief.facts, brief.masked);
     pen.notices.extend(places.notices.iter().cloned());
@@ -213,15 +214,15 @@ impl Pen<'_> {
                     target,
                     idmapped: shifted,
                     class,
-                    skeleton: false,
+                    skeleton: Vec::new(),
                     restrict,
                 });
             }
         }
     }
 
-    /// Rootless: one directory, with everything below it.
-    fn directory(&mut self, dir: &HostPath) {
+    /// Rootless: one directory, with everything below it. `within`: the operation that makes the names around it.
+    fn directory(&mut self, dir: &HostPath, within: Option<usize>) {
         let mount = self.mount_of(dir);
         let restrict = mount.map(restrictions).unwrap_or_default();
         if let Some(VisibleMount { shown: Shown::ReadOnly, mount }) =
@@ -238,17 +239,35 @@ impl Pen<'_> {
             // As on the host: the user sees that it is there, and no more.
             return;
         }
+        if let Some(op) = within.filter(|op| skeleton && self.is_part_of(dir, *op)) {
+            if let SetupOp::Overlay { skeleton, .. } = &mut self.ops[op] {
+                skeleton.push(dir.clone());
+            }
+            self.children(dir, op);
+            return;
+        }
         let kind = if skeleton { LayerKind::Skeleton } else { LayerKind::Overlay };
         let layer = self.layer(dir, kind);
         let (lower, target, class) = (dir.clone(), dir.in_vm(), self.class());
         let restrict = Restrict { read_only: false, ..restrict };
-        self.ops.push(SetupOp::Overlay { layer, lower, target, idmapped: false, class, skeleton, restrict });
+        let names = if skeleton { vec![dir.clone()] } else { Vec::new() };
+        self.ops.push(SetupOp::Overlay { layer, lower, target, idmapped: false, class, skeleton: names, restrict });
         if skeleton {
-            self.children(dir);
+            self.children(dir, self.ops.len() - 1);
         }
     }
 
-    fn children(&mut self, dir: &HostPath) {
+    /// Whether nothing of `dir` itself can change in a VM, and so its names need no layer but that of the operation `op`.
+    fn is_part_of(&self, dir: &HostPath, op: usize) -> bool {
+        let SetupOp::Overlay { lower, .. } = &self.ops[op] else { return false };
+        let on = |dir| self.mount_of(dir).map(|on| on.mount.id);
+        // A VM that an earlier fvm made has one.
+        let has_layer = self.layers.iter().any(|layer| layer.host == *dir);
+        !has_layer && on(dir) == on(lower) && !may(dir, Access::WRITE_OK)
+    }
+
+    /// What is in a directory with mounts below, whose names the operation `within` makes.
+    fn children(&mut self, dir: &HostPath, within: usize) {
         let copies = may(dir, Access::WRITE_OK);
         let Ok(entries) = std::fs::read_dir(dir.as_path()) else { return };
         let mut entries: Vec<_> = entries.flatten().collect();
@@ -258,7 +277,7 @@ impl Pen<'_> {
             let Ok(kind) = entry.file_type() else { continue };
             if kind.is_dir() {
                 if !self.brief.facts.is_skipped(&path) {
-                    self.directory(&path);
+                    self.directory(&path, Some(within));
                 }
             } else if kind.is_file() && !(copies && is_small(path.as_path())) && may(&path, Access::READ_OK) {
                 let (source, target) = (path.clone(), path.in_vm());
@@ -398,7 +417,7 @@ mod tests {
             facts(vec![mount("/", "ext4", Shown::Overlay), mount(target.to_str().unwrap(), "ext4", Shown::Overlay)]);
         let brief = Brief { facts: &facts, mode: Mode::Rootless, policy: &Policy::default(), known: &[], masked: &[] };
         let mut pen = Pen { brief: &brief, ops: Vec::new(), layers: Vec::new(), notices: Vec::new() };
-        pen.directory(&HostPath::new(base.join("with")).unwrap());
+        pen.directory(&HostPath::new(base.join("with")).unwrap(), None);
         let kinds: Vec<_> = pen
             .layers
             .iter()

@@ -145,7 +145,7 @@ impl Site {
             }
             SetupOp::Overlay { layer, lower, target, idmapped, class, skeleton, restrict } => {
                 self.await_layer();
-                match self.overlay(*layer, lower, *idmapped, *class, *skeleton, *restrict) {
+                match self.overlay(*layer, lower, *idmapped, *class, !skeleton.is_empty(), *restrict) {
                     Err(e) if is_gone(&e, lower) => {}
                     made => self.place(&made?, target)?,
                 }
@@ -156,10 +156,13 @@ impl Site {
                     Err(e) if is_gone(&e, source) => return Ok(()),
                     opened => opened?,
                 };
-                // Where overlayfs takes it, the VM's inodes are its own: no socket, FIFO, lock or watch is the host's.
-                let shown = match self.read_only_overlay(&opened, restrict) {
-                    Ok(overlay) => overlay,
-                    Err(_) => {
+                // Where overlayfs takes it, the VM's inodes are its own: no socket, FIFO, lock or watch is the host's. It takes no
+                // file, and to let go of what it did not take costs a grace period of RCU.
+                let is_dir = fs::FileType::from_raw_mode(fs::fstat(&opened)?.st_mode) == fs::FileType::Directory;
+                let overlay = if is_dir { self.read_only_overlay(&opened, restrict).ok() } else { None };
+                let shown = match overlay {
+                    Some(overlay) => overlay,
+                    None => {
                         let copy = self.clone_host(source.as_path(), *idmapped)?;
                         mount::add_attributes(copy.as_fd(), attributes(restrict), false)?;
                         copy

@@ -120,13 +120,13 @@ impl Makers {
     }
 }
 
-/// A layer over the names of a host directory ([`crate::layers`]).
+/// A layer over the names of host directories ([`crate::layers`]).
 #[derive(Debug)]
 pub struct Skeleton {
     /// `layers/<n>`.
     pub dir: PathBuf,
-    /// The directory.
-    pub host: HostPath,
+    /// The directories: its own first, then some below that.
+    pub names: Vec<HostPath>,
 }
 
 /// What builder and init tell the keeper while the VM is being built.
@@ -217,8 +217,8 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
         until: until.as_ref(),
     };
     let skeletons = blueprint.ops.iter().filter_map(|op| match op {
-        SetupOp::Overlay { layer, lower, skeleton: true, .. } => {
-            Some(Skeleton { dir: site.layers_dir.join(layer.to_string()), host: lower.clone() })
+        SetupOp::Overlay { layer, skeleton, .. } if !skeleton.is_empty() => {
+            Some(Skeleton { dir: site.layers_dir.join(layer.to_string()), names: skeleton.clone() })
         }
         _ => None,
     });

@@ -64,8 +64,8 @@ pub fn prepare(
                     make(&dir.join("work"))?;
                     make(&dir.join("upper"))?;
                 }
-                if *skeleton {
-                    make_skeleton(&dir, lower)?;
+                if !skeleton.is_empty() {
+                    make_skeleton(&dir, skeleton)?;
                 }
                 match is_new {
                     // Its ways are open, or the VM closed them.
@@ -128,24 +128,23 @@ fn begin(upper: &Path, lower: &HostPath, mode: Mode, reach: &[PathBuf], fresh: &
 }
 
 /// Whether the host still has what was copied for the VM when it was made, and under the same names: private copies of files, and
-/// what lies directly in a directory with mounts below it. All else the VM sees as it is now. `since`: before the copies were made.
+/// what lies directly in `names`, directories with mounts below. All else the VM sees as it is now. `since`: before the copies were
+/// made.
 #[must_use]
-pub fn is_current(layers: &[Layer], since: Timestamp) -> bool {
+pub fn is_current<'a>(layers: &[Layer], names: impl IntoIterator<Item = &'a HostPath>, since: Timestamp) -> bool {
     let is_older = |path: &Path| {
         path.symlink_metadata().is_ok_and(|meta| {
             // Within the same tick of the clock nobody knows.
             (meta.ctime(), meta.ctime_nsec()) < (since.secs, i64::from(since.nanos))
         })
     };
-    layers.iter().all(|layer| match layer.kind {
-        LayerKind::Overlay => true,
-        LayerKind::File => is_older(layer.host.as_path()),
-        LayerKind::Skeleton => {
-            let files = std::fs::read_dir(layer.host.as_path()).into_iter().flatten().flatten();
+    let files_are = layers.iter().all(|layer| layer.kind != LayerKind::File || is_older(layer.host.as_path()));
+    files_are
+        && names.into_iter().all(|dir| {
+            let files = std::fs::read_dir(dir.as_path()).into_iter().flatten().flatten();
             let mut files = files.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            is_older(layer.host.as_path()) && files.all(|file| is_older(&file.path()))
-        }
-    })
+            is_older(dir.as_path()) && files.all(|file| is_older(&file.path()))
+        })
 }
 
 /// Layers may lie in a place that all users share (`/dev/shm`): whoever owns the directory above them rules them, so
@@ -234,12 +233,36 @@ fn imitate(upper: &Path, lower: &Path, mode: Mode) -> Result<(), VmError> {
     fs::chmod(upper, FileMode::from_raw_mode(bits)).map_err(|e| VmError::sys("set the mode of", upper, e))
 }
 
-/// Makes `skeleton/` anew from the names in `host`.
-fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
+/// Makes `skeleton/` anew from `names`, directories of the host: its own first.
+fn make_skeleton(dir: &Path, names: &[HostPath]) -> Result<(), VmError> {
     let handle = Dir::open_root(dir).map_err(|e| VmError::sys("open", dir, e))?;
     handle.remove_tree(Path::new("skeleton")).map_err(|e| VmError::sys("remove", &dir.join("skeleton"), e))?;
     let skeleton = dir.join("skeleton");
     make(&skeleton)?;
+    for host in names {
+        if let Some(place) = place_of(&handle, dir, names, host) {
+            make_names(&place, host)?;
+        }
+    }
+    // Those within last, from the inside out: nothing can be made in them then.
+    for host in names.iter().skip(1).rev() {
+        if let Some(place) = place_of(&handle, dir, names, host) {
+            imitate(&place, host.as_path(), Mode::Rootless)?;
+        }
+    }
+    fs::chmod(&skeleton, FileMode::from_raw_mode(0o755)).map_err(|e| VmError::sys("set the mode of", &skeleton, e))
+}
+
+/// Where a directory of `names` is in `skeleton/` of `dir`, unless it is none any more: its parent's names are listed later than it was
+/// found.
+fn place_of(handle: &Dir, dir: &Path, names: &[HostPath], host: &HostPath) -> Option<PathBuf> {
+    let below = host.as_path().strip_prefix(names.first()?.as_path()).ok()?;
+    let place = Path::new("skeleton").join(below);
+    handle.beneath_deep(&place).ok().map(|_| dir.join(place))
+}
+
+/// Makes the names that are in `host`.
+fn make_names(place: &Path, host: &HostPath) -> Result<(), VmError> {
     let copies = fs::accessat(CWD, host.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     let entries = match std::fs::read_dir(host.as_path()) {
         Ok(entries) => Some(entries),
@@ -248,7 +271,7 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
         Err(e) => return Err(VmError::io("list", host.as_path(), &e)),
     };
     for entry in entries.into_iter().flatten().flatten() {
-        let to = skeleton.join(entry.file_name());
+        let to = place.join(entry.file_name());
         let from = host.as_path().join(entry.file_name());
         let Ok(kind) = entry.file_type() else { continue };
         let made = if kind.is_dir() {
@@ -268,7 +291,7 @@ fn make_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
             other => other.map_err(|e| VmError::io("create", &to, &e))?,
         }
     }
-    fs::chmod(&skeleton, FileMode::from_raw_mode(0o755)).map_err(|e| VmError::sys("set the mode of", &skeleton, e))
+    Ok(())
 }
 
 /// A file to be covered by a mount: closed, so that it is never taken for a copy.
@@ -281,11 +304,25 @@ fn make_placeholder(to: &Path) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When the skeleton cannot be written.
-pub fn update_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
-    let skeleton = dir.join("skeleton");
+pub fn update_skeleton(dir: &Path, names: &[HostPath]) -> Result<(), VmError> {
+    let handle = Dir::open_root(dir).map_err(|e| VmError::sys("open", dir, e))?;
+    for (n, host) in names.iter().enumerate() {
+        let Some(place) = place_of(&handle, dir, names, host) else { continue };
+        if n == 0 {
+            update_names(dir, &place, host)?;
+            continue;
+        }
+        // One within is closed, to the VM's user as to this one.
+        fs::chmod(&place, FileMode::from_raw_mode(0o755)).map_err(|e| VmError::sys("set the mode of", &place, e))?;
+        update_names(dir, &place, host).and(imitate(&place, host.as_path(), Mode::Rootless))?;
+    }
+    Ok(())
+}
+
+fn update_names(dir: &Path, place: &Path, host: &HostPath) -> Result<(), VmError> {
     let copies = fs::accessat(CWD, host.as_path(), Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     for entry in std::fs::read_dir(host.as_path()).into_iter().flatten().flatten() {
-        let (from, to) = (entry.path(), skeleton.join(entry.file_name()));
+        let (from, to) = (entry.path(), place.join(entry.file_name()));
         let Some(there) = Name::of(&from) else { continue };
         let wanted = there.is_link() || (copies && there.is_file() && is_small(&from));
         let here = Name::of(&to);
@@ -303,7 +340,7 @@ pub fn update_skeleton(dir: &Path, host: &HostPath) -> Result<(), VmError> {
             other => other.map_err(|e| VmError::io("create", &to, &e))?,
         }
     }
-    for entry in std::fs::read_dir(&skeleton).map_err(|e| VmError::io("list", &skeleton, &e))?.flatten() {
+    for entry in std::fs::read_dir(place).map_err(|e| VmError::io("list", place, &e))?.flatten() {
         let to = entry.path();
         let Some(here) = Name::of(&to) else { continue };
         let there = Name::of(&host.as_path().join(entry.file_name()));
@@ -370,12 +407,11 @@ mod tests {
         let file = dir.join("f");
         let later = crate::lifecycle::settled;
         std::fs::write(&file, "one").unwrap();
-        let all = [LayerKind::Overlay, LayerKind::File, LayerKind::Skeleton];
+        let names = [HostPath::new(&dir).unwrap()];
         let current = |since| {
-            all.map(|kind| {
-                let host = if kind == LayerKind::File { &file } else { &dir };
-                is_current(&[layer(kind, host)], since)
-            })
+            let is_current = |layer, names: &[_]| is_current(&[layer], names, since);
+            let (directory, copy) = (layer(LayerKind::Overlay, &dir), layer(LayerKind::File, &file));
+            [is_current(directory, &[]), is_current(copy, &[]), is_current(layer(LayerKind::Skeleton, &dir), &names)]
         };
         let since = later();
         assert_eq!(current(since), [true; 3]);

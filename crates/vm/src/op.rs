@@ -51,8 +51,9 @@ pub enum SetupOp {
         idmapped: bool,
         /// Where overlayfs keeps its notes.
         class: XattrClass,
-        /// Lower is `layers/<layer>/skeleton`, made from the names in `lower`.
-        skeleton: bool,
+        /// If there are any, lower is `layers/<layer>/skeleton`, made from the names in these directories: `lower`, and those below it
+        /// that have no layer of their own, parents first.
+        skeleton: Vec<HostPath>,
         /// What the host's mount forbids.
         restrict: Restrict,
     },
@@ -193,8 +194,10 @@ impl fmt::Display for SetupOp {
         match self {
             Self::PrivateMounts => f.write_str("make mounts private"),
             Self::Overlay { layer, lower, target, idmapped, skeleton, restrict, .. } => {
-                let what = if *skeleton { "overlay over the names of" } else { "overlay over" };
-                write!(f, "{what} {lower} at {target} (layer {layer}{}){restrict}", mapped(idmapped))
+                f.write_str(if skeleton.is_empty() { "overlay over " } else { "overlay over the names of " })?;
+                write!(f, "{lower}")?;
+                skeleton.iter().skip(1).try_for_each(|below| write!(f, ", {below}"))?;
+                write!(f, " at {target} (layer {layer}{}){restrict}", mapped(idmapped))
             }
             Self::ReadOnly { source, target, idmapped, restrict } => {
                 write!(f, "show {source} read-only at {target}{}{restrict}", mapped(idmapped))

@@ -95,7 +95,7 @@ impl Held {
 /// In words, what could not be refreshed; everything else was.
 pub fn refresh(vm: &Launched) -> Result<(), String> {
     for skeleton in &vm.skeletons {
-        layers::update_skeleton(&skeleton.dir, &skeleton.host).map_err(|e| e.to_string())?;
+        layers::update_skeleton(&skeleton.dir, &skeleton.names).map_err(|e| e.to_string())?;
     }
     flush(vm).map_err(|e| format!("its init does not answer: {e}"))?
 }

@@ -124,3 +124,48 @@ fn user_refresh_updates_the_names_of_a_directory_with_a_mount_below_it() {
         s/keep s/large s/link s/m s/mine s/new s/replaced s/sub\nvm\n17825792\n0\nagain\n";
     assert_eq!(out, expected, "{err}");
 }
+
+/// Of those, what the user cannot change has no layer of its own.
+#[test]
+fn user_names_that_the_user_cannot_change_lie_in_the_layer_of_the_directory_above() {
+    if !is_root("user_names_that_the_user_cannot_change_lie_in_the_layer_of_the_directory_above") {
+        return;
+    }
+    let lab = Lab::new(User::Ordinary);
+    let meta = std::fs::metadata(lab.dir()).unwrap();
+    let script = format!(
+        r#"
+        fvm() {{ {fvm} --home {home} "$@"; }}
+        fvm explain --net none | grep -o 'over the names of [^ ]*/d,.*at' | sed "s,$PWD,d,g"
+        fvm run --keep --name v --net none -- sh -c 'touch r/a/x r/a/b/x 2>/dev/null || echo closed; echo vm >> r/mine/f; echo vm > r/a/b/m/own' 2>/dev/null
+        fvm status v | grep -o '[AM]  .*' | sed "s,$PWD/,,"
+        fvm start v; fvm exec v sh -c 'readlink r/a/link; cat r/a/b/m/f r/a/b/file r/mine/f r/a/b/m/own; stat -c %A r r/a r/a/b'
+        touch asked; while [ -e asked ]; do sleep 0.05; done
+        fvm refresh v; fvm exec v sh -c 'readlink r/a/link r/a/new; stat -c %A r/a; touch r/a/x 2>/dev/null || echo closed'
+        fvm stop -t 0 v; fvm commit v 2>/dev/null; cat r/mine/f r/a/b/m/own"#,
+        fvm = binary().display(),
+        home = lab.home().display()
+    );
+    let outer = format!(
+        "mkdir -p d/r/a/b/m d/r/mine; ln -s old d/r/a/link; echo file > d/r/a/b/file; echo f > d/r/mine/f
+         chown -R {uid}:{gid} d/r/mine; chown {uid}:{gid} d; chmod 750 d/r/a/b; chgrp {gid} d/r/a/b
+         mount -t tmpfs -o uid={uid},gid={gid} none d/r/a/b/m; echo m > d/r/a/b/m/f; cd d
+         setpriv --reuid {uid} --regid {gid} --clear-groups sh -ec \"$SCRIPT\" &
+         for i in $(seq 600); do [ -e asked ] && break; sleep 0.05; done
+         ln -sfn new r/a/link; ln -s newer r/a/new; rm asked; wait $!",
+        uid = meta.uid(),
+        gid = meta.gid()
+    );
+    let ran = Command::new("unshare")
+        .args(["-m", "sh", "-ec", &outer])
+        .env("SCRIPT", script)
+        .env("HOME", lab.dir())
+        .current_dir(lab.dir())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    let expected = "over the names of d, d/r, d/r/a, d/r/a/b at\nclosed\nA  r/a/b/m/own\nM  r/mine/f\n\
+        old\nm\nfile\nf\nvm\nvm\ndr-xr-xr-x\ndr-xr-xr-x\ndr-xr-x---\n\
+        new\nnewer\ndr-xr-xr-x\nclosed\nf\nvm\nvm\n";
+    assert_eq!(out, expected, "{err}");
+}

@@ -127,12 +127,13 @@ impl Keeper<'_> {
         let made = ready.kept.record();
         // Before anything is looked at: what the host changes from now on is new to the VM.
         let now = lifecycle::now();
-        let is_current = ready.uses == 0 && layers::is_current(&made.layers, made.forked);
+        let names = ready.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
+        let is_current = ready.uses == 0 && layers::is_current(&made.layers, names, made.forked);
         let fresh = is_current && self.pool.template.is_none();
         if ready.uses == 0 && !is_current {
             for skeleton in &ready.vm.skeletons {
                 // What it cannot be given it has as it was, and that counts as old.
-                let _as_it_was = layers::update_skeleton(&skeleton.dir, &skeleton.host);
+                let _as_it_was = layers::update_skeleton(&skeleton.dir, &skeleton.names);
             }
         }
         let names = name.as_ref().map(|name| {
