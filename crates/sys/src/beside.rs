@@ -14,6 +14,8 @@
 use crate::spawn::{address, call, word};
 use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::CpuSet;
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -69,6 +71,16 @@ impl Network {
         // Dropped, it frees the memory.
         let begun = Self { child, memory };
         if child == -1 { Err(crate::last_errno()) } else { Ok(begun) }
+    }
+
+    /// Has it made on another processor, if it has not begun: the caller's is where it would wait for the caller.
+    /// [`crate::process::begin_elsewhere`] says what `own` is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn elsewhere(&self, own: &CpuSet) -> Result<(), Errno> {
+        let child = Pid::from_raw(self.child).ok_or(Errno::SRCH)?;
+        crate::process::begin_elsewhere(child, own)
     }
 
     /// Waits for it.

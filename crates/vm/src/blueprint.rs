@@ -80,6 +80,14 @@ pub fn draw(brief: &Brief<'_>) -> Blueprint {
     pen.finish()
 }
 
+impl Blueprint {
+    /// The operations that use layers, in the order in which those are made and waited for: over names last, which takes long.
+    pub fn layered(&self) -> impl Iterator<Item = &SetupOp> {
+        let of = |over_names| move |op: &&SetupOp| op.is_layered() && op.is_over_names() == over_names;
+        self.ops.iter().filter(of(false)).chain(self.ops.iter().filter(of(true)))
+    }
+}
+
 struct Pen<'a> {
     brief: &'a Brief<'a>,
     ops: Vec<SetupOp>,

@@ -27,6 +27,7 @@ use rustix::fs::{self, AtFlags, CWD, Mode as FileMode, OFlags, StatVfsMountFlags
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,8 @@ pub struct Site {
     pub traced: Option<Traced>,
     /// The assembled tree, once its root is mounted.
     tree: Option<OwnedFd>,
+    /// Overlays that were made before their places, by layer.
+    ahead: Option<HashMap<u32, OwnedFd>>,
     /// An empty file system.
     cover: Option<OwnedFd>,
     /// It is mounted somewhere.
@@ -117,6 +120,7 @@ impl Site {
             inner: Vec::new(),
             traced: None,
             tree: None,
+            ahead: None,
             cover: None,
             is_covered: false,
             layers_to_come: None,
@@ -134,7 +138,11 @@ impl Site {
     /// # Errors
     /// [`StepError`] with the operation in words.
     pub fn execute(&mut self, op: &SetupOp) -> Result<(), StepError> {
-        self.run(op).map_err(|e| StepError { step: op.to_string(), why: explain(&e, op, self.mode) })
+        self.run(op).map_err(|e| self.step_error(op, &e))
+    }
+
+    fn step_error(&self, op: &SetupOp, error: &MountError) -> StepError {
+        StepError { step: op.to_string(), why: explain(error, op, self.mode) }
     }
 
     fn run(&mut self, op: &SetupOp) -> Result<(), MountError> {
@@ -143,11 +151,13 @@ impl Site {
                 let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
                 mount_change("/", private)?;
             }
-            SetupOp::Overlay { layer, lower, target, idmapped, class, skeleton, restrict } => {
-                self.await_layer();
-                match self.overlay(*layer, lower, *idmapped, *class, !skeleton.is_empty(), *restrict) {
-                    Err(e) if is_gone(&e, lower) => {}
-                    made => self.place(&made?, target)?,
+            SetupOp::Overlay { layer, target, .. } => {
+                let made = match &mut self.ahead {
+                    Some(ahead) if !op.is_over_names() => ahead.remove(layer),
+                    _ => self.overlay(op)?,
+                };
+                if let Some(made) = made {
+                    self.place(&made, target)?;
                 }
             }
             SetupOp::ReadOnly { source, target, idmapped, restrict } => {
@@ -303,7 +313,35 @@ impl Site {
         [self.layers_dir.join(layer.to_string()).join("upper")].into_iter().chain(shared.filter(|upper| upper.exists()))
     }
 
-    fn overlay(
+    /// Makes the overlays of `ops` that need no names, to be put in their places when their operations are run: what makes the layers
+    /// takes long for the others, of which the root is one.
+    ///
+    /// # Errors
+    /// As [`Site::execute`].
+    pub fn overlay_ahead<'a>(&mut self, ops: impl IntoIterator<Item = &'a SetupOp>) -> Result<(), StepError> {
+        for op in ops {
+            let SetupOp::Overlay { layer, .. } = op else { continue };
+            if !op.is_over_names() {
+                let made = self.overlay(op).map_err(|e| self.step_error(op, &e))?;
+                self.ahead.get_or_insert_default().extend(made.map(|made| (*layer, made)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The overlay of an operation, not in its place yet; `None` when the host's directory is gone.
+    fn overlay(&mut self, op: &SetupOp) -> Result<Option<OwnedFd>, MountError> {
+        let SetupOp::Overlay { layer, lower, idmapped, class, restrict, .. } = op else {
+            return Err(Errno::INVAL.into());
+        };
+        self.await_layer();
+        match self.overlay_over(*layer, lower, *idmapped, *class, op.is_over_names(), *restrict) {
+            Err(e) if is_gone(&e, lower) => Ok(None),
+            made => made.map(Some),
+        }
+    }
+
+    fn overlay_over(
         &mut self,
         layer: u32,
         lower: &HostPath,

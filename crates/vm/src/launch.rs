@@ -19,7 +19,7 @@
 
 mod building;
 
-pub(crate) use building::{admit, build_rootless};
+pub(crate) use building::{Net, admit, build_rootless};
 
 use building::{start_identity, start_rootless, start_shifted};
 

@@ -20,8 +20,8 @@ use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid}
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Makes what is missing of the layers that `blueprint` uses, over those in `below`, in the order of its operations; `made` is called
-/// after each.
+/// Makes what is missing of the layers that `blueprint` uses, over those in `below`, in its order ([`Blueprint::layered`]); `made` is
+/// called after each.
 ///
 /// # Errors
 /// When a directory cannot be made.
@@ -54,7 +54,7 @@ pub fn prepare(
         }
         new.push((layer, shared));
     }
-    for op in &blueprint.ops {
+    for op in blueprint.layered() {
         match op {
             SetupOp::Overlay { layer, lower, skeleton, .. } => {
                 let dir = layers_dir.join(layer.to_string());

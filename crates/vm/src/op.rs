@@ -188,6 +188,20 @@ impl fmt::Display for Restrict {
     }
 }
 
+impl SetupOp {
+    /// Whether it needs a layer.
+    #[must_use]
+    pub fn is_layered(&self) -> bool {
+        matches!(self, Self::Overlay { .. } | Self::File { .. })
+    }
+
+    /// Whether it is an overlay over a skeleton.
+    #[must_use]
+    pub fn is_over_names(&self) -> bool {
+        matches!(self, Self::Overlay { skeleton, .. } if !skeleton.is_empty())
+    }
+}
+
 impl fmt::Display for SetupOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mapped = |yes: &bool| if *yes { ", ids shifted" } else { "" };

@@ -244,9 +244,10 @@ pub(super) fn await_network(network: Option<&Helper>) {
 pub(super) fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
     let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let namespaces = entry.namespaces.without(Namespaces::NET).and(Namespaces::MOUNT);
+    let own = process::affinity();
     match process::clone_into(namespaces, false)? {
         Fork::Parent(init) => {
-            let _as_the_kernel_has_it = process::affinity().and_then(|own| process::begin_elsewhere(init, &own));
+            let _as_the_kernel_has_it = own.and_then(|own| process::begin_elsewhere(init, &own));
             drop(go);
             ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
             let maps = write_maps(init, &entry.maps, true);
@@ -266,15 +267,7 @@ pub(super) fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> R
             hide_command("fvm: init");
             enter_limits(&mut site, &ends);
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd(), awaited(&site)]);
-            let network_too = entry.namespaces.has(Namespaces::NET);
-            match network_too.then(Network::begin).transpose() {
-                Ok(network) => site.network = network,
-                Err(e) => {
-                    let why = format!("{e}; see 'fvm doctor' for what this kernel allows");
-                    ends.give_up(StepError { step: "make a network namespace".into(), why })
-                }
-            }
-            build_rootless(&mut site, entry, &ends, None)
+            build_rootless(&mut site, entry, &ends, Net::ToBeMade(own))
         }
     }
 }
@@ -285,15 +278,39 @@ pub(crate) fn admit(site: &Site, init: Pid) -> Result<(), StepError> {
     admitted.map_err(|why| StepError { step: "limit the VM".into(), why })
 }
 
-/// Init of an ordinary user's VM builds it itself, in its namespaces. `network`: readable when that is there.
-pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&OwnedFd>) -> ! {
+/// Where an ordinary user's VM has its network from.
+#[derive(Debug)]
+pub(crate) enum Net {
+    /// Others make it; readable when it is there.
+    ToCome(OwnedFd),
+    /// Nobody has made it, if it is to have one of its own. The processors that whoever cloned init had.
+    ToBeMade(Result<CpuSet, Errno>),
+}
+
+/// Init of an ordinary user's VM builds it itself, in its namespaces.
+pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Net) -> ! {
     rustix::process::umask(FileMode::empty());
-    for op in entry.before {
-        if let Err(error) = site.execute(op) {
-            ends.give_up(error);
-        }
+    let overlays: Vec<_> = entry.after.iter().filter(|op| op.is_layered() && !op.is_over_names()).collect();
+    let (first, others) = overlays.split_at(overlays.len() / 2);
+    let mut built = entry.before.iter().try_for_each(|op| site.execute(op));
+    built = built.and_then(|()| site.overlay_ahead(first.iter().copied()));
+    if let Net::ToBeMade(own) = &network
+        && entry.namespaces.has(Namespaces::NET)
+    {
+        // It wants a processor for as long as several overlays. The other one, if there are but two, made layers until about now.
+        let begun = Network::begin().map(|begun| {
+            let _as_the_kernel_has_it = own.map(|own| begun.elsewhere(&own));
+            site.network = Some(begun);
+        });
+        built = built.and(begun.map_err(|e| {
+            let why = format!("{e}; see 'fvm doctor' for what this kernel allows");
+            StepError { step: "make a network namespace".into(), why }
+        }));
     }
-    if let Some(network) = network
+    if let Err(error) = built.and_then(|()| site.overlay_ahead(others.iter().copied())) {
+        ends.give_up(error);
+    }
+    if let Net::ToCome(network) = network
         && rustix::io::read(network, &mut [0u8][..]) != Ok(1)
     {
         // Whoever makes it failed, and has said so.

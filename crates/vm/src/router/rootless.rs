@@ -14,7 +14,7 @@
 use super::{Routed, failed, guard, refused, step};
 use crate::executor::{Site, StepError};
 use crate::launch::{
-    Ends, Entry, Maps, Progress, admit, build_rootless, die_with_parent, enter_limits, hide_command, write_maps,
+    Ends, Entry, Maps, Net, Progress, admit, build_rootless, die_with_parent, enter_limits, hide_command, write_maps,
 };
 use fvm_net::router;
 use fvm_sys::process::{self, Fork, Namespaces};
@@ -73,7 +73,7 @@ fn build(site: &mut Site, entry: &Entry<'_>, ends: &Ends, routed: Routed) -> Res
             hide_command("fvm: init");
             enter_limits(site, ends);
             process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.as_raw_fd()]);
-            build_rootless(site, entry, ends, Some(&network))
+            build_rootless(site, entry, ends, Net::ToCome(network))
         }
     };
     ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
