@@ -19,12 +19,13 @@ use crate::proto::{self, Order, Program, Status, Word};
 use crate::refresh::Held;
 use crate::service;
 use crate::session::{self, Child};
+use fvm_model::path::Bytes;
 use fvm_sys::exec::Stub;
 use fvm_sys::process::{self, Waited};
 use fvm_sys::spawn::Started;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, fstat, makedev, open};
+use rustix::fs::{Mode, OFlags, fstat, makedev, open, stat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -140,6 +141,11 @@ fn run(
                     }
                 }
                 Ok(Some((Order::Service(request), fds))) => services.pass(&request, &fds),
+                Ok(Some((Order::Look(names), _))) => {
+                    for Bytes(name) in names {
+                        let _absent = stat(name);
+                    }
+                }
                 Ok(Some((Order::Refresh, fds))) => fds.iter().take(1).for_each(|answer| overlays.refresh(answer)),
                 Ok(Some((Order::Pause, fds))) => {
                     stopped = pause::stop_all();

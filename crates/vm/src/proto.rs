@@ -99,6 +99,8 @@ pub enum Order {
     },
     /// Make the VM see what the host changed; with one descriptor, on which [`Overlays`] is the answer.
     Refresh,
+    /// Look these names up, so that programs need not; there is no answer.
+    Look(Vec<Bytes>),
     /// Stop every process; with one descriptor, on which a byte says that it is done.
     Pause,
     /// Let those run on that [`Order::Pause`] stopped; the same.

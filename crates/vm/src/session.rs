@@ -321,7 +321,7 @@ fn set_all(env: &mut Vec<(Bytes, Bytes)>, own: Vec<(Bytes, Bytes)>) {
 }
 
 /// Where the program called `name` may lie, as `execvp(3)` looks for it in the program's own `PATH`.
-fn places(name: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
+pub(crate) fn places(name: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
     if name.as_bytes().contains(&b'/') {
         return vec![name.to_owned()];
     }
@@ -333,9 +333,14 @@ fn places(name: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
     dirs.map(|dir| OsString::from_vec([dir, b"/", name.as_bytes()].concat())).collect()
 }
 
+/// The `PATH` of a program.
+pub(crate) fn path_of(env: &[(Bytes, Bytes)]) -> Option<&OsStr> {
+    env.iter().find(|(key, _)| key.0 == "PATH").map(|(_, value)| value.0.as_os_str())
+}
+
 /// Where it lies.
 fn find(name: &OsStr, env: &[(Bytes, Bytes)]) -> Result<OsString, Errno> {
-    let path = env.iter().find(|(key, _)| key.0 == "PATH").map(|(_, value)| value.0.as_os_str());
+    let path = path_of(env);
     if name.as_bytes().contains(&b'/') {
         return Ok(name.to_owned());
     }

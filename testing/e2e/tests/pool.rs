@@ -183,7 +183,7 @@ fn root_and_user_a_vm_that_is_used_is_a_vm_like_any_other() {
         };
         let mut run = begin("u");
         assert_eq!(lab.fvm(["exec", "u", "sh", "-c", "echo x > f; cat f"]).expect(0).out, "x\n");
-        assert!(lab.fvm(["ps", "u"]).expect(0).out.contains("sleep"));
+        wait_for("its program", || lab.fvm(["ps", "u"]).expect(0).out.contains("sleep"));
         lab.fvm(["suspend", "u"]).expect(0);
         assert!(lab.fvm(["list"]).out.contains("suspended"));
         lab.fvm(["resume", "u"]).expect(0);
@@ -321,13 +321,15 @@ fn root_and_user_a_client_of_a_pool_without_libc_does_what_one_with_it_does() {
     as_both("root_and_user_a_client_of_a_pool_without_libc_does_what_one_with_it_does", |lab| {
         lab.fvm(["pool", "create", "p", "--size", "2"]).expect(0);
         filled(lab, "p");
+        // A program that has ended before the keeper says that it took the client in is the command's to hear of.
+        let mostly_needs_no_libc = |args: &[&str]| (0..40).any(|_| needs_no_libc(lab, args));
         let usual = ["run", "--rm", "--pool", "p", "--", "true"];
-        assert_eq!(needs_no_libc(lab, &usual), cfg!(target_arch = "x86_64"));
+        assert_eq!(mostly_needs_no_libc(&usual), cfg!(target_arch = "x86_64"));
         assert!(
             !needs_no_libc(lab, &["-q", "run", "--rm", "--pool", "p", "--", "true"]),
             "what is not usual is the command's"
         );
-        assert_eq!(needs_no_libc(lab, &["run", "--pool", "p", "--", "true"]), cfg!(target_arch = "x86_64"));
+        assert_eq!(mostly_needs_no_libc(&["run", "--pool", "p", "--", "true"]), cfg!(target_arch = "x86_64"));
         lab.fvm(["pool", "create", "k", "--kept", "--size", "1"]).expect(0);
         filled(lab, "k");
         assert!(!needs_no_libc(lab, &["run", "--pool", "k", "--", "true"]), "it may be kept");
@@ -527,6 +529,37 @@ fn root_a_mount_of_the_hosts_is_in_the_next_vm() {
     let mut command = lab.command("unshare");
     let output = command.args(["-m", "--propagation", "private", "sh", "-ec", &script]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "there\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn root_and_user_what_waiting_vms_have_looked_up_is_what_the_host_has() {
+    let test = "root_and_user_what_waiting_vms_have_looked_up_is_what_the_host_has";
+    if !is_root(test) {
+        return;
+    }
+    for (user, who) in [(User::Root, ""), (User::Ordinary, "setpriv --reuid fvmtest --regid fvmtest --clear-groups")] {
+        let lab = Lab::new(user);
+        let fvm = format!("{who} {} --home {}", fvm_kit::binary().display(), lab.home().display());
+        // Replaced by a rename, as a package manager does it. One that nobody had looked up would be found in any case, so
+        // this goes on until a VM was thrown away because it had.
+        let script = format!(
+            "mount -t tmpfs t /usr/local/sbin; cd /usr/local/sbin; \
+             put() {{ printf '#!/bin/sh\\necho %s\\n' $1 > new; chmod 755 new; mv new prog; }}; \
+             put 0; {fvm} pool create p --size 1; \
+             until {fvm} pool status p | grep -q '1 of 1 ready'; do sleep 0.02; done; \
+             for n in $(seq 40); do \
+                 {fvm} run --pool p -- prog > /dev/null; sleep 1.5; put $n; \
+                 ran=$({fvm} run --pool p -- /usr/local/sbin/prog); test \"$ran\" = $n || echo \"$ran, not $n\"; \
+                 {fvm} pool status p | grep -q ' [1-9][0-9]* renewed' && break; \
+             done; {fvm} pool status p | grep -o ' [1-9][0-9]* renewed' | sed 's/ .* /looked up, /'; {fvm} pool delete p; cd /; umount /usr/local/sbin"
+        );
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-m", "--propagation", "private", "sh", "-ec", &script]).current_dir(lab.dir());
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let output = command.env("HOME", lab.dir()).env("PATH", path).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(out, "looked up, renewed\n", "{user:?}: {err}");
+    }
 }
 
 #[test]

@@ -10,8 +10,10 @@
 //! Invariants: one thread (it forks); nothing of a VM is waited for: whoever asked for an end is answered when it has come;
 //! it holds the pool's lock, and when it dies its VMs' inits die (`PR_SET_PDEATHSIG`).
 
+mod ahead;
 mod clients;
 
+use self::ahead::Ahead;
 use super::member::{Member, Over, Ready, Used, Visitor, What};
 use super::refill::{self, Count, Next, Pace};
 use super::{Answer, SOCKET, Wanted};
@@ -116,6 +118,7 @@ struct Keeper<'a> {
     pace: Pace,
     /// When to look at the host's mounts again.
     look: Option<Instant>,
+    ahead: Ahead,
     /// When to look whether the pool is still there.
     exists: Instant,
     made: u64,
@@ -171,6 +174,7 @@ impl<'a> Keeper<'a> {
             dirty: false,
             pace: Pace::default(),
             look: None,
+            ahead: Ahead::default(),
             exists: Instant::now() + STILL_THERE,
             made: 0,
             given: 0,
@@ -190,7 +194,7 @@ impl<'a> Keeper<'a> {
             if self.draining && self.members.is_empty() {
                 return self.home.empty_trash();
             }
-            let due = self.refill();
+            let due = self.refill().into_iter().chain(self.look_ahead()).min();
             let until = self.members.values().filter_map(|member| match member {
                 Member::Used(used) => used.until.into_iter().chain(used.settles).min(),
                 _ => None,
@@ -329,7 +333,7 @@ impl<'a> Keeper<'a> {
                 vm.lift(HELD_FROM);
                 self.helpers.extend(vm.take_makers().into_pids());
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
-                self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0 })));
+                self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0, names: None })));
                 self.ready.push_back(n);
                 self.home.waits(&self.pool.name, &record.id);
                 self.made += 1;

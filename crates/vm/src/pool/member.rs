@@ -6,6 +6,7 @@
 //!                               └── used again ─┘ └ init ended by itself ─► Over, until the client says what it wants
 //! ```
 
+use super::names::Seen;
 use crate::home::VmLock;
 use crate::keeper::Control;
 use crate::kept::Kept;
@@ -32,6 +33,15 @@ pub(super) struct Ready {
     pub lock: VmLock,
     /// How many programs it had.
     pub uses: u32,
+    /// What it has looked up.
+    pub names: Option<Seen>,
+}
+
+impl Ready {
+    /// Whether no name that it has looked up means something else by now. Once a program has run in it, it is as that has left it.
+    pub fn is_as_the_host(&self) -> bool {
+        self.uses > 0 || self.names.as_ref().is_none_or(Seen::holds)
+    }
 }
 
 /// One that has a program.

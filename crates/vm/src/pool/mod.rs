@@ -18,6 +18,7 @@
 
 mod keeper;
 mod member;
+mod names;
 mod refill;
 
 pub use keeper::{Make, detach};

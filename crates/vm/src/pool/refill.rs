@@ -70,6 +70,11 @@ impl Pace {
         self.failed = None;
     }
 
+    /// From when on nothing is in the way of a program that was given a VM just now.
+    pub fn calm(&self) -> Option<Instant> {
+        self.given.map(|given| given + CALM)
+    }
+
     pub fn next(&self, pool: &PoolRecord, count: Count, now: Instant) -> Next {
         let size = pool.size as usize;
         let coming = count.ready + count.making;

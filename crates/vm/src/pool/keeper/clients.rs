@@ -9,6 +9,7 @@
 
 use super::super::member::{Member, Over, Ready, Used, Visitor, What};
 use super::super::{Answer, Ask, Wanted};
+use super::ahead::Ahead;
 use super::{Keeper, SETTLED, SILENCE, accept};
 use crate::home::Home;
 use crate::keeper::{self, Control, STOP_MARGIN_MS};
@@ -106,6 +107,13 @@ impl Keeper<'_> {
                 self.ready.pop_front();
                 continue;
             }
+            if !self.asked.is_empty()
+                && matches!(self.members.get(&n), Some(Member::Ready(ready)) if !ready.is_as_the_host())
+            {
+                self.ready.pop_front();
+                self.end(n);
+                continue;
+            }
             let Some((client, wanted, fds)) = self.asked.pop_front() else { return };
             // It does not want its program started any more.
             if has(&client, PollFlags::RDHUP) {
@@ -159,6 +167,7 @@ impl Keeper<'_> {
         drop(names);
         let record = ready.kept.record();
         dress(&mut program, &record);
+        let begins = Ahead::places(&program);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         if let Err(e) = proto::write_message(&ready.vm.orders, &Order::Start(program), &fds) {
             refuse(&e);
@@ -172,6 +181,7 @@ impl Keeper<'_> {
         let now = Instant::now();
         self.pace.gave(now);
         self.given += 1;
+        self.ahead.gave(begins);
         ready.uses += 1;
         let settles = if keep || name.is_some() { now } else { now + SETTLED };
         let used = Used {

@@ -1,0 +1,74 @@
+//! When the VMs that are given next look names up ([`super::super::names`]): when a pool has nothing else to do.
+
+use super::Keeper;
+use crate::pool::member::Member;
+use crate::pool::names::Seen;
+use crate::proto::{self, Order, Program};
+use crate::session;
+use fvm_model::path::Bytes;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// So many of those that wait have looked names up: what they have seen takes memory.
+const VMS: usize = 4;
+/// When what is to be looked up has just changed on the host, so long until it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Where programs lie whose names are looked up: only who rules the machine can have these wait for something.
+const SYSTEM: [&str; 4] = ["/usr", "/bin", "/sbin", "/opt"];
+
+/// What is looked up next.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Where the program of the VM that was given last may lie: the next one is often the same.
+    places: Vec<PathBuf>,
+    again: Option<Instant>,
+}
+
+impl Ahead {
+    /// Where a program's name may mean it: up to the first that is there.
+    pub fn places(program: &Program) -> Vec<PathBuf> {
+        let Some(Bytes(name)) = program.argv.first() else { return Vec::new() };
+        let places = session::places(name, session::path_of(&program.env)).into_iter().map(PathBuf::from);
+        let is_system = |place: &PathBuf| SYSTEM.iter().any(|dir| place.starts_with(dir));
+        let is_plain = |place: &PathBuf| place.components().all(|part| part != std::path::Component::ParentDir);
+        places.filter(|place| is_system(place) && is_plain(place)).collect()
+    }
+
+    /// A VM was given to a program that lies in one of `places`.
+    pub fn gave(&mut self, places: Vec<PathBuf>) {
+        self.places = places;
+    }
+}
+
+impl Keeper<'_> {
+    /// Has those that are given next look names up, if there is nothing else to do. When to ask again.
+    pub(super) fn look_ahead(&mut self) -> Option<Instant> {
+        let is_busy = self.draining || !self.asked.is_empty() || self.pool.template.is_some();
+        let next = self.ready.iter().take(VMS).filter(|n| match self.members.get(n) {
+            Some(Member::Ready(ready)) => ready.uses == 0 && ready.names.is_none(),
+            _ => false,
+        });
+        let next: Vec<u64> = next.copied().collect();
+        if is_busy || next.is_empty() || self.members.values().any(|member| matches!(member, Member::Making(..))) {
+            return None;
+        }
+        let now = Instant::now();
+        if let Some(at) = [self.pace.calm(), self.ahead.again].into_iter().flatten().max().filter(|at| *at > now) {
+            return Some(at);
+        }
+        let there = self.ahead.places.iter().position(|place| Path::exists(place)).map_or(0, |last| last + 1);
+        let Some(seen) = Seen::look(&self.ahead.places[..there]) else {
+            self.ahead.again = Some(now + AGAIN);
+            return self.ahead.again;
+        };
+        let names: Vec<Bytes> = seen.names().iter().map(|name| Bytes(name.clone().into_os_string())).collect();
+        for n in next {
+            if let Some(Member::Ready(ready)) = self.members.get_mut(&n) {
+                // One that does not hear it has ended, or will be found so.
+                let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names.clone()), &[]);
+                ready.names = Some(seen.clone());
+            }
+        }
+        None
+    }
+}
