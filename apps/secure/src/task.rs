@@ -16,7 +16,7 @@ const TEXT_MAX_BYTES: u64 = 256 << 10;
 /// Most bytes of the variables of a program: more than the kernel takes (execve(2), "Limits on size of arguments").
 const ENVIRONMENT_MAX_BYTES: u64 = 8 << 20;
 /// So long a thread that has to wait may take to fall asleep: another one may have its processor.
-const FALLS_ASLEEP: Duration = Duration::from_millis(500);
+const FALLS_ASLEEP: Duration = Duration::from_millis(100);
 /// Longest chain of parents.
 const PARENTS_MAX: usize = 4096;
 
@@ -81,19 +81,23 @@ struct Waits {
 
 impl Waits {
     fn of(pid: i32, tid: i32) -> Result<Self, Errno> {
+        // Whoever is at work for the kernel (io_uring) is in no call.
+        let call = text(&format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+        Ok(Self { began: stat_field(&text(&format!("/proc/{pid}/task/{tid}/stat"))?, 22)?, call })
+    }
+
+    /// The kernel asks before the thread sleeps, and does not say in which call one is that does not: waits for that.
+    fn asleep(pid: i32, tid: i32) -> Result<Self, Errno> {
         let until = Instant::now() + FALLS_ASLEEP;
         let mut pause = Duration::from_micros(20);
-        let call = loop {
-            // Whoever is at work for the kernel (io_uring) is in no call.
-            let call = text(&format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
-            // The kernel asks before the thread sleeps, and does not say in which call one is that does not.
-            if call.trim_end() != "running" || Instant::now() > until {
-                break call;
+        loop {
+            let waits = Self::of(pid, tid)?;
+            if waits.call.trim_end() != "running" || Instant::now() > until {
+                return Ok(waits);
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(2));
-        };
-        Ok(Self { began: stat_field(&text(&format!("/proc/{pid}/task/{tid}/stat"))?, 22)?, call })
+        }
     }
 }
 
@@ -147,13 +151,19 @@ fn numbers(status: &str, name: &str) -> Vec<u32> {
 impl Task {
     /// The thread `tid`.
     pub fn of(tid: i32) -> Result<Self, Errno> {
+        let tgid = |status: &str| numbers(status, "Tgid").first().copied().unwrap_or(0).cast_signed();
+        let waits = Waits::asleep(tgid(&text(&format!("/proc/{tid}/status"))?), tid)?;
+        // Whose it is only now: its number may have become another's meanwhile, who began at another time.
         let status = text(&format!("/proc/{tid}/status"))?;
         let three =
             |name| <[u32; 3]>::try_from(numbers(&status, name).get(..3).unwrap_or_default()).unwrap_or([0, 1, 2]);
         let one = |name| numbers(&status, name).first().copied().unwrap_or(0);
-        let pid = one("Tgid").cast_signed();
+        let pid = tgid(&status);
         let (uids, gids, traced) = (three("Uid"), three("Gid"), one("TracerPid") != 0);
-        Ok(Self { tid, pid, uids, gids, traced, waits: Waits::of(pid, tid)? })
+        if Waits::of(pid, tid)?.began != waits.began {
+            return Err(Errno::SRCH);
+        }
+        Ok(Self { tid, pid, uids, gids, traced, waits })
     }
 
     /// Who is behind a thread, as far as the kernel says: the user who logged in, or whose it is.

@@ -40,19 +40,18 @@ pub fn prepare(
     make(layers_dir)?;
     check_owner(layers_dir)?;
     let upper_of = |layer: &u32| layers_dir.join(layer.to_string()).join("upper");
-    let fresh = blueprint.ops.iter().filter_map(|op| match op {
-        SetupOp::Overlay { layer, lower, .. } if !upper_of(layer).exists() => Some((*layer, lower)),
-        _ => None,
-    });
     // Those that stand on nothing shared: that imitate a directory of the host's.
     let mut own = Vec::new();
     let mut new = Vec::new();
-    for (layer, lower) in fresh {
-        let shared = shared(&layer, "upper");
+    for op in &blueprint.ops {
+        let SetupOp::Overlay { layer, lower, .. } = op else { continue };
+        let shared = shared(layer, "upper");
         if shared.is_none() {
             own.push(lower);
         }
-        new.push((layer, shared));
+        if !upper_of(layer).exists() {
+            new.push((*layer, shared));
+        }
     }
     for op in blueprint.layered() {
         match op {
@@ -62,7 +61,9 @@ pub fn prepare(
                 if is_new.is_some() {
                     make(&dir)?;
                     make(&dir.join("work"))?;
-                    make(&dir.join("upper"))?;
+                    if !take_over(layers_dir, blueprint, lower, &dir)? {
+                        make(&dir.join("upper"))?;
+                    }
                 }
                 if !skeleton.is_empty() {
                     make_skeleton(&dir, skeleton)?;
@@ -94,6 +95,33 @@ pub fn prepare(
         }
     }
     Ok(())
+}
+
+/// Names that were a part of the skeleton above get a layer of their own when the host's mounts or permissions have changed: what
+/// the VM did there goes along, from the upper of that above to `dir`. Whether there was something.
+fn take_over(layers_dir: &Path, blueprint: &Blueprint, lower: &HostPath, dir: &Path) -> Result<bool, VmError> {
+    let above = blueprint.layers.iter().filter(|layer| lower.is_within(&layer.host) && layer.host != *lower);
+    let Some(above) = above.max_by_key(|layer| layer.host.as_bytes().len()) else { return Ok(false) };
+    let upper = layers_dir.join(above.n.to_string()).join("upper");
+    let below = lower.as_path().strip_prefix(above.host.as_path());
+    let (LayerKind::Skeleton, Ok(below)) = (above.kind, below) else { return Ok(false) };
+    let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else { return Ok(false) };
+    // The VM made it: nothing on the way, nor itself, is believed to be a directory.
+    let Ok(there) = Dir::open_root(&upper).and_then(|upper| upper.beneath_deep(parent)) else { return Ok(false) };
+    let Ok(moved) = there.beneath(Path::new(name)) else { return Ok(false) };
+    let failed = |e| VmError::sys("move the VM's changes to", &dir.join("upper"), e);
+    let to = Dir::open_root(dir).map_err(|e| VmError::sys("open", dir, e))?;
+    let modes = [&there, &moved].map(|dir| fs::fstat(dir).map(|stat| (dir, FileMode::from_raw_mode(stat.st_mode))));
+    // What the VM may not change, its user may not either.
+    for mode in modes {
+        let (dir, mode) = mode.map_err(failed)?;
+        fs::fchmod(dir, mode | FileMode::RWXU).map_err(failed)?;
+    }
+    let renamed = fs::renameat(&there, name, &to, "upper");
+    for (dir, mode) in modes.into_iter().flatten() {
+        fs::fchmod(dir, mode).map_err(failed)?;
+    }
+    renamed.map(|()| true).map_err(failed)
 }
 
 /// Gives the directories that [`prepare`] made the time of now, in layers of a VM in which nothing has run yet: a directory that is

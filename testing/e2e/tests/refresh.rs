@@ -169,3 +169,46 @@ fn user_names_that_the_user_cannot_change_lie_in_the_layer_of_the_directory_abov
         new\nnewer\ndr-xr-xr-x\nclosed\nf\nvm\nvm\n";
     assert_eq!(out, expected, "{err}");
 }
+
+#[test]
+fn user_what_a_vm_did_among_such_names_is_not_lost_when_they_get_a_layer_of_their_own() {
+    if !is_root("user_what_a_vm_did_among_such_names_is_not_lost_when_they_get_a_layer_of_their_own") {
+        return;
+    }
+    let lab = Lab::new(User::Ordinary);
+    let meta = std::fs::metadata(lab.dir()).unwrap();
+    let script = format!(
+        r#"
+        fvm() {{ {fvm} --home {home} "$@"; }}
+        ask() {{ touch asked; while [ -e asked ]; do sleep 0.05; done; }}
+        fvm run --keep --name v --net none -- sh -c 'for d in r/a r/b; do chmod u+w $d; echo vm > $d/x; done' 2>/dev/null
+        look() {{ fvm status v 2>/dev/null | grep -o '[AM]  .*' | sed "s,$PWD/,,"; fvm run --name v -- cat r/a/x r/b/x 2>/dev/null; }}
+        look; fvm explain v | grep -c 'r/[ab] at'
+        ask; look; fvm explain v | grep -c 'r/[ab] at'
+        fvm commit v 2>/dev/null; cat r/a/x r/b/x || true"#,
+        fvm = binary().display(),
+        home = lab.home().display()
+    );
+    let outer = format!(
+        "mkdir -p d/r/a/m d/r/b/m; chown {uid}:{gid} d; mount -t tmpfs none d/r/a/m; mount -t tmpfs none d/r/b/m; cd d
+         setpriv --reuid {uid} --regid {gid} --clear-groups sh -ec \"$SCRIPT\" 2>&1 &
+         for i in $(seq 600); do [ -e asked ] && break; sleep 0.05; done
+         umount r/a/m; chown {uid}:{gid} r/b; rm asked; wait $!",
+        uid = meta.uid(),
+        gid = meta.gid()
+    );
+    let ran = Command::new("unshare")
+        .args(["-m", "sh", "-ec", &outer])
+        .env("SCRIPT", script)
+        .env("HOME", lab.dir())
+        .current_dir(lab.dir())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    let closed = "! cannot be committed: you may not change this directory on the host";
+    let expected = format!(
+        "A  r/a/x  {closed}\nA  r/b/x  {closed}\nvm\nvm\n1\n\
+         A  r/a/x  {closed}\nA  r/b/x\nvm\nvm\n2\ncat: r/a/x: No such file or directory\nvm\n"
+    );
+    assert_eq!(out, expected, "{err}");
+}

@@ -112,7 +112,7 @@ impl Guarded {
     #[track_caller]
     pub fn confined(&self, words: &[&str]) -> Ran {
         /// A machine that stands still for longer than anybody may wait is no word on what is tried here.
-        const TRIES: usize = 5;
+        const TRIES: usize = 3;
         let late = || self.log().matches("took too long").count();
         let mut tries = (0..TRIES).map(|_| (late(), self.run(words)));
         let of_no_word = |(before, ran): &(usize, Ran)| !is_in_vm(&ran.out) && late() != *before;

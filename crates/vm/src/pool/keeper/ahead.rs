@@ -2,9 +2,10 @@
 
 use super::Keeper;
 use crate::pool::member::Member;
-use crate::pool::names::Seen;
+use crate::pool::names::{PLACES_MAX, Seen};
 use crate::proto::{self, Order, Program};
 use crate::session;
+use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 const VMS: usize = 4;
 /// When what is to be looked up has just changed on the host, so long until it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Where programs lie whose names are looked up: only who rules the machine can have these wait for something.
-const SYSTEM: [&str; 4] = ["/usr", "/bin", "/sbin", "/opt"];
+/// Where programs lie whose names are looked up: whoever else has directories there rules the machine.
+const SYSTEM: [&str; 3] = ["/usr", "/bin", "/sbin"];
 
 /// What is looked up next.
 #[derive(Debug, Default)]
@@ -25,13 +26,30 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Where a program's name may mean it: up to the first that is there.
+    /// Where a program's name may mean it.
     pub fn places(program: &Program) -> Vec<PathBuf> {
         let Some(Bytes(name)) = program.argv.first() else { return Vec::new() };
         let places = session::places(name, session::path_of(&program.env)).into_iter().map(PathBuf::from);
         let is_system = |place: &PathBuf| SYSTEM.iter().any(|dir| place.starts_with(dir));
         let is_plain = |place: &PathBuf| place.components().all(|part| part != std::path::Component::ParentDir);
-        places.filter(|place| is_system(place) && is_plain(place)).collect()
+        places.filter(|place| is_system(place) && is_plain(place)).take(PLACES_MAX).collect()
+    }
+
+    /// Those of them that are looked at: up to the first that is there, if no other machine has to answer.
+    fn near(&self, facts: &HostFacts) -> Vec<PathBuf> {
+        let is_near = |place: &PathBuf| {
+            let on = facts.mounts.iter().filter(|on| place.starts_with(on.mount.target.as_path()));
+            let on = on.max_by_key(|on| on.mount.target.as_bytes().len());
+            on.is_some_and(|on| match on.mount.fs_type.as_str() {
+                "ceph" => false,
+                "overlay" => true,
+                other => fvm_host::idmap_capable(other),
+            })
+        };
+        let mut near: Vec<_> = self.places.iter().filter(|place| is_near(place)).cloned().collect();
+        let there = near.iter().position(|place| Path::exists(place)).map_or(0, |last| last + 1);
+        near.truncate(there);
+        near
     }
 
     /// A VM was given to a program that lies in one of `places`.
@@ -56,8 +74,7 @@ impl Keeper<'_> {
         if let Some(at) = [self.pace.calm(), self.ahead.again].into_iter().flatten().max().filter(|at| *at > now) {
             return Some(at);
         }
-        let there = self.ahead.places.iter().position(|place| Path::exists(place)).map_or(0, |last| last + 1);
-        let Some(seen) = Seen::look(&self.ahead.places[..there]) else {
+        let Some(seen) = Seen::look(&self.ahead.near(&self.facts)) else {
             self.ahead.again = Some(now + AGAIN);
             return self.ahead.again;
         };

@@ -16,6 +16,7 @@ use crate::keeper::{self, Control, STOP_MARGIN_MS};
 use crate::layers;
 use crate::lifecycle::{self, dress};
 use crate::proto::{self, Order, Request};
+use fvm_model::Timestamp;
 use fvm_model::pool::PoolStatus;
 use rustix::event::epoll;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -102,6 +103,8 @@ impl Keeper<'_> {
     /// Gives what is ready to those that wait.
     pub(super) fn satisfy(&mut self) {
         while let Some(n) = self.ready.front().copied() {
+            // Before anything is looked at: what the host changes from now on is new to the VM.
+            let now = lifecycle::now();
             if matches!(self.members.get(&n), Some(Member::Ready(ready)) if keeper::ends_within(&ready.vm, 0)) {
                 // Killed while it waited: the rest follows.
                 self.ready.pop_front();
@@ -121,20 +124,18 @@ impl Keeper<'_> {
             }
             self.ready.pop_front();
             if let Some(Member::Ready(ready)) = self.members.remove(&n) {
-                self.give(n, *ready, client, wanted, &fds);
+                self.give(n, *ready, client, wanted, &fds, now);
             }
         }
     }
 
-    fn give(&mut self, n: u64, mut ready: Ready, client: OwnedFd, wanted: Wanted, fds: &[OwnedFd]) {
+    fn give(&mut self, n: u64, mut ready: Ready, client: OwnedFd, wanted: Wanted, fds: &[OwnedFd], now: Timestamp) {
         let Wanted { mut program, name, keep } = wanted;
         let refuse = |why: &dyn std::fmt::Display| {
             let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
         };
         let id = ready.kept.record().id;
         let made = ready.kept.record();
-        // Before anything is looked at: what the host changes from now on is new to the VM.
-        let now = lifecycle::now();
         let names = ready.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
         let is_current = ready.uses == 0 && layers::is_current(&made.layers, names, made.forked);
         let fresh = is_current && self.pool.template.is_none();
