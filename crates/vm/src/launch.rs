@@ -176,14 +176,20 @@ impl First<'_> {
 /// # Errors
 /// [`VmError::Setup`] with the step that failed; nothing of the VM is left running.
 pub fn launch(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Result<Launched, VmError> {
-    begin(site, blueprint, first)?.wait()
+    begin(site, blueprint, first, || Ok(()))?.wait()
 }
 
-/// The same without waiting for init.
+/// The same without waiting for init. `meanwhile` is done when others build the VM, before anything is begun that is not this
+/// process's child.
 ///
 /// # Errors
-/// As [`launch`], for what fails at once.
-pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Result<Pending, VmError> {
+/// As [`launch`], for what fails at once; those of `meanwhile`.
+pub fn begin(
+    site: Site,
+    blueprint: &Blueprint,
+    first: Option<First<'_>>,
+    meanwhile: impl FnOnce() -> Result<(), VmError>,
+) -> Result<Pending, VmError> {
     let pair = |kind| {
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
             .map_err(|e| VmError::Sys("make a socket pair", e))
@@ -270,6 +276,7 @@ pub fn begin(site: Site, blueprint: &Blueprint, first: Option<First<'_>>) -> Res
         said,
         interrupt,
     };
+    meanwhile()?;
     if let Some((maker, plan)) = maker {
         // The program waits for its network, which others make, some of whom stay; and that may take its time.
         let mut held = Ok(None);

@@ -78,7 +78,7 @@ pub(crate) fn begin(
 ) -> Result<Begun, VmError> {
     let drawn = Drawn::new(home, facts, record)?;
     drawn.settle(home, caller, || Ok(()))?;
-    drawn.begin(home, caller, first, None)
+    drawn.begin(home, caller, first, None, || Ok(()))
 }
 
 /// The same of one that is not on the disk yet; its lock.
@@ -91,17 +91,21 @@ pub(crate) fn begin_new(
 ) -> Result<(Begun, VmLock), VmError> {
     let drawn = Drawn::new(home, facts, record)?;
     let policy = &drawn.record.policy;
-    // A network of its own is made by processes that do not wait; control groups without a record would be nobody's.
-    if policy.network == Network::Own || policy.limits.any() || policy.wants_groups() {
+    // A user's network is made by processes that do not wait; control groups without a record would be nobody's.
+    let is_users_network = drawn.record.mode == Mode::Rootless && policy.network == Network::Own;
+    if is_users_network || policy.limits.any() || policy.wants_groups() {
         let lock = home.create_dir(&drawn.record.id)?;
         drawn.settle(home, caller, || Ok(()))?;
-        return Ok((drawn.begin(home, caller, first, None)?, lock));
+        return Ok((drawn.begin(home, caller, first, None, || Ok(()))?, lock));
     }
     let (to_come, made) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
-    let begun = drawn.begin(home, caller, first, Some(to_come))?;
-    let lock = home.create_dir(&drawn.record.id)?;
-    // Where nobody hears it the VM could not be begun, as is said then.
-    drawn.settle(home, caller, || rustix::io::write(&made, b"!").map(drop).or(Ok(())))?;
+    let mut lock = None;
+    let begun = drawn.begin(home, caller, first, Some(to_come), || {
+        lock = Some(home.create_dir(&drawn.record.id)?);
+        // Where nobody hears it the VM could not be begun, as is said then.
+        drawn.settle(home, caller, || rustix::io::write(&made, b"!").map(drop).or(Ok(())))
+    })?;
+    let lock = lock.ok_or_else(|| VmError::Internal("a VM without a lock".into()))?;
     Ok((begun, lock))
 }
 
@@ -152,6 +156,7 @@ impl Drawn {
         caller: &Caller<'_>,
         first: Option<First<'_>>,
         layers_to_come: Option<OwnedFd>,
+        meanwhile: impl FnOnce() -> Result<(), VmError>,
     ) -> Result<Begun, VmError> {
         let Self { record, blueprint, .. } = self;
         let groups = match record.mode {
@@ -179,7 +184,7 @@ impl Drawn {
         site.layers_to_come = layers_to_come;
         let counts = groups.is_some() || scope.as_ref().is_some_and(Scope::counts_processes);
         site.pids = record.policy.limits.pids.filter(|_| !counts);
-        let pending = launch::begin(site, blueprint, first)?;
+        let pending = launch::begin(site, blueprint, first, meanwhile)?;
         let (record, notices) = (record.clone(), blueprint.notices.clone());
         Ok(Begun { pending, home: home.clone(), record, groups, scope, notices })
     }
