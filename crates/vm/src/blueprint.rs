@@ -265,7 +265,7 @@ impl Pen<'_> {
         }
     }
 
-    /// Whether nothing of `dir` itself can change in a VM, and so its names need no layer but that of the operation `op`.
+    /// Whether the names of `dir` need no layer but that of the operation `op`: the user could commit nothing that a VM does to them.
     fn is_part_of(&self, dir: &HostPath, op: usize) -> bool {
         let SetupOp::Overlay { lower, .. } = &self.ops[op] else { return false };
         let on = |dir| self.mount_of(dir).map(|on| on.mount.id);

@@ -3,7 +3,8 @@
 //! ```text
 //!   layers/<n>/upper     takes the owner and mode of the directory it stands over
 //!   layers/<n>/work      overlayfs's own
-//!   layers/<n>/skeleton  rootless: the names of a directory that has mounts below it; made anew at each start
+//!   layers/<n>/skeleton  rootless: the names of a directory that has mounts below it, and of those in it that have no layer; made anew
+//!                        at each start
 //!   layers/<n>/file      a private copy of a file that is a mount point
 //! ```
 //!
