@@ -1,4 +1,7 @@
 //! When the VMs that are given next look names up ([`super::super::names`]): when a pool has nothing else to do.
+//!
+//! Invariants: nobody's program waits for it; what is looked at here lies where only who rules the machine has directories, on file
+//! systems of this machine, and is bounded in number, whatever a client names.
 
 use super::Keeper;
 use crate::pool::member::Member;
