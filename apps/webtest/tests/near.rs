@@ -10,9 +10,10 @@ use fvm_webtest::net::proxy::names::Names;
 use fvm_webtest::net::proxy::{Live, Way};
 use rustix::thread::{UnshareFlags, gettid};
 use std::io::{BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 use support::{ask, connect, read_request, respond, short};
 
 /// `ip` in this thread's network namespace.
@@ -26,6 +27,17 @@ fn apart() {
     #[expect(deprecated, reason = "the other name is unsafe, for what else it can take apart")]
     rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
     ip("link set lo up");
+}
+
+/// Waits until a connection to it from this thread's namespace comes about: a link that is new loses what is asked first, and asks
+/// again a second later, twice when the machine is busy, which is all that [`short`] waits.
+fn until_reached(to: &str) {
+    let (to, since) = (to.parse().unwrap(), Instant::now());
+    while let Err(e) = TcpStream::connect_timeout(&to, Duration::from_millis(200)) {
+        assert!(since.elapsed() < Duration::from_secs(60), "{to}: {e}");
+        // Refused or without a route, it returns at once.
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A neighbour, and behind it the internet: a server on every address that comes to it.
@@ -88,6 +100,9 @@ fn root_neighbours_with_addresses_of_the_internet_are_out_of_reach() {
     }
     plug.send(()).unwrap();
     let port = is_served.recv().unwrap();
+    for host in ["9.9.9.9", "[2a00:99::9]", "8.77.0.9", "8.78.0.9", "[2a00:77::9]"] {
+        until_reached(&format!("{host}:{port}"));
+    }
     let (shut, open) = (live(&[]), live(&["8.77.0.0/24", "8.78.0.9", "2a00:77::/64"]));
     let get = |proxy: &Local, host: &str| ask(proxy.at, "GET", &format!("http://{host}:{port}/"), &[], b"").unwrap();
     // By a gateway: the internet.
