@@ -8,17 +8,25 @@
 //!
 //! Invariants: one host directory is claimed by at most one upper directory; a redirect is followed only to a directory
 //! of the layer's own mount, beneath its root, through no link. Only names are read, and 8 bytes per file are kept: all
-//! later passes that this finds needless are saved.
+//! later passes that this finds needless are saved. Directories are listed by several threads at once, and what they tell is taken in one
+//! order.
 
 use crate::compare::is_whiteout;
 use crate::layer::{Layer, Notes};
 use crate::lower::DIR_MAX_ENTRIES;
 use crate::overlay::{Marks, Redirect};
-use crate::walk::{PATH_MAX_BYTES, Pending};
+use crate::pipeline::in_order;
+use crate::walk::PATH_MAX_BYTES;
 use rustix::fs::FileType;
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+
+/// So many directories are listed at once.
+const BATCH_DIRS: usize = 256;
+/// Fewer are not worth a thread.
+const THREAD_DIRS: usize = 32;
 
 /// What the names tell.
 #[derive(Debug, Default)]
@@ -32,6 +40,12 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
+    fn add(&mut self, other: Self) {
+        self.removals |= other.removals;
+        self.odd |= other.odd;
+        self.inodes.extend(other.inodes);
+    }
+
     /// The inodes with several names, and those of `others` that have one; `None`: any may.
     pub(crate) fn several(mut self, others: &HashSet<u64>) -> Option<HashSet<u64>> {
         if self.odd {
@@ -44,66 +58,53 @@ impl Survey {
     }
 }
 
+/// A directory of the upper.
+struct Place {
+    rel: PathBuf,
+    /// Its host directory, from the root of the lower.
+    lower: Option<PathBuf>,
+}
+
+/// What it holds.
+struct Listed {
+    survey: Survey,
+    /// The host has such a directory.
+    in_host: bool,
+    below: Vec<(PathBuf, Marks)>,
+}
+
 impl Layer<'_> {
     /// Where moved directories came from. Rootless overlays never move directories.
     pub(crate) fn find_moves(&mut self) -> Survey {
         let mut survey = Survey::default();
         let mut notes = std::mem::take(&mut self.notes);
-        let mut pending = vec![Pending { rel: PathBuf::new(), lower: Some(PathBuf::new()), opaque: false }];
-        while let Some(at) = pending.pop() {
+        let mut pending = vec![Place { rel: PathBuf::new(), lower: Some(PathBuf::new()) }];
+        while !pending.is_empty() {
+            let batch = pending.split_off(pending.len().saturating_sub(BATCH_DIRS));
+            let listed = in_order(&batch, THREAD_DIRS, |at| self.list(at));
             // What cannot be read is reported by the walk.
-            let Ok(dir) = self.upper.beneath_deep(&at.rel) else {
-                continue;
-            };
-            let in_host = at.lower.as_ref().is_some_and(|lower| !matches!(self.lower.open(lower), Ok(None)));
-            let (mut dirs, mut count, mut probe) = (Vec::new(), 0, true);
-            let listed = dir.each_entry(|name, kind, ino| {
-                count += 1;
-                if count > DIR_MAX_ENTRIES {
-                    return ControlFlow::Break(());
+            for (at, Listed { survey: found, in_host, below }) in
+                batch.iter().zip(listed).filter_map(|(at, l)| Some((at, l?)))
+            {
+                survey.add(found);
+                for (rel, marks) in below {
+                    survey.removals |= marks.opaque;
+                    let by_name = match rel.file_name() {
+                        Some(name) if in_host => at.lower.as_ref().map(|lower| lower.join(name)),
+                        _ => None,
+                    };
+                    let lower = match marks.redirect {
+                        None => by_name,
+                        Some(Err(())) => {
+                            let what = "its redirect is not one that the kernel writes; read as a new directory";
+                            self.warn(&mut notes, &rel, what);
+                            self.lost.insert(rel.clone());
+                            None
+                        }
+                        Some(Ok(redirect)) => self.follow(&rel, at, redirect, by_name, &mut notes),
+                    };
+                    pending.push(Place { rel, lower: lower.filter(|_| !marks.opaque) });
                 }
-                if matches!(kind, FileType::Directory | FileType::Unknown) {
-                    dirs.push(name.to_owned());
-                }
-                if kind == FileType::Directory {
-                    return ControlFlow::Continue(());
-                }
-                survey.inodes.push(ino);
-                if probe || kind != FileType::RegularFile {
-                    probe = false;
-                    let stat = dir.stat(Path::new(name));
-                    survey.odd |= !stat.as_ref().is_ok_and(|stat| stat.stx_ino == ino);
-                    survey.removals |= stat.is_ok_and(|stat| is_whiteout(&stat));
-                }
-                survey.removals |= in_host || kind == FileType::Unknown;
-                ControlFlow::Continue(())
-            });
-            if listed.is_err() {
-                continue;
-            }
-            for name in dirs {
-                let rel = at.rel.join(&name);
-                if rel.as_os_str().len() > PATH_MAX_BYTES || self.is_foreign(&rel) {
-                    continue;
-                }
-                let Ok(child) = dir.beneath(Path::new(&name)) else {
-                    continue;
-                };
-                let marks = Marks::read_dir(&child, self.input.class).unwrap_or_default();
-                drop(child);
-                survey.removals |= marks.opaque;
-                let by_name = at.lower.as_ref().filter(|_| in_host).map(|l| l.join(&name));
-                let lower = match marks.redirect {
-                    None => by_name,
-                    Some(Err(())) => {
-                        let what = "its redirect is not one that the kernel writes; read as a new directory";
-                        self.warn(&mut notes, &rel, what);
-                        self.lost.insert(rel.clone());
-                        None
-                    }
-                    Some(Ok(redirect)) => self.follow(&rel, &at, redirect, by_name, &mut notes),
-                };
-                pending.push(Pending { rel, lower: if marks.opaque { None } else { lower }, opaque: false });
             }
         }
         // Moved away and back into a replaced directory: the walk compares that by path anyway.
@@ -121,10 +122,51 @@ impl Layer<'_> {
         survey
     }
 
+    /// What a directory holds; `None`: it cannot be opened.
+    fn list(&self, at: &Place) -> Option<Listed> {
+        let dir = self.upper.beneath_deep(&at.rel).ok()?;
+        let in_host = at.lower.as_ref().is_some_and(|lower| !matches!(self.lower.open(lower), Ok(None)));
+        let mut survey = Survey::default();
+        let (mut dirs, mut count, mut probe) = (Vec::new(), 0, true);
+        let listed = dir.each_entry(|name, kind, ino| {
+            count += 1;
+            if count > DIR_MAX_ENTRIES {
+                return ControlFlow::Break(());
+            }
+            if matches!(kind, FileType::Directory | FileType::Unknown) {
+                dirs.push(name.to_owned());
+            }
+            if kind == FileType::Directory {
+                return ControlFlow::Continue(());
+            }
+            survey.inodes.push(ino);
+            if probe || kind != FileType::RegularFile {
+                probe = false;
+                let stat = dir.stat(Path::new(name));
+                survey.odd |= !stat.as_ref().is_ok_and(|stat| stat.stx_ino == ino);
+                survey.removals |= stat.is_ok_and(|stat| is_whiteout(&stat));
+            }
+            survey.removals |= in_host || kind == FileType::Unknown;
+            ControlFlow::Continue(())
+        });
+        if listed.is_err() {
+            dirs.clear();
+        }
+        let below = |name: OsString| {
+            let rel = at.rel.join(&name);
+            if rel.as_os_str().len() > PATH_MAX_BYTES || self.is_foreign(&rel) {
+                return None;
+            }
+            let child = dir.beneath(Path::new(&name)).ok()?;
+            Some((rel, Marks::read_dir(&child, self.input.class).unwrap_or_default()))
+        };
+        Some(Listed { survey, in_host, below: dirs.into_iter().filter_map(below).collect() })
+    }
+
     fn follow(
         &mut self,
         rel: &Path,
-        at: &Pending,
+        at: &Place,
         redirect: Redirect,
         by_name: Option<PathBuf>,
         notes: &mut Notes,

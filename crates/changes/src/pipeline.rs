@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Entries that a thread takes at once.
-const UNIT_STEPS: usize = 128;
+const UNIT_STEPS: usize = 256;
 /// Directories that these may lie in: each holds two descriptors.
 const UNIT_DIRS: usize = 16;
 /// Units on their way, those in work not counted.
@@ -147,7 +147,7 @@ pub(crate) fn run<U: Send + Default>(
             return Ok(());
         }
     }
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
+    let workers = workers();
     type Job<U> = (Vec<(usize, Step)>, SyncSender<U>);
     std::thread::scope(|scope| {
         let (give, take) = sync_channel::<Job<U>>(AHEAD);
@@ -185,6 +185,25 @@ pub(crate) fn run<U: Send + Default>(
     })
 }
 
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX)
+}
+
+/// What `look` makes of each, in their order; of every `worth` of them a thread, as far as there are processors.
+pub(crate) fn in_order<T: Sync, R: Send>(of: &[T], worth: usize, look: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = if of.len() < 2 * worth { 1 } else { workers().min(of.len() / worth) };
+    let (own, others) = of.split_at(of.len().div_ceil(threads));
+    std::thread::scope(|scope| {
+        let part = |part: &[T]| part.iter().map(&look).collect::<Vec<R>>();
+        let others: Vec<_> = others.chunks(own.len().max(1)).map(|others| scope.spawn(move || part(others))).collect();
+        let mut made = part(own);
+        for other in others {
+            made.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        made
+    })
+}
+
 /// Gives `each` what `look` finds, in order, until it breaks. What could not be read is left to the walk to report.
 pub(crate) fn sift<T: Send>(
     list: List<'_>,
@@ -207,4 +226,22 @@ pub(crate) fn sift<T: Send>(
             Ok(ControlFlow::Continue(()))
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_threads_make_is_in_order() {
+        for count in [0, 1, 2, 3, 7, 64, 1000] {
+            let of: Vec<usize> = (0..count).collect();
+            for worth in [1, 3, 2000] {
+                let made = in_order(&of, worth, |n| (*n, std::thread::current().id()));
+                assert_eq!(made.iter().map(|(n, _)| *n).collect::<Vec<_>>(), of);
+                let here = made.iter().filter(|(_, thread)| *thread == std::thread::current().id()).count();
+                assert!(count == 0 || here > 0 && (count >= 2 * worth || here == count), "{count} {worth} {here}");
+            }
+        }
+    }
 }

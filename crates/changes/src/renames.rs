@@ -371,9 +371,9 @@ impl Layer<'_> {
     }
 
     /// A file that stands where the host has nothing, or something else, with what is known of its moves.
-    pub(crate) fn moved_file(&self, mut found: Found, notes: &mut Notes) -> Found {
+    pub(crate) fn moved_file(&self, found: &mut Found, notes: &mut Notes) {
         if self.renames.taken.is_empty() {
-            return found;
+            return;
         }
         if let Some(source) = self.renames.sources.get(&found.rel) {
             match self.lower_parent(&source.lower).and_then(|(dir, name)| dir.stat(name)) {
@@ -383,7 +383,7 @@ impl Layer<'_> {
                     found.change.before = Some(meta(&stat));
                     found.lower = Some((source.lower.clone(), stat));
                     found.plain = false;
-                    return found;
+                    return;
                 }
                 Err(e) => {
                     let what = format_args!("cannot be compared with the file it was moved from ({e})");
@@ -398,7 +398,6 @@ impl Layer<'_> {
             found.change.before = None;
             found.lower = None;
         }
-        found
     }
 }
 

@@ -243,17 +243,16 @@ fn work<T>(
     made: &mut Made<T>,
 ) {
     let (mut notes, mut opened) = (Notes::default(), None);
-    let (found, entry) = match (step, layer) {
+    let (mut found, entry) = match (step, layer) {
         (Step::Entry { at, name, kind }, Some(layer)) => {
             if how.reads && kind == Kind::File {
                 opened = layer.open_file(&at, Path::new(&name));
             }
             let found = judge(layer, &at, Path::new(&name), kind, opened.as_ref(), &mut notes);
-            (found.and_then(|found| layer.finish(found, &mut notes)), Some((at, name)))
+            (found, Some((at, name)))
         }
         (Step::Entry { .. }, None) => (None, None),
-        (Step::Found(found), Some(layer)) => (layer.finish(*found, &mut notes), None),
-        (Step::Found(found), None) => (Some(*found), None),
+        (Step::Found(found), _) => (Some(*found), None),
         (Step::Warning(warning), _) => {
             notes.warnings.push(warning);
             (None, None)
@@ -264,9 +263,13 @@ fn work<T>(
         }
         (Step::Failed(e), _) => return made.out.push(Out::Failed(e)),
     };
+    let is_left = match (&mut found, layer) {
+        (Some(found), Some(layer)) => layer.finish(found, &mut notes),
+        (found, _) => found.is_some(),
+    };
     made.out.extend(notes.warnings.into_iter().map(|warning| Out::Warning(index, warning)));
     made.out.extend(notes.touched.into_iter().map(Out::Touched));
-    let Some(found) = found else { return };
+    let Some(found) = found.filter(|_| is_left) else { return };
     let place = entry.as_ref().filter(|_| found.plain);
     let after = place.map(|(at, name)| (&at.upper, Path::new(name)));
     let before = place.and_then(|(at, name)| at.lower_dir.as_ref().map(|dir| (dir, Path::new(name))));

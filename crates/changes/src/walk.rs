@@ -176,7 +176,10 @@ impl Layer<'_> {
         if file_type(&stat) == FileType::Directory {
             return self.directory(at, upper, lower, notes).map(|(found, pending)| (found, Some(pending)));
         }
+        // Of what the host has not, it is asked only whether the host had it, which none but a handle tells.
+        let tells = lower.is_some() || self.trusted();
         let origin = match opened {
+            _ if !tells => Ok(Origin::Absent),
             Some((file, _)) => Marks::read_origin_of(file, self.input.class),
             None => Marks::read_origin(dir, name, self.input.class),
         };
@@ -191,8 +194,9 @@ impl Layer<'_> {
                     Some((_, s)) => ChangeKind::Retyped { from: file_type(s) },
                     None => ChangeKind::Created,
                 };
-                let found = self.found(at, name, kind, Some((upper, origin)), lower, notes);
-                Some(self.moved_file(found, notes))
+                let mut found = self.found(at, name, kind, Some((upper, origin)), lower, notes);
+                self.moved_file(&mut found, notes);
+                Some(found)
             }
         };
         Ok((found, None))
@@ -271,8 +275,9 @@ impl Layer<'_> {
             }
             (Some((l, s)), _) if file_type(&s) != FileType::Directory => {
                 let kind = ChangeKind::Retyped { from: file_type(&s) };
-                let found = self.found(at, name, kind, Some((upper, marks.origin)), Some((l, s)), notes);
-                Ok((Some(self.moved_file(found, notes)), Pending { rel, lower: None, opaque: false }))
+                let mut found = self.found(at, name, kind, Some((upper, marks.origin)), Some((l, s)), notes);
+                self.moved_file(&mut found, notes);
+                Ok((Some(found), Pending { rel, lower: None, opaque: false }))
             }
             _ => {
                 let mut found = self.found(at, name, ChangeKind::Created, Some((upper, marks.origin)), None, notes);
@@ -282,10 +287,10 @@ impl Layer<'_> {
         }
     }
 
-    /// What hard links and the host make of a judged entry; `None` when nothing is left of it.
-    pub(crate) fn finish(&self, mut found: Found, notes: &mut Notes) -> Option<Found> {
-        self.group(&mut found);
-        self.find_conflict(&mut found, notes).then_some(found)
+    /// What hard links and the host make of a judged entry; false when nothing is left of it.
+    pub(crate) fn finish(&self, found: &mut Found, notes: &mut Notes) -> bool {
+        self.group(found);
+        self.find_conflict(found, notes)
     }
 
     /// What differs in the metadata. In an ordinary user's VM there is one owner, whoever imported it: it says nothing.

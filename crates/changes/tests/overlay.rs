@@ -215,6 +215,15 @@ fn root_a_host_edit_before_the_copy_is_no_conflict_and_a_rename_is_followed_to_t
         ("mv d b; echo vm >>b/x", "echo host >>d/x", vec!["R b<d", "M b/x<d/x !"]),
         ("mv f t; mv g f; mv t g", "echo host >>f", vec!["M f !", "M g"]),
         ("echo vm >>f", "rm f", vec!["C f !"]),
+        // What was the host's is known in a directory of the VM's too, whatever is left of where it was.
+        ("mkdir n; mv d/x n/x", "rm d/x", vec!["C n", "C n/x !"]),
+        ("mkdir n; mv d/x n/x", "rm -r d", vec!["C d !", "C n", "C n/x !"]),
+        ("mkdir n; mv d/x n/x; echo vm >d/x", "rm -r d", vec!["C d !", "C d/x", "C n", "C n/x !"]),
+        ("mkdir n; mv d/x n/x; rm -r d", "rm -r d", vec!["C n", "C n/x !"]),
+        ("mkdir n; mv d/x n/x; rm -r d; mkdir d", "rm -r d", vec!["C d", "C n", "C n/x !"]),
+        ("mkdir n; mv d/x n/x; mv d n/d", "rm -r d", vec!["C n", "C n/d !", "C n/x !"]),
+        ("mkdir n; ln d/x n/x", "rm -r d", vec!["C d !", "C d/x #1 !", "C n", "C n/x #1 !"]),
+        ("mkdir n; ln f n/f; rm f", "rm f", vec!["C n", "C n/f !"]),
     ] {
         let overlay = Overlay::new(Trusted, HOST);
         overlay.vm(vm);
