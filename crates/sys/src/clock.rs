@@ -18,6 +18,7 @@
 //! machine stamp. Where stamps are coarse (those, and kernels before 6.13), a change of the same tick before it may be stamped after
 //! it; [`settled`] has none of these either.
 
+use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, Mode, Timespec};
 use rustix::time::ClockId;
 use std::path::Path;
@@ -30,13 +31,46 @@ const TICK_MAX_MS: u32 = 20;
 /// The last nanosecond of what was.
 #[must_use]
 pub fn now() -> Timespec {
-    before(stamp().0)
+    Clock::new().now()
+}
+
+/// For who asks again and again: making the file takes four times as long as asking it.
+#[derive(Debug)]
+pub struct Clock(rustix::io::Result<OwnedFd>);
+
+impl Clock {
+    /// Makes it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(rustix::fs::memfd_create(c"fvm-clock", MemfdFlags::CLOEXEC))
+    }
+
+    /// As [`now`].
+    #[must_use]
+    pub fn now(&self) -> Timespec {
+        before(self.stamp().0)
+    }
+
+    /// What a file would be stamped with that is changed now, and whether that is finer than a tick.
+    fn stamp(&self) -> (Timespec, bool) {
+        let tick = coarse();
+        match self.0.as_ref().map_err(|e| *e).and_then(of_file) {
+            Ok(fine) if !has_other_clocks() => (fine, fine != tick && fine != coarse()),
+            _ => (tick, false),
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// The same, but what was done before is never stamped after it: where stamps are coarse, the next tick is waited for (at most 10 ms).
 #[must_use]
 pub fn settled() -> Timespec {
-    let (mut now, is_fine) = stamp();
+    let (mut now, is_fine) = Clock::new().stamp();
     let began = now;
     for _ in 0..TICK_MAX_MS {
         if is_fine || (now.tv_sec, now.tv_nsec) > (began.tv_sec, began.tv_nsec) {
@@ -60,15 +94,6 @@ fn coarse() -> Timespec {
     rustix::time::clock_gettime(ClockId::RealtimeCoarse)
 }
 
-/// What a file would be stamped with that is changed now, and whether that is finer than a tick.
-fn stamp() -> (Timespec, bool) {
-    let tick = coarse();
-    match of_file() {
-        Ok(fine) if !has_other_clocks() => (fine, fine != tick && fine != coarse()),
-        _ => (tick, false),
-    }
-}
-
 /// File systems that stamp by a clock of their own.
 const OTHER_CLOCKS: [&str; 2] = ["zfs", "bcachefs"];
 
@@ -88,12 +113,11 @@ fn has_other_clocks() -> bool {
 }
 
 /// A first change may only take the tick that just began.
-fn of_file() -> rustix::io::Result<Timespec> {
-    let file = rustix::fs::memfd_create(c"fvm-clock", MemfdFlags::CLOEXEC)?;
-    let mut stamped = rustix::fs::fstat(&file)?;
+fn of_file(file: &OwnedFd) -> rustix::io::Result<Timespec> {
+    let mut stamped = rustix::fs::fstat(file)?;
     for _ in 0..2 {
-        rustix::fs::fchmod(&file, Mode::RUSR)?;
-        stamped = rustix::fs::fstat(&file)?;
+        rustix::fs::fchmod(file, Mode::RUSR)?;
+        stamped = rustix::fs::fstat(file)?;
     }
     Ok(Timespec { tv_sec: stamped.st_ctime, tv_nsec: i64::try_from(stamped.st_ctime_nsec).unwrap_or(0) })
 }

@@ -170,7 +170,6 @@ impl Kept {
         changed.ephemeral = !keep;
         if let Some(fresh) = fresh {
             changed.forked = fresh;
-            crate::layers::renew(changed.layers_dir.as_path(), &changed.layers)?;
         }
         changed.name = name.cloned().unwrap_or(changed.name);
         // What is thrown away and nobody knows by name may be written when its program has been started.

@@ -15,7 +15,7 @@
 use crate::blueprint::{Blueprint, is_small};
 use crate::error::VmError;
 use crate::op::SetupOp;
-use fvm_model::{HostPath, Layer, LayerKind, Mode, Timestamp};
+use fvm_model::{HostPath, LayerKind, Mode};
 use fvm_sys::dir::Dir;
 use rustix::fs::{self, Access, AtFlags, CWD, Gid, Mode as FileMode, OFlags, Uid};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -125,27 +125,6 @@ fn take_over(layers_dir: &Path, blueprint: &Blueprint, lower: &HostPath, dir: &P
     renamed.map(|()| true).map_err(failed)
 }
 
-/// Gives the directories that [`prepare`] made the time of now, in layers of a VM in which nothing has run yet: a directory that is
-/// older than the fork counts as one whose time the VM has set.
-///
-/// # Errors
-/// When one cannot be read.
-pub fn renew(layers_dir: &Path, layers: &[Layer]) -> Result<(), VmError> {
-    let now = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
-    let times = fs::Timestamps { last_access: now, last_modification: now };
-    for layer in layers.iter().filter(|layer| layer.kind != LayerKind::File) {
-        let mut dirs = vec![layers_dir.join(layer.n.to_string()).join("upper")];
-        while let Some(dir) = dirs.pop() {
-            let entries = std::fs::read_dir(&dir).map_err(|e| VmError::io("read", &dir, &e))?;
-            let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            dirs.extend(below.map(|entry| entry.path()));
-            fs::utimensat(CWD, &dir, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| VmError::sys("set the times of", &dir, e))?;
-        }
-    }
-    Ok(())
-}
-
 /// Makes a new `upper` over `lower` as the VM begins with it. `fresh`: all such directories of the VM.
 fn begin(upper: &Path, lower: &HostPath, mode: Mode, reach: &[PathBuf], fresh: &[&HostPath]) -> Result<(), VmError> {
     if mode == Mode::Rootless {
@@ -154,26 +133,6 @@ fn begin(upper: &Path, lower: &HostPath, mode: Mode, reach: &[PathBuf], fresh: &
         open_ways(upper, lower, &reach)?;
     }
     imitate(upper, lower.as_path(), mode)
-}
-
-/// Whether the host still has what was copied for the VM when it was made, and under the same names: private copies of files, and
-/// what lies directly in `names`, directories with mounts below. All else the VM sees as it is now. `since`: before the copies were
-/// made.
-#[must_use]
-pub fn is_current<'a>(layers: &[Layer], names: impl IntoIterator<Item = &'a HostPath>, since: Timestamp) -> bool {
-    let is_older = |path: &Path| {
-        path.symlink_metadata().is_ok_and(|meta| {
-            // Within the same tick of the clock nobody knows.
-            (meta.ctime(), meta.ctime_nsec()) < (since.secs, i64::from(since.nanos))
-        })
-    };
-    let files_are = layers.iter().all(|layer| layer.kind != LayerKind::File || is_older(layer.host.as_path()));
-    files_are
-        && names.into_iter().all(|dir| {
-            let files = std::fs::read_dir(dir.as_path()).into_iter().flatten().flatten();
-            let mut files = files.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            is_older(dir.as_path()) && files.all(|file| is_older(&file.path()))
-        })
 }
 
 /// Layers may lie in a place that all users share (`/dev/shm`): whoever owns the directory above them rules them, so
@@ -426,37 +385,6 @@ fn copy_with_times(from: &Path, to: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_copy_is_current_until_the_host_changes_what_it_is_of() {
-        let top = std::env::temp_dir().join(format!("fvm-current-{}", std::process::id()));
-        let (dir, below) = (top.join("d"), top.join("d/below"));
-        std::fs::create_dir_all(&below).unwrap();
-        let layer = |kind, host: &Path| Layer { n: 1, kind, host: HostPath::new(host).unwrap() };
-        let file = dir.join("f");
-        let later = crate::lifecycle::settled;
-        std::fs::write(&file, "one").unwrap();
-        let names = [HostPath::new(&dir).unwrap()];
-        let current = |since| {
-            let is_current = |layer, names: &[_]| is_current(&[layer], names, since);
-            let (directory, copy) = (layer(LayerKind::Overlay, &dir), layer(LayerKind::File, &file));
-            [is_current(directory, &[]), is_current(copy, &[]), is_current(layer(LayerKind::Skeleton, &dir), &names)]
-        };
-        let since = later();
-        assert_eq!(current(since), [true; 3]);
-        std::fs::write(below.join("deep"), "").unwrap();
-        assert_eq!(current(since), [true; 3], "another layer's");
-        std::fs::write(&file, "two").unwrap();
-        assert_eq!(current(since), [true, false, false], "written");
-        let since = later();
-        assert_eq!(current(since), [true; 3]);
-        std::fs::write(dir.join("g"), "").unwrap();
-        assert_eq!(current(since), [true, true, false], "a new name");
-        let since = later();
-        std::fs::remove_file(&file).unwrap();
-        assert_eq!(current(since), [true, false, false], "gone");
-        std::fs::remove_dir_all(&top).unwrap();
-    }
 
     #[test]
     fn a_directory_that_others_may_write_holds_no_layers() {

@@ -272,7 +272,9 @@ pub fn settled() -> Timestamp {
     timestamp(fvm_sys::clock::settled())
 }
 
-fn timestamp(at: rustix::fs::Timespec) -> Timestamp {
+/// As records have it.
+#[must_use]
+pub fn timestamp(at: rustix::fs::Timespec) -> Timestamp {
     Timestamp { secs: at.tv_sec, nanos: u32::try_from(at.tv_nsec).unwrap_or(0) }
 }
 

@@ -26,6 +26,7 @@ use crate::router::Guard;
 use fvm_host::HostFacts;
 use fvm_model::VmRecord;
 use fvm_model::pool::PoolRecord;
+use fvm_sys::clock::Clock;
 use fvm_sys::process::{self, Fork};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -128,6 +129,7 @@ struct Keeper<'a> {
     trouble: Option<String>,
     /// The soft limit of open files that VMs get.
     files: Option<u64>,
+    clock: Clock,
     _lock: VmLock,
 }
 
@@ -182,6 +184,7 @@ impl<'a> Keeper<'a> {
             draining: false,
             trouble: None,
             files: raise_files(),
+            clock: Clock::new(),
             _lock: lock,
         })
     }
@@ -333,7 +336,8 @@ impl<'a> Keeper<'a> {
                 vm.lift(HELD_FROM);
                 self.helpers.extend(vm.take_makers().into_pids());
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
-                self.members.insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0, names: None })));
+                self.members
+                    .insert(n, Member::Ready(Box::new(Ready { vm, kept, lock, uses: 0, names: None, copies: None })));
                 self.ready.push_back(n);
                 self.home.waits(&self.pool.name, &record.id);
                 self.made += 1;

@@ -6,7 +6,9 @@
 //!                               └── used again ─┘ └ init ended by itself ─► Over, until the client says what it wants
 //! ```
 
+use super::copies::Copies;
 use super::names::Seen;
+use crate::error::VmError;
 use crate::home::VmLock;
 use crate::keeper::Control;
 use crate::kept::Kept;
@@ -35,9 +37,27 @@ pub(super) struct Ready {
     pub uses: u32,
     /// What it has looked up.
     pub names: Option<Seen>,
+    /// What it was given that is not the host's; `None`: not listed yet.
+    pub copies: Option<Copies>,
 }
 
 impl Ready {
+    /// What it was given that is not the host's: listed now, if it was not before.
+    ///
+    /// # Errors
+    /// When a layer's directory cannot be read.
+    pub fn copies(&mut self) -> Result<&Copies, VmError> {
+        let copies = match self.copies.take() {
+            Some(copies) => copies,
+            None => {
+                let record = self.kept.record();
+                let names = self.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
+                Copies::list(record.layers_dir.as_path(), &record.layers, names)?
+            }
+        };
+        Ok(self.copies.insert(copies))
+    }
+
     /// Whether no name that it has looked up means something else by now. Once a program has run in it, it is as that has left it.
     pub fn is_as_the_host(&self) -> bool {
         self.uses > 0 || self.names.as_ref().is_none_or(Seen::holds)

@@ -16,6 +16,7 @@
 //! Invariants: a VM that waits is nobody's: when the keeper dies, however, its VMs die with it, and the next command
 //! sweeps them; a VM is given to one client at a time; a VM that was given keeps no trace of its pool.
 
+mod copies;
 mod keeper;
 mod member;
 mod names;

@@ -87,6 +87,8 @@ impl Keeper<'_> {
                 // One that does not hear it has ended, or will be found so.
                 let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names.clone()), &[]);
                 ready.names = Some(seen.clone());
+                // What fails is told when the VM is given.
+                let _listed_later = ready.copies();
             }
         }
         None

@@ -7,6 +7,7 @@
 //!
 //! Invariants: nobody waits for a client that says nothing; whoever has left gets no VM.
 
+use super::super::copies::Copies;
 use super::super::member::{Member, Over, Ready, Used, Visitor, What};
 use super::super::{Answer, Ask, Wanted};
 use super::ahead::Ahead;
@@ -102,17 +103,15 @@ impl Keeper<'_> {
 
     /// Gives what is ready to those that wait.
     pub(super) fn satisfy(&mut self) {
-        while let Some(n) = self.ready.front().copied() {
+        while let (Some(n), false) = (self.ready.front().copied(), self.asked.is_empty()) {
             // Before anything is looked at: what the host changes from now on is new to the VM.
-            let now = lifecycle::now();
+            let now = lifecycle::timestamp(self.clock.now());
             if matches!(self.members.get(&n), Some(Member::Ready(ready)) if keeper::ends_within(&ready.vm, 0)) {
                 // Killed while it waited: the rest follows.
                 self.ready.pop_front();
                 continue;
             }
-            if !self.asked.is_empty()
-                && matches!(self.members.get(&n), Some(Member::Ready(ready)) if !ready.is_as_the_host())
-            {
+            if matches!(self.members.get(&n), Some(Member::Ready(ready)) if !ready.is_as_the_host()) {
                 self.ready.pop_front();
                 self.end(n);
                 continue;
@@ -134,12 +133,11 @@ impl Keeper<'_> {
         let refuse = |why: &dyn std::fmt::Display| {
             let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
         };
-        let id = ready.kept.record().id;
-        let made = ready.kept.record();
-        let names = ready.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
-        let is_current = ready.uses == 0 && layers::is_current(&made.layers, names, made.forked);
+        let (id, made) = (ready.kept.record().id, ready.kept.record().forked);
+        let is_new = ready.uses == 0;
+        let is_current = is_new && ready.copies().is_ok_and(|copies| copies.are_current(made));
         let fresh = is_current && self.pool.template.is_none();
-        if ready.uses == 0 && !is_current {
+        if is_new && !is_current {
             for skeleton in &ready.vm.skeletons {
                 // What it cannot be given it has as it was, and that counts as old.
                 let _as_it_was = layers::update_skeleton(&skeleton.dir, &skeleton.names);
@@ -158,7 +156,9 @@ impl Keeper<'_> {
                 return;
             }
         };
-        if let Err(e) = ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)) {
+        let renewed = if fresh { ready.copies().and_then(Copies::renew) } else { Ok(()) };
+        let moved = renewed.and_then(|()| ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)));
+        if let Err(e) = moved {
             refuse(&e);
             self.members.insert(n, Member::Ready(Box::new(ready)));
             // Nobody knows how far that came.
