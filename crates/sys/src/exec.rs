@@ -10,6 +10,13 @@
 //! `/proc/PID/exe` is the host's fvm, and could write to it (runc's CVE-2019-5736). The stub lies in sealed memory of its
 //! own: it can be executed once more, and nothing comes of it.
 //!
+//! Called "wait" it waits for its program ([`crate::spawn::wait`]): one message on descriptor 4, which it takes into its own memory at
+//! [`IMAGE_AT`], where all that it needs lies ready to be passed to the kernel ([`image`]):
+//!
+//! ```text
+//!   0 argv │ 8 env │ 16 places │ 24 directory │ 32 umask │ 40 needs it │ 48 which streams come along │ lists and texts
+//! ```
+//!
 //! Invariants: nothing of fvm but the stub is ever the executable of a process that others in the VM may open; the stub
 //! allocates nothing and touches only its own stack.
 
@@ -24,6 +31,19 @@ pub(crate) const REPORT: libc::c_int = 3;
 /// What the stub is called: it knows its caller by it.
 pub(crate) const NAME: &CStr = c"run";
 
+/// The same when it shall wait for its program.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const WAITING: &CStr = c"wait";
+
+/// From where it then takes the message.
+pub(crate) const FROM: libc::c_int = 4;
+
+/// Where it takes the message to, and how long that may be. In the assembler text below once more.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const IMAGE_AT: u64 = 0x60_0000;
+#[cfg(target_arch = "x86_64")]
+pub(crate) const IMAGE_MAX_BYTES: usize = 0x1_0000;
+
 // In: the stack as the kernel makes it: argc; argv[0], the stub's name; argv[1], the path to execute; argv[2..], its
 // arguments; the environment.
 #[cfg(target_arch = "x86_64")]
@@ -34,7 +54,7 @@ std::arch::global_asm!(
     // Called by another name it is executed once more, as its own interpreter, say: that must end.
     "mov rax, [rsp + 8]",
     "cmp dword ptr [rax], 0x6e7572",
-    "jne 4f",
+    "jne 5f",
     // fcntl(3, F_SETFD, FD_CLOEXEC)
     "mov edi, 3",
     "mov esi, 2",
@@ -73,7 +93,146 @@ std::arch::global_asm!(
     "mov edi, 127",
     "mov eax, 231",
     "syscall",
+    "5:",
+    "cmp dword ptr [rax], 0x74696177",
+    "jne 4b",
+    "cmp byte ptr [rax + 4], 0",
+    "jne 4b",
+    // mmap(IMAGE_AT, IMAGE_MAX_BYTES, READ | WRITE, PRIVATE | FIXED | ANONYMOUS, -1, 0); its first page, ahead
+    "mov edi, 0x600000",
+    "mov esi, 0x10000",
+    "mov edx, 3",
+    "mov r10d, 0x32",
+    "mov r8, -1",
+    "xor r9d, r9d",
+    "mov eax, 9",
+    "syscall",
+    "cmp rax, rdi",
+    "jne 4b",
+    "mov ebx, 0x600000",
+    "mov qword ptr [rbx], 0",
+    // recvmsg(4, {no name; one piece: the image; 64 bytes for descriptors}, CMSG_CLOEXEC)
+    "sub rsp, 160",
+    "xor eax, eax",
+    "mov [rsp], rax",
+    "mov [rsp + 8], rax",
+    "lea rcx, [rsp + 64]",
+    "mov [rsp + 16], rcx",
+    "mov qword ptr [rsp + 24], 1",
+    "lea rcx, [rsp + 80]",
+    "mov [rsp + 32], rcx",
+    "mov qword ptr [rsp + 40], 64",
+    "mov [rsp + 48], rax",
+    "mov [rsp + 64], rbx",
+    "mov qword ptr [rsp + 72], 0x10000",
+    "mov edi, 4",
+    "mov rsi, rsp",
+    "mov edx, 0x40000000",
+    "mov eax, 47",
+    "syscall",
+    // Nobody is there any more; or not all of it came (TRUNC, CTRUNC).
+    "test rax, rax",
+    "jle 4b",
+    "test dword ptr [rsp + 48], 0x28",
+    "jnz 4b",
+    // dup3(descriptor, stream, 0) for each stream that comes along
+    "lea r12, [rsp + 96]",
+    "xor r13d, r13d",
+    "6:",
+    "mov rax, [rbx + 48]",
+    "bt rax, r13",
+    "jnc 7f",
+    "mov edi, [r12]",
+    "add r12, 4",
+    "mov esi, r13d",
+    "xor edx, edx",
+    "mov eax, 292",
+    "syscall",
+    "test eax, eax",
+    "js 2b",
+    "7:",
+    "inc r13d",
+    "cmp r13d, 3",
+    "jl 6b",
+    // close_range(4, all, 0); umask
+    "mov edi, 4",
+    "mov esi, -1",
+    "xor edx, edx",
+    "mov eax, 436",
+    "syscall",
+    "mov edi, [rbx + 32]",
+    "mov eax, 95",
+    "syscall",
+    // chdir(directory), or chdir("/")
+    "mov rdi, [rbx + 24]",
+    "mov eax, 80",
+    "syscall",
+    "test eax, eax",
+    "jns 8f",
+    "cmp qword ptr [rbx + 40], 0",
+    "jne 25f",
+    "lea rdi, [rip + 26f]",
+    "mov eax, 80",
+    "syscall",
+    "test eax, eax",
+    "js 2b",
+    // fcntl(3, F_SETFD, FD_CLOEXEC)
+    "8:",
+    "mov edi, 3",
+    "mov esi, 2",
+    "mov edx, 1",
+    "mov eax, 72",
+    "syscall",
+    // execve(place, argv, environment) for each place, as execvp: where there is none (ENOENT, ENOTDIR), the next; where it
+    // may not (EACCES), the next, but that is what is said in the end.
+    "mov r12, [rbx + 16]",
+    "mov r13d, -2",
+    "9:",
+    "mov eax, r13d",
+    "mov rdi, [r12]",
+    "test rdi, rdi",
+    "jz 2b",
+    "mov rsi, [rbx]",
+    "mov rdx, [rbx + 8]",
+    "mov eax, 59",
+    "syscall",
+    "cmp eax, -8",
+    "je 24f",
+    "add r12, 8",
+    "cmp eax, -2",
+    "je 9b",
+    "cmp eax, -20",
+    "je 9b",
+    "cmp eax, -13",
+    "jne 2b",
+    "mov r13d, eax",
+    "jmp 9b",
+    // A script without '#!': sh place argv[1..]; there is room for one more before argv.
+    "24:",
+    "mov rsi, [rbx]",
+    "mov rdi, [r12]",
+    "mov [rsi], rdi",
+    "lea rdi, [rip + 3f]",
+    "sub rsi, 8",
+    "mov [rsi], rdi",
+    "mov rdx, [rbx + 8]",
+    "mov eax, 59",
+    "syscall",
+    "jmp 2b",
+    // The directory: write(3, {errno, step::DIRECTORY}, 5)
+    "25:",
+    "neg eax",
+    "push 2",
+    "shl qword ptr [rsp], 32",
+    "or [rsp], rax",
+    "mov edi, 3",
+    "mov rsi, rsp",
+    "mov edx, 5",
+    "mov eax, 1",
+    "syscall",
+    "jmp 4b",
     "3: .asciz \"/bin/sh\"",
+    "26: .asciz \"/\"",
     "fvm_stub_end:",
     ".popsection",
 );
@@ -191,9 +350,9 @@ impl Stub {
             return Err(Errno::NOSPC);
         }
         fcntl_add_seals(&stub, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        // Its own place in the table must not be the one that it reports to.
-        let is_free = stub.as_raw_fd() > REPORT;
-        Ok(Self(if is_free { stub } else { rustix::io::fcntl_dupfd_cloexec(&stub, REPORT + 1)? }))
+        // Its own place in the table must not be one of those that it uses.
+        let is_free = stub.as_raw_fd() > FROM;
+        Ok(Self(if is_free { stub } else { rustix::io::fcntl_dupfd_cloexec(&stub, FROM + 1)? }))
     }
 }
 

@@ -10,12 +10,15 @@
 //! small process. `CLONE_VFORK` would spare the caller the keeping, but it stands still until the program is executed: where
 //! that lies on a file system that does not answer, for ever.
 //!
+//! A program that will be wanted soon can have its process ahead ([`wait`]): that executes the stub and waits there, and what it is to
+//! become comes as a message ([`image`]) when it is known. Then neither who started it nor the stub is on the way any more.
+//!
 //! Invariants: until it has executed, the child shares the caller's memory, thread-local storage too: it makes system calls by
 //! itself (none of libc, which writes `errno`), allocates nothing, drops nothing and writes only what lies in its own
 //! [`Started`]; that lives until the child is gone. Descriptors, directory, mask and signal actions are not shared. The caller
 //! has no signal handlers.
 
-use crate::exec::{REPORT, Stub};
+use crate::exec::{FROM, REPORT, Stub};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use std::cell::Cell;
@@ -95,8 +98,10 @@ struct Memory {
     streams: [RawFd; 3],
     report: RawFd,
     stub: RawFd,
+    /// It waits for its program, from here.
+    from: Option<RawFd>,
     /// Descriptors to close, first and last.
-    closed: [(u32, u32); 3],
+    closed: [(u32, u32); 4],
     /// Not 0 while the child runs on this: the kernel clears it (`CLONE_CHILD_CLEARTID`).
     in_use: AtomicU32,
 }
@@ -107,24 +112,119 @@ struct Memory {
 /// # Errors
 /// The kernel's; `EBADF` when a descriptor is one of the standard ones.
 pub fn start(program: Program, streams: [&OwnedFd; 3], report: BorrowedFd<'_>, stub: &Stub) -> Result<Started, Errno> {
+    begin(program, streams, report, stub, None)
+}
+
+/// Starts a process that waits for its program on `from`, a socket of packets of which the other end sends one message ([`image`]); it ends
+/// when there is nobody at the other end. `streams` are what the message brings none for. All else is as with [`start`], but that where the
+/// program is not executed the step is not always said.
+///
+/// # Errors
+/// The kernel's; `EBADF` when a descriptor is one of the first five; `ENOSYS` where the stub cannot wait.
+pub fn wait(
+    streams: [&OwnedFd; 3],
+    report: BorrowedFd<'_>,
+    stub: &Stub,
+    from: BorrowedFd<'_>,
+) -> Result<Started, Errno> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err(Errno::NOSYS);
+    }
+    let all =
+        streams.map(AsRawFd::as_raw_fd).into_iter().chain([report.as_raw_fd(), from.as_raw_fd(), stub.as_raw_fd()]);
+    if { all }.any(|fd| fd <= FROM) {
+        return Err(Errno::BADF);
+    }
+    begin(Program::default(), streams, report, stub, Some(from))
+}
+
+/// What [`wait`]'s process becomes `program` by. `streams`: which of the three come with the message, in this order, as descriptors. `None`:
+/// that is too long, or no such process can be here.
+#[must_use]
+pub fn image(program: &Program, streams: [bool; 3]) -> Option<Vec<u8>> {
+    #[cfg(target_arch = "x86_64")]
+    return image_at(program, streams, crate::exec::IMAGE_AT, crate::exec::IMAGE_MAX_BYTES);
+    #[cfg(not(target_arch = "x86_64"))]
+    return None;
+}
+
+#[cfg(target_arch = "x86_64")]
+fn image_at(program: &Program, streams: [bool; 3], at: u64, max_bytes: usize) -> Option<Vec<u8>> {
+    const WORD: usize = size_of::<u64>();
+    let Program { places, argv, env, directory, needs_directory, umask } = program;
+    // Seven words; three lists, each with a null at its end; one word more before `argv`.
+    let lists = [places, argv, env];
+    let first = [7, 7 + places.len() + 2, 7 + places.len() + 2 + argv.len() + 1];
+    let words = first[2] + env.len() + 1;
+    let mut texts = Vec::new();
+    let mut put = |text: &CStr| {
+        let place = at + (words * WORD + texts.len()) as u64;
+        texts.extend_from_slice(text.to_bytes_with_nul());
+        place
+    };
+    let mut image = vec![0u64; words];
+    let address = |word: usize| at + (word * WORD) as u64;
+    image[0] = address(first[1]);
+    image[1] = address(first[2]);
+    image[2] = address(first[0]);
+    image[3] = put(directory);
+    image[4] = (*umask).into();
+    image[5] = (*needs_directory).into();
+    image[6] = streams.iter().rev().fold(0, |mask, is| mask << 1 | u64::from(*is));
+    for (list, first) in lists.into_iter().zip(first) {
+        for (word, text) in image[first..].iter_mut().zip(list) {
+            *word = put(text);
+        }
+    }
+    let mut bytes: Vec<u8> = image.into_iter().flat_map(u64::to_le_bytes).collect();
+    bytes.extend(texts);
+    (bytes.len() <= max_bytes).then_some(bytes)
+}
+
+/// All descriptors from 3 on but `kept`, as ranges; an empty one has its end before its beginning.
+fn all_but(mut kept: [RawFd; 3]) -> Result<[(u32, u32); 4], Errno> {
+    kept.sort_unstable();
+    let (mut ranges, mut next) = ([(1, 0); 4], 3);
+    for (range, fd) in ranges.iter_mut().zip(kept) {
+        let fd = u32::try_from(fd).map_err(|_| Errno::BADF)?;
+        // One that is there twice leaves nothing in between.
+        if fd >= next {
+            *range = (next, fd.wrapping_sub(1));
+            next = fd + 1;
+        }
+    }
+    ranges[3] = (next, u32::MAX);
+    Ok(ranges)
+}
+
+fn begin(
+    program: Program,
+    streams: [&OwnedFd; 3],
+    report: BorrowedFd<'_>,
+    stub: &Stub,
+    from: Option<BorrowedFd<'_>>,
+) -> Result<Started, Errno> {
     let [report, stub] = [report.as_raw_fd(), stub.as_raw_fd()];
+    let from = from.map(|from| from.as_raw_fd());
     let streams = streams.map(AsRawFd::as_raw_fd);
     if streams.iter().chain([&report]).any(|fd| *fd < REPORT) || stub <= REPORT {
         return Err(Errno::BADF);
     }
-    let number = |fd: RawFd| u32::try_from(fd).map_err(|_| Errno::BADF);
-    let (low, high) = (number(report.min(stub))?, number(report.max(stub))?);
-    let closed = [(3, low.wrapping_sub(1)), (low + 1, high.wrapping_sub(1)), (high + 1, u32::MAX)];
+    let closed = all_but([report, stub, from.unwrap_or(stub)])?;
     let words = |first: &[&CStr], rest: &[CString]| -> Vec<*const c_char> {
         let first = first.iter().map(|text| text.as_ptr());
         first.chain(rest.iter().map(|text| text.as_ptr())).chain([std::ptr::null()]).collect()
     };
-    let argv = words(&[crate::exec::NAME, c""], &program.argv).into_iter().map(Cell::new).collect();
+    #[cfg(target_arch = "x86_64")]
+    let name = if from.is_some() { crate::exec::WAITING } else { crate::exec::NAME };
+    #[cfg(not(target_arch = "x86_64"))]
+    let name = crate::exec::NAME;
+    let argv = words(&[name, c""], &program.argv).into_iter().map(Cell::new).collect();
     let env = words(&[], &program.env);
     let stack = Vec::with_capacity(STACK_BYTES / size_of::<u128>());
     let in_use = AtomicU32::new(1);
     // The strings do not move with the lists that hold them.
-    let memory = Box::new(Memory { stack, program, argv, env, streams, report, stub, closed, in_use });
+    let memory = Box::new(Memory { stack, program, argv, env, streams, report, stub, from, closed, in_use });
     let memory = NonNull::from(Box::leak(memory));
     let mut started = Started { pid: 0, memory };
     let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
@@ -175,6 +275,14 @@ impl Memory {
                 call(libc::SYS_close_range, [first as usize, last as usize, 0, 0, 0]);
             }
         }
+        // The kernel's set of signals has 64 bits.
+        let none = 0u64;
+        let set = (&raw const none) as usize;
+        call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, set, 0, size_of::<u64>(), 0]);
+        if let Some(from) = self.from {
+            let kept = call(libc::SYS_dup3, [word(from), word(FROM), 0, 0, 0]);
+            return (step::EXECUTE, if kept < 0 { -kept } else { self.execute_stub() });
+        }
         call(libc::SYS_umask, [program.umask as usize, 0, 0, 0, 0]);
         let mut errno = call(libc::SYS_chdir, [address(&program.directory), 0, 0, 0, 0]);
         if errno < 0 && program.needs_directory {
@@ -186,14 +294,15 @@ impl Memory {
         if errno < 0 {
             return (step::EXECUTE, -errno);
         }
-        // The kernel's set of signals has 64 bits.
-        let none = 0u64;
-        let set = (&raw const none) as usize;
-        call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, set, 0, size_of::<u64>(), 0]);
         let Some(place) = self.find() else { return (step::EXECUTE, self.why_not_found()) };
         if let Some(argument) = self.argv.get(1) {
             argument.set(place.as_ptr());
         }
+        (step::EXECUTE, self.execute_stub())
+    }
+
+    /// Returns only when it failed: the error number.
+    fn execute_stub(&self) -> i32 {
         // Without close-on-exec, for the stub, which sets it.
         let kept = if self.report == REPORT {
             call(libc::SYS_fcntl, [word(self.report), libc::F_SETFD as usize, 0, 0, 0])
@@ -201,11 +310,11 @@ impl Memory {
             call(libc::SYS_dup3, [word(self.report), word(REPORT), 0, 0, 0])
         };
         if kept < 0 {
-            return (step::EXECUTE, -kept);
+            return -kept;
         }
         let (argv, env) = (self.argv.as_ptr() as usize, self.env.as_ptr() as usize);
         let flags = libc::AT_EMPTY_PATH as usize;
-        (step::EXECUTE, -call(libc::SYS_execveat, [word(self.stub), address(c""), argv, env, flags]))
+        -call(libc::SYS_execveat, [word(self.stub), address(c""), argv, env, flags])
     }
 
     /// The first place with a file that may be executed. One place alone is not looked at: executing it says all.
@@ -291,30 +400,115 @@ mod tests {
         words.iter().map(|word| CString::new(*word).unwrap()).collect()
     }
 
-    /// What it printed, how it ended, what was reported.
-    fn run(program: Program) -> (String, Waited, Vec<u8>) {
-        let high = |fd: OwnedFd| rustix::io::fcntl_dupfd_cloexec(&fd, 10).unwrap();
-        let pipe = || pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (high(read), high(write))).unwrap();
+    fn high(fd: OwnedFd) -> OwnedFd {
+        rustix::io::fcntl_dupfd_cloexec(&fd, 10).unwrap()
+    }
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (high(read), high(write))).unwrap()
+    }
+
+    fn read(fd: OwnedFd) -> Vec<u8> {
+        let mut all = Vec::new();
+        std::fs::File::from(fd).read_to_end(&mut all).unwrap();
+        all
+    }
+
+    /// What it printed, how it ended, what was reported; by each way.
+    fn run(program: impl Fn() -> Program) -> (String, Waited, Vec<u8>) {
         let ((out, printed), (result, report)) = (pipe(), pipe());
         let stub = Stub::new().unwrap();
-        let started = start(program, [&printed; 3], report.as_fd(), &stub).unwrap();
+        let started = start(program(), [&printed; 3], report.as_fd(), &stub).unwrap();
         drop((printed, report));
-        let read = |fd| {
-            let mut all = Vec::new();
-            std::fs::File::from(fd).read_to_end(&mut all).unwrap();
-            all
-        };
         let (said, reported) = (String::from_utf8(read(out)).unwrap(), read(result));
         let (_, how) = process::wait_blocking(started.pid(), false).unwrap();
         // SAFETY: it is there as long as `started`.
         assert_eq!(unsafe { started.memory.as_ref() }.in_use.load(Ordering::Acquire), 0, "the child has left");
+        if cfg!(target_arch = "x86_64") {
+            // The stub says no more than why.
+            let why = |reported: &[u8]| {
+                (reported.get(..4).map(<[u8]>::to_vec), reported.get(4).copied().unwrap_or(step::EXECUTE))
+            };
+            for streams in [[true; 3], [false, true, false]] {
+                let (later, end, its) = run_later(&program(), streams);
+                assert_eq!((later, end, why(&its)), (said.clone(), how, why(&reported)));
+            }
+        }
         (said, how, reported)
+    }
+
+    fn sockets() -> (OwnedFd, OwnedFd) {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let kind = SocketType::SEQPACKET;
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map(|(a, b)| (high(a), high(b))).unwrap()
+    }
+
+    /// The same of one that waits for its program; with `streams` of the message, the others of its own.
+    fn run_later(program: &Program, streams: [bool; 3]) -> (String, Waited, Vec<u8>) {
+        let ((out, printed), (result, report), (to, from)) = (pipe(), pipe(), sockets());
+        let null = high(std::fs::File::options().read(true).write(true).open("/dev/null").unwrap().into());
+        let stub = Stub::new().unwrap();
+        let started = wait([&null; 3], report.as_fd(), &stub, from.as_fd()).unwrap();
+        drop((report, from));
+        // It has left this process's memory before it knows more.
+        let began = std::time::Instant::now();
+        // SAFETY: it is there as long as `started`.
+        while unsafe { started.memory.as_ref() }.in_use.load(Ordering::Acquire) != 0 {
+            assert!(began.elapsed().as_secs() < 60, "it has not executed the stub");
+            std::thread::yield_now();
+        }
+        let fds = vec![printed.as_fd(); streams.iter().filter(|is| **is).count()];
+        crate::socket::send(&to, &image(program, streams).unwrap(), &fds).unwrap();
+        drop((to, printed));
+        let (said, reported) = (String::from_utf8(read(out)).unwrap(), read(result));
+        (said, process::wait_blocking(started.pid(), false).unwrap().1, reported)
+    }
+
+    #[test]
+    fn one_that_waits_ends_when_nobody_is_there_or_not_all_has_come() {
+        if cfg!(not(target_arch = "x86_64")) {
+            eprintln!(
+                "skipped: one_that_waits_ends_when_nobody_is_there_or_not_all_has_come: this machine's stub cannot wait"
+            );
+            return;
+        }
+        let null = high(std::fs::File::open("/dev/null").unwrap().into());
+        let stub = Stub::new().unwrap();
+        for say in [&[][..], &[0; crate::exec::IMAGE_MAX_BYTES + 1]] {
+            let ((result, report), (to, from)) = (pipe(), sockets());
+            let started = wait([&null; 3], report.as_fd(), &stub, from.as_fd()).unwrap();
+            drop((report, from));
+            if !say.is_empty() {
+                crate::socket::send(&to, say, &[]).unwrap();
+            }
+            drop(to);
+            assert_eq!(read(result), []);
+            assert_eq!(process::wait_blocking(started.pid(), false).unwrap().1, Waited::Exited(NOT_EXECUTED));
+        }
+        let long = Program {
+            env: vec![CString::new(vec![b'a'; crate::exec::IMAGE_MAX_BYTES]).unwrap()],
+            ..Program::default()
+        };
+        assert_eq!(image(&long, [true; 3]), None);
+        let low = std::fs::File::open("/dev/null").unwrap().into();
+        let (_to, from) = sockets();
+        let reached = wait([&low, &null, &null], null.as_fd(), &stub, from.as_fd());
+        assert!(low.as_raw_fd() > FROM || reached.is_err_and(|e| e == Errno::BADF));
+    }
+
+    #[test]
+    fn nothing_but_what_is_kept_stays_open() {
+        let max = u32::MAX;
+        assert_eq!(all_but([7, 9, 9]), Ok([(3, 6), (8, 8), (1, 0), (10, max)]));
+        assert_eq!(all_but([3, 4, 3]).map(|ranges| ranges.map(|(a, b)| a <= b)), Ok([false, false, false, true]));
+        assert_eq!(all_but([9, 5, 7]), Ok([(3, 4), (6, 6), (8, 8), (10, max)]));
+        assert!(all_but([-1, 5, 7]).is_err());
     }
 
     #[test]
     fn a_program_gets_what_it_was_given_and_nothing_else() {
         let script = "pwd; umask; echo \"$0 $A\"; ls /proc/self/fd | wc -l; grep SigBlk /proc/self/status";
-        let program = Program {
+        let program = || Program {
             places: text(&["/nowhere/sh", "/etc/sh", "/bin/sh", "/usr/bin/sh"]),
             argv: text(&["name", "-c", script]),
             env: text(&["A=b", "PATH=/usr/bin:/bin"]),
@@ -328,11 +522,33 @@ mod tests {
     }
 
     #[test]
+    fn a_script_without_a_first_line_is_the_shells() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plain");
+        std::fs::write(&path, "echo \"$0|$1|$A\"\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = path.to_str().unwrap();
+        let (said, how, reported) = run(|| Program {
+            places: text(&["/nowhere/plain", path]),
+            argv: text(&["zero", "one"]),
+            env: text(&["PATH=/bin", "A=b"]),
+            directory: c"/".into(),
+            ..Program::default()
+        });
+        assert_eq!((said, how, reported), (format!("{path}|one|b\n"), Waited::Exited(0), Vec::new()));
+    }
+
+    #[test]
     fn what_keeps_it_from_starting_is_reported() {
         let failed = |places: &[&str], directory: &CStr, needs_directory| {
-            let directory = directory.into();
-            let places = text(places);
-            run(Program { places, argv: text(&["x"]), directory, needs_directory, ..Program::default() })
+            run(|| Program {
+                places: text(places),
+                argv: text(&["x"]),
+                directory: directory.into(),
+                needs_directory,
+                ..Program::default()
+            })
         };
         let reported = |errno: i32, step: Option<u8>| errno.to_le_bytes().into_iter().chain(step).collect::<Vec<_>>();
         for (places, directory, needs, expected) in [

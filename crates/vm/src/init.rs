@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   keeper ── orders ──► init ── spawn ─► program                   (no terminal: init watches it itself)
+//!     └────── its program ────── wait ──► program                   (asked ahead: the keeper tells it what it is to become)
 //!                          ├──── fork ──► monitor ── fork ──► program   (terminal: crate::session)
 //!                          └──── fork ──► manager of the services         (when first asked: crate::service)
 //! ```
@@ -24,7 +25,7 @@ use fvm_sys::exec::Stub;
 use fvm_sys::process::{self, Waited};
 use fvm_sys::spawn::Started;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, fstat, makedev, open, stat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -43,6 +44,13 @@ struct Watched {
     limit: Limit,
     /// Until it has ended.
     _memory: Option<Started>,
+}
+
+/// A process that waits for its program.
+struct Waiting {
+    child: Child,
+    /// It has: before it was told, or since.
+    ended: Option<Waited>,
 }
 
 /// What programs are started with.
@@ -81,6 +89,7 @@ fn run(
     // Without it everything works but what it is for.
     let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
+    let mut waiting: Option<Waiting> = None;
     match first {
         None => {}
         Some((Order::Start(program), fds)) => watched.extend(start(program, fds, &tools)),
@@ -104,7 +113,7 @@ fn run(
         buses.iter_mut().zip(&ready.buses).filter(|(_, ready)| **ready).for_each(|(bus, _)| bus.start());
         if signal_ready {
             while process::next_signal(&signals)?.is_some() {}
-            let any_left = reap(&mut watched, &mut services, &mut buses);
+            let any_left = reap(&mut watched, &mut waiting, &mut services, &mut buses);
             if deadline.is_some() && !any_left {
                 return Ok(());
             }
@@ -128,7 +137,22 @@ fn run(
         }
         if order_ready {
             match proto::read_message::<Order>(orders) {
-                Ok(Some((Order::Start(program), fds))) => watched.extend(start(program, fds, &tools)),
+                Ok(Some((Order::Start(program), fds))) => {
+                    send_away(waiting.take());
+                    watched.extend(start(program, fds, &tools));
+                }
+                Ok(Some((Order::Watch(timeout), fds))) => {
+                    let session = fds.into_iter().next().ok_or(Errno::BADMSG)?;
+                    match waiting.take() {
+                        Some(Waiting { child, ended: None }) => watched.push(Watched::of(child, session, timeout)),
+                        Some(Waiting { child, ended: Some(how) }) => {
+                            let any_left = reap(&mut watched, &mut waiting, &mut services, &mut buses);
+                            tell(&Watched::of(child, session, timeout), how, !any_left);
+                        }
+                        // There was no process to be had for it.
+                        None => tell_failed(&session, Errno::AGAIN),
+                    }
+                }
                 Ok(Some((Order::Stop { grace_ms }, _))) => {
                     deadline = Some(Instant::now() + Duration::from_millis(grace_ms));
                     if services.stop_all() {
@@ -136,15 +160,18 @@ fn run(
                     } else {
                         end_all();
                     }
-                    if !reap(&mut watched, &mut services, &mut buses) {
+                    if !reap(&mut watched, &mut waiting, &mut services, &mut buses) {
                         return Ok(());
                     }
                 }
                 Ok(Some((Order::Service(request), fds))) => services.pass(&request, &fds),
-                Ok(Some((Order::Look(names), _))) => {
+                Ok(Some((Order::Look(names), fds))) => {
                     for Bytes(name) in names {
                         let _absent = stat(name);
                     }
+                    send_away(waiting.take());
+                    // Without one, programs are started as ever.
+                    waiting = fds.first().and_then(|from| wait(from, &tools));
                 }
                 Ok(Some((Order::Refresh, fds))) => fds.iter().take(1).for_each(|answer| overlays.refresh(answer)),
                 Ok(Some((Order::Pause, fds))) => {
@@ -216,36 +243,55 @@ fn listens(entry: &Watched) -> bool {
     entry.report.is_some() && !entry.alone
 }
 
+impl Watched {
+    fn of(child: Child, session: OwnedFd, timeout: Option<proto::Timeout>) -> Self {
+        let Child { pid, report, memory } = child;
+        let limit = Limit::of(timeout.filter(|_| report.is_some()));
+        Self { pid, session, report, alone: false, limit, _memory: memory }
+    }
+}
+
 /// Collects everything that ended; tells the sessions. Whether any child is left.
-fn reap(watched: &mut Vec<Watched>, services: &mut service::Door, buses: &mut [Bus]) -> bool {
+fn reap(
+    watched: &mut Vec<Watched>,
+    waiting: &mut Option<Waiting>,
+    services: &mut service::Door,
+    buses: &mut [Bus],
+) -> bool {
     let mut ended = Vec::new();
     let any_left = loop {
         match process::wait_nonblocking(-1, false) {
             Ok(Some((pid, how))) => {
                 services.ended(pid);
                 buses.iter_mut().for_each(|bus| bus.ended(pid, how));
-                let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };
-                let entry = watched.swap_remove(index);
-                match how {
-                    // A monitor that ends well has reported already.
-                    Waited::Exited(0) if entry.report.is_none() => {}
-                    Waited::Exited(code) => ended.push((entry, Status::Exited(code))),
-                    Waited::Signaled(signal) | Waited::Stopped(signal) => ended.push((entry, Status::Signaled(signal))),
+                if let Some(waiting) = waiting.as_mut().filter(|waiting| waiting.child.pid == pid) {
+                    waiting.ended = Some(how);
                 }
+                let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };
+                ended.push((watched.swap_remove(index), how));
             }
             Ok(None) => break true,
             Err(_) => break false,
         }
     };
-    for (entry, status) in ended {
-        let said = entry.report.as_ref().and_then(session::not_executed);
-        let not_executed = said.map(|(step, errno)| Status::NotExecuted { step, errno });
-        let nobody_left = (!any_left).then_some(Status::NobodyLeft);
-        for status in nobody_left.into_iter().chain(not_executed).chain([status]) {
-            let _hung_up = proto::write_packet(&entry.session, &status, &[]);
-        }
-    }
+    ended.iter().for_each(|(entry, how)| tell(entry, *how, !any_left));
     any_left
+}
+
+/// Tells a session how its program ended.
+fn tell(entry: &Watched, how: Waited, nobody_left: bool) {
+    let status = match how {
+        // A monitor that ends well has reported already.
+        Waited::Exited(0) if entry.report.is_none() => return,
+        Waited::Exited(code) => Status::Exited(code),
+        Waited::Signaled(signal) | Waited::Stopped(signal) => Status::Signaled(signal),
+    };
+    let said = entry.report.as_ref().and_then(session::not_executed);
+    let not_executed = said.map(|(step, errno)| Status::NotExecuted { step, errno });
+    let nobody_left = nobody_left.then_some(Status::NobodyLeft);
+    for status in nobody_left.into_iter().chain(not_executed).chain([status]) {
+        let _hung_up = proto::write_packet(&entry.session, &status, &[]);
+    }
 }
 
 fn listen(entry: &mut Watched) {
@@ -279,6 +325,22 @@ fn nothing(null: Option<&OwnedFd>, input: bool) -> Result<OwnedFd, Errno> {
     Ok(if input { read } else { write })
 }
 
+/// Has a process wait for its program.
+fn wait(from: &OwnedFd, tools: &Tools) -> Option<Waiting> {
+    let stream = |input| nothing(tools.null.as_ref(), input).ok();
+    let null = [stream(true)?, stream(false)?, stream(false)?];
+    let child = session::wait(&null, from, tools.stub.as_ref()?).ok()?;
+    Some(Waiting { child, ended: None })
+}
+
+/// Ends a process whose program will not come. Until it has ended, which is at once, it would count as one that is left.
+fn send_away(waiting: Option<Waiting>) {
+    if let Some(Waiting { child, ended: None }) = waiting {
+        let _ended = process::kill(child.pid, Signal::KILL.as_raw());
+        let _collected = process::wait_blocking(child.pid, false);
+    }
+}
+
 /// Starts a program; a failure is told to its session.
 fn start(program: Program, mut fds: Vec<OwnedFd>, tools: &Tools) -> Option<Watched> {
     if fds.is_empty() {
@@ -293,14 +355,15 @@ fn start(program: Program, mut fds: Vec<OwnedFd>, tools: &Tools) -> Option<Watch
         nulls.into_iter().try_for_each(|(index, stream)| nothing(null, index == 0).map(|fd| *stream = Some(fd)));
     let timeout = program.timeout;
     match opened.and_then(|()| session::start(program, &session, streams, tools.stub.as_ref())) {
-        Ok(Child { pid, report, memory }) => {
-            let limit = Limit::of(timeout.filter(|_| report.is_some()));
-            Some(Watched { pid, session, report, alone: false, limit, _memory: memory })
-        }
+        Ok(child) => Some(Watched::of(child, session, timeout)),
         Err(e) => {
-            let failed = Status::NotExecuted { step: proto::Step::Execute, errno: e.raw_os_error() };
-            let _hung_up = proto::write_packet(session.as_fd(), &failed, &[]);
+            tell_failed(&session, e);
             None
         }
     }
+}
+
+fn tell_failed(session: &OwnedFd, error: Errno) {
+    let failed = Status::NotExecuted { step: proto::Step::Execute, errno: error.raw_os_error() };
+    let _hung_up = proto::write_packet(session, &failed, &[]);
 }

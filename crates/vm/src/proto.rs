@@ -99,8 +99,11 @@ pub enum Order {
     },
     /// Make the VM see what the host changed; with one descriptor, on which [`Overlays`] is the answer.
     Refresh,
-    /// Look these names up, so that programs need not; there is no answer.
+    /// Look these names up, so that programs need not; with one descriptor, have a process wait there for its program
+    /// ([`crate::session::wait`]). There is no answer.
     Look(Vec<Bytes>),
+    /// The process that waited has been told its program: watch it, as one that was started. With one descriptor, the session socket.
+    Watch(Option<Timeout>),
     /// Stop every process; with one descriptor, on which a byte says that it is done.
     Pause,
     /// Let those run on that [`Order::Pause`] stopped; the same.

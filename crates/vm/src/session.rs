@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   no terminal   init ── spawn ► program       own session; streams as passed ([`fvm_sys::spawn`])
+//!         asked ahead  └─ wait ─►  ···  program    the same; what it is to become comes from the keeper ([`crate::pool`])
 //!                      └─ fork ─►               the same, as a user of the VM: that is looked up, in the VM's files
 //!   terminal      init ── fork ─► monitor       session leader on the VM's own pty, relays job control
 //!                                   └ fork ─► program   own process group in the foreground
@@ -87,6 +88,40 @@ fn spawn(program: Program, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Resul
         return Err(Errno::BADF);
     };
     let (result, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let program = in_words(program)?;
+    let started = fvm_sys::spawn::start(program, [input, output, errors], report.as_fd(), stub)?;
+    Ok(Child { pid: started.pid(), report: Some(result), memory: Some(started) })
+}
+
+/// A process whose program comes from `from` when it is known ([`message`]). `null`: its streams, as far as that brings none.
+///
+/// # Errors
+/// When there is none to be had.
+pub fn wait(null: &[OwnedFd; 3], from: &OwnedFd, stub: &Stub) -> Result<Child, Errno> {
+    /// The stub uses those below.
+    const LEAST: i32 = 5;
+    let lift = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LEAST);
+    let (result, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let [input, output, errors] = null;
+    let (input, output, errors) = (lift(input)?, lift(output)?, lift(errors)?);
+    let (report, from) = (lift(&report)?, lift(from)?);
+    let started = fvm_sys::spawn::wait([&input, &output, &errors], report.as_fd(), stub, from.as_fd())?;
+    Ok(Child { pid: started.pid(), report: Some(result), memory: Some(started) })
+}
+
+/// What such a process is told; the passed streams come with it. `None`: `program` cannot be its.
+#[must_use]
+pub fn message(program: &Program) -> Option<Vec<u8>> {
+    let is_plain = program.terminal.is_none() && program.user.is_none();
+    let has_all = program.passed.iter().zip(program.null).all(|(passed, null)| *passed != null);
+    if !is_plain || !has_all {
+        return None;
+    }
+    fvm_sys::spawn::image(&in_words(program.clone()).ok()?, program.passed)
+}
+
+/// As the kernel takes it.
+fn in_words(program: Program) -> Result<fvm_sys::spawn::Program, Errno> {
     let Program { argv, mut env, cwd, umask, cwd_required, own_env, .. } = program;
     set_all(&mut env, own_env);
     let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| Errno::INVAL);
@@ -98,16 +133,14 @@ fn spawn(program: Program, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Resul
         line.extend(value.as_bytes());
         text(line)
     };
-    let started = fvm_sys::spawn::Program {
+    Ok(fvm_sys::spawn::Program {
         places: places.into_iter().map(|place| text(place.into_vec())).collect::<Result<_, _>>()?,
         argv: argv.into_iter().map(|word| text(word.0.into_vec())).collect::<Result<_, _>>()?,
         env: env.into_iter().map(variable).collect::<Result<_, _>>()?,
         directory: text(cwd.0.into_vec())?,
         needs_directory: cwd_required,
         umask,
-    };
-    let started = fvm_sys::spawn::start(started, [input, output, errors], report.as_fd(), stub)?;
-    Ok(Child { pid: started.pid(), report: Some(result), memory: Some(started) })
+    })
 }
 
 fn start_plain(program: &Program, streams: [Option<OwnedFd>; 3]) -> Result<Child, Errno> {

@@ -37,6 +37,8 @@ pub(super) struct Ready {
     pub uses: u32,
     /// What it has looked up.
     pub names: Option<Seen>,
+    /// Where a process in it waits for its program.
+    pub waiting: Option<OwnedFd>,
     /// What it was given that is not the host's; `None`: not listed yet.
     pub copies: Option<Copies>,
 }

@@ -3,13 +3,16 @@
 //! Invariants: nobody's program waits for it; what is looked at here lies where only who rules the machine has directories, on file
 //! systems of this machine, and is bounded in number, whatever a client names.
 
-use super::Keeper;
+use super::{HELD_FROM, Keeper};
 use crate::pool::member::Member;
 use crate::pool::names::{PLACES_MAX, Seen};
 use crate::proto::{self, Order, Program};
 use crate::session;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -61,6 +64,13 @@ impl Ahead {
     }
 }
 
+/// Where a process waits for its program, and where that is told.
+fn waiting_place() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (own, its) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // Where no other VM's builder gets it.
+    Ok((rustix::io::fcntl_dupfd_cloexec(&own, HELD_FROM)?, its))
+}
+
 impl Keeper<'_> {
     /// Has those that are given next look names up, if there is nothing else to do. When to ask again.
     pub(super) fn look_ahead(&mut self) -> Option<Instant> {
@@ -84,8 +94,12 @@ impl Keeper<'_> {
         let names: Vec<Bytes> = seen.names().iter().map(|name| Bytes(name.clone().into_os_string())).collect();
         for n in next {
             if let Some(Member::Ready(ready)) = self.members.get_mut(&n) {
+                let pair = waiting_place().ok();
+                let (own, its) = pair.map_or((None, None), |(own, its)| (Some(own), Some(its)));
+                let its: Vec<_> = its.iter().map(AsFd::as_fd).collect();
                 // One that does not hear it has ended, or will be found so.
-                let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names.clone()), &[]);
+                let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names.clone()), &its);
+                ready.waiting = own;
                 ready.names = Some(seen.clone());
                 // What fails is told when the VM is given.
                 let _listed_later = ready.copies();

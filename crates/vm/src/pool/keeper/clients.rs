@@ -16,12 +16,14 @@ use crate::home::Home;
 use crate::keeper::{self, Control, STOP_MARGIN_MS};
 use crate::layers;
 use crate::lifecycle::{self, dress};
-use crate::proto::{self, Order, Request};
+use crate::proto::{self, Order, Program, Request};
+use crate::session;
 use fvm_model::Timestamp;
 use fvm_model::pool::PoolStatus;
 use rustix::event::epoll;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
 impl Keeper<'_> {
@@ -169,8 +171,7 @@ impl Keeper<'_> {
         let record = ready.kept.record();
         dress(&mut program, &record);
         let begins = Ahead::places(&program);
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        if let Err(e) = proto::write_message(&ready.vm.orders, &Order::Start(program), &fds) {
+        if let Err(e) = start(&mut ready, program, fds) {
             refuse(&e);
             self.members.insert(n, Member::Ready(Box::new(ready)));
             self.end(n);
@@ -326,6 +327,18 @@ impl Keeper<'_> {
             request => keeper::reply(&client, request, &fds, &used.ready.vm, &used.ready.kept),
         }
     }
+}
+
+/// Has a VM start a program: by the process that waits for one, if that can be this one's, or by init.
+fn start(ready: &mut Ready, program: Program, fds: &[OwnedFd]) -> Result<(), Errno> {
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    if let (Some(waiting), [session, streams @ ..]) = (ready.waiting.take(), &fds[..])
+        && let Some(message) = session::message(&program)
+        && fvm_sys::socket::send(&waiting, &message, streams).is_ok()
+    {
+        return proto::write_message(&ready.vm.orders, &Order::Watch(program.timeout), &[*session]);
+    }
+    proto::write_message(&ready.vm.orders, &Order::Start(program), &fds)
 }
 
 /// The VM is its client's now, to be looked at and thrown away or kept.
