@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   kernel ─► ask ── Ask::Take(program) + session, streams ──► the pool's keeper ─► init ─► program
-//!              │◄──────────────────── NobodyLeft, Exited(code) ── session ─────────┘
+//!              │◄─────────────────────────── Last(code) ── session ────────────────┘
 //!              ├─ as it mostly ends: Ask::Done ─► keeper; exit(code)
 //!              └─ a signal, or anything else ─► libc, the command, which goes on from there
 //! ```
@@ -30,11 +30,8 @@ const FILE_MAX_BYTES: usize = 16 << 10;
 /// What the state directory's `format` says: `fvm_model::vm::FORMAT`.
 pub const FORMAT: &[u8] = b"1\n";
 
-/// What init says when nobody else is left: `fvm_vm::proto::Status::NobodyLeft`.
-pub const NOBODY_LEFT: &[u8] = br#""NobodyLeft""#;
-
-/// Around the code of a program that has ended: `Status::Exited`.
-pub const EXITED: [&[u8]; 2] = [br#"{"Exited":"#, b"}"];
+/// Around the code of a program that has ended and left nobody but init: `fvm_vm::proto::Status::Last`.
+pub const LAST: [&[u8]; 2] = [br#"{"Last":"#, b"}"];
 
 /// How the keeper's answer begins when it has given a VM, behind its length: `fvm_vm::pool::Answer::Taken`.
 pub const TAKEN: &[u8] = br#"{"Taken":{"#;
@@ -110,38 +107,31 @@ fn try_to(Line { argv, env }: Line) -> Option<()> {
         return None;
     };
     drop(theirs);
-    let (ended, nobody_left) = attend(&session, &signals);
-    if let Some(code) = ended
+    if let Some(code) = attend(&session, &signals)
         && has_taken(&keeper).is_some()
     {
         // A keeper that is gone has taken the VM along.
         let _gone = first::say(&keeper, DONE);
         first::exit(code);
     }
-    first::leave(keeper, session, before, nobody_left);
+    first::leave(keeper, session, before);
     Some(())
 }
 
-/// Waits for the end of a program whose VM ends with it: its code. What else comes is not read. Whether the VM has nobody left.
-fn attend(session: &Fd, signals: &Fd) -> (Option<u8>, bool) {
+/// Waits for the end of a program whose VM ends with it: its code. What else comes is not read.
+fn attend(session: &Fd, signals: &Fd) -> Option<u8> {
     static PACKET: Buffer<64> = Buffer::new();
-    let mut nobody_left = false;
-    while first::await_before(session, signals) && first::receive(session, &PACKET, true).is_some() {
-        if nobody_left {
-            return (exited(&PACKET), nobody_left);
-        }
-        if !holds(&PACKET, 0, NOBODY_LEFT) || PACKET.len() != NOBODY_LEFT.len() {
-            break;
-        }
-        nobody_left = first::receive(session, &PACKET, false).is_some();
+    if !first::await_before(session, signals) {
+        return None;
     }
-    (None, nobody_left)
+    first::receive(session, &PACKET, true)?;
+    last(&PACKET)
 }
 
-/// The code of a program that has ended, if that is what a packet says.
+/// The code of a program that has ended and left nobody, if that is what a packet says.
 #[must_use]
-pub fn exited<const N: usize>(packet: &Buffer<N>) -> Option<u8> {
-    let [before, behind] = EXITED;
+pub fn last<const N: usize>(packet: &Buffer<N>) -> Option<u8> {
+    let [before, behind] = LAST;
     let end = packet.len().checked_sub(behind.len())?;
     if !holds(packet, 0, before) || !holds(packet, end, behind) {
         return None;

@@ -19,7 +19,7 @@ use crate::spawn::{call, word};
 use rustix::fd::{FromRawFd, OwnedFd};
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 /// A process's command line and environment, as the kernel laid them out.
 #[derive(Debug, Clone, Copy)]
@@ -444,19 +444,15 @@ pub struct Left {
     pub session: OwnedFd,
     /// What was blocked before [`hold`].
     pub mask: u64,
-    /// A word that has come over the session.
-    pub has_word: bool,
 }
 
 static ASKED: AtomicI32 = AtomicI32::new(-1);
 static SESSION: AtomicI32 = AtomicI32::new(-1);
 static MASK: AtomicU64 = AtomicU64::new(0);
-static HAS_WORD: AtomicBool = AtomicBool::new(false);
 
 /// Leaves something for the program.
-pub fn leave(asked: Fd, session: Fd, mask: u64, has_word: bool) {
+pub fn leave(asked: Fd, session: Fd, mask: u64) {
     MASK.store(mask, Ordering::Relaxed);
-    HAS_WORD.store(has_word, Ordering::Relaxed);
     SESSION.store(session.into_raw(), Ordering::Relaxed);
     ASKED.store(asked.into_raw(), Ordering::Release);
 }
@@ -471,6 +467,5 @@ pub fn found() -> Option<Left> {
     }
     // SAFETY: `leave` was given both as their owners, and nobody else has taken them.
     let (asked, session) = unsafe { (OwnedFd::from_raw_fd(asked), OwnedFd::from_raw_fd(session)) };
-    let (mask, has_word) = (MASK.load(Ordering::Relaxed), HAS_WORD.load(Ordering::Relaxed));
-    Some(Left { asked, session, mask, has_word })
+    Some(Left { asked, session, mask: MASK.load(Ordering::Relaxed) })
 }

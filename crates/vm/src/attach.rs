@@ -281,8 +281,9 @@ pub fn attach(
                     if let Some(fd) = &master {
                         drain(fd, screen);
                     }
+                    nobody_left |= matches!(ended, Some((Status::Last(_), _)));
                     let ended = match ended {
-                        Some((Status::Exited(code), _)) => Ended::Exited(code),
+                        Some((Status::Exited(code) | Status::Last(code), _)) => Ended::Exited(code),
                         Some((Status::Signaled(signal), _)) => Ended::Signaled(signal),
                         _ => Ended::Lost,
                     };

@@ -288,6 +288,10 @@ fn tell(entry: &Watched, how: Waited, nobody_left: bool) {
     };
     let said = entry.report.as_ref().and_then(session::not_executed);
     let not_executed = said.map(|(step, errno)| Status::NotExecuted { step, errno });
+    if let (true, None, Status::Exited(code)) = (nobody_left, not_executed, status) {
+        let _hung_up = proto::write_packet(&entry.session, &Status::Last(code), &[]);
+        return;
+    }
     let nobody_left = nobody_left.then_some(Status::NobodyLeft);
     for status in nobody_left.into_iter().chain(not_executed).chain([status]) {
         let _hung_up = proto::write_packet(&entry.session, &status, &[]);

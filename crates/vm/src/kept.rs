@@ -78,6 +78,11 @@ impl Kept {
         self.state().record.clone()
     }
 
+    /// What `look` sees in it.
+    pub fn look<T>(&self, look: impl FnOnce(&VmRecord) -> T) -> T {
+        look(&self.state().record)
+    }
+
     /// Changes what can be changed while the VM runs, and saves it.
     ///
     /// # Errors

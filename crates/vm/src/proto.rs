@@ -212,6 +212,8 @@ pub enum Status {
     NobodyLeft,
     /// It ended with a code.
     Exited(i32),
+    /// The same, and [`Status::NobodyLeft`]: one word, for whom two would wake twice.
+    Last(i32),
     /// It was ended by a signal.
     Signaled(i32),
     /// It was paused by a signal (job control).

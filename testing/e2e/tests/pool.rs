@@ -562,6 +562,120 @@ fn root_and_user_what_waiting_vms_have_looked_up_is_what_the_host_has() {
     }
 }
 
+/// Waits until in each of the next VMs of a pool a process waits for its program, and a second longer: it has begun before any that is
+/// started from now on.
+fn waited(lab: &Lab, pool: &str) {
+    filled(lab, pool);
+    let keeper = field(lab, pool, "keeper");
+    let size = field(lab, pool, "size").parse::<usize>().unwrap();
+    let waits = |pid: &String| {
+        // The kernel's own word for the link; what it leads to lies in memory and has no name.
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().starts_with("/memfd:run"))
+    };
+    wait_for("processes that wait", || {
+        let below = children(&keeper).iter().flat_map(|one| children(one)).collect::<Vec<_>>();
+        let deeper = below.iter().flat_map(|one| children(one)).collect::<Vec<_>>();
+        below.iter().chain(&deeper).filter(|pid| waits(pid)).count() >= size.min(4)
+    });
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+#[test]
+fn root_and_user_a_process_that_waited_is_a_program_like_any_other() {
+    as_both("root_and_user_a_process_that_waited_is_a_program_like_any_other", |lab| {
+        if cfg!(not(target_arch = "x86_64")) {
+            eprintln!(
+                "skipped: root_and_user_a_process_that_waited_is_a_program_like_any_other: none waits on this machine"
+            );
+            return;
+        }
+        lab.fvm(["pool", "create", "p", "--size", "1", "--net", "none"]).expect(0);
+        let up = || std::fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse::<f64>().unwrap();
+        // Ticks since the machine's start, of which there are a hundred in a second.
+        let began = "cut -d' ' -f22 /proc/$$/stat >&2; ";
+        let script = "umask; pwd; env | grep -v '^FVM=\\|^LONG=' | sort; readlink /proc/self/fd/0; ls /proc/self/fd; ulimit -a; \
+            grep 'Sig[BI]\\|Cap\\|NoNew\\|Seccomp:\\|NSpid\\|Groups\\|^[UG]id' /proc/self/status; ps -o pid,ppid,sid,tty,comm; \
+            cat /proc/self/oom_score_adj /proc/self/cgroup; printf '<%s>' \"$@\"; exit 7";
+        let run = |pool: bool, long: &str| {
+            let mut line = lab.command("sh");
+            line.args(["-c", "umask 27; mkdir -p 'a \"b\"'; cd 'a \"b\"'; exec \"$@\"", "sh"]).arg(fvm_kit::binary());
+            line.arg("--home").arg(lab.home()).args(["run", "--rm"]);
+            line.args(if pool { ["--pool", "p"] } else { ["--net", "none"] });
+            line.args(["sh", "-c", &format!("{began}{script}"), "sh", "", "a b", "\"\\", "--rm"]);
+            line.env("LC_ALL", "C")
+                .env("LONG", long)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let now = up();
+            let ran = Ran::of(line.output().unwrap()).expect(7);
+            let ticks = ran
+                .err
+                .lines()
+                .next()
+                .and_then(|line| line.parse::<f64>().ok())
+                .unwrap_or_else(|| panic!("{}", ran.err));
+            (ran.out, ticks / 100.0 < now - 0.5)
+        };
+        // What is too long for the message is init's to start.
+        for (long, waits) in [(String::new(), true), ("x".repeat(70_000), false)] {
+            waited(lab, "p");
+            let (said, has_waited) = run(true, &long);
+            assert_eq!(has_waited, waits, "{said}");
+            if waits {
+                assert_eq!(said, run(false, &long).0);
+            } else {
+                assert!(said.starts_with("0027\n") && said.ends_with("<--rm>"), "{said}");
+            }
+        }
+        for (line, code, text) in [
+            (&["echo", "here"][..], 0, "here"),
+            (&["no-such-program"], 127, "no-such-program"),
+            (&["/etc/passwd"], 126, "/etc/passwd"),
+            (&["sh", "-c", "kill -KILL $$"], 137, ""),
+            (&["sh", "-c", "echo to >&2"], 0, "to"),
+            (&["sh", "-c", "sleep 100 & exit 3"], 3, ""),
+            (&["tr", "a-z", "A-Z"], 0, "TYPED"),
+        ] {
+            waited(lab, "p");
+            let ran = lab.fvm_typed(["run", "--rm", "--pool", "p", "--"].iter().chain(line), "typed").expect(code);
+            assert!(format!("{}{}", ran.out, ran.err).contains(text), "{line:?}: {} {}", ran.out, ran.err);
+        }
+        // A terminal is init's to make.
+        waited(lab, "p");
+        let mut line = lab.command("script");
+        let typed = format!(
+            "{} --home {} run --rm --pool p -- sh -c 'tty; ps -eo comm'",
+            fvm_kit::binary().display(),
+            lab.home().display()
+        );
+        line.args(["-qec", &typed, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let ran = Ran::of(line.output().unwrap()).expect(0);
+        assert!(
+            ran.out.contains("/dev/pts/") && !ran.out.contains("memfd") && ran.out.lines().count() < 7,
+            "{}",
+            ran.out
+        );
+        // One that was killed while it waited is missed by nobody.
+        waited(lab, "p");
+        let keeper = field(lab, "p", "keeper");
+        let below: Vec<String> = children(&keeper).iter().flat_map(|one| children(one)).collect();
+        let all = below.iter().flat_map(|one| children(one)).chain(below.iter().cloned());
+        let mut killed = 0;
+        for pid in all {
+            if std::fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe.to_string_lossy().starts_with("/memfd:run"))
+            {
+                assert!(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+                killed += 1;
+            }
+        }
+        assert_eq!(killed, 1);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(lab.fvm(["run", "--rm", "--pool", "p", "--", "echo", "here"]).expect(0).out, "here\n");
+    });
+}
+
 #[test]
 fn root_and_user_many_programs_at_once_get_a_vm_each() {
     as_both("root_and_user_many_programs_at_once_get_a_vm_each", |lab| {

@@ -53,7 +53,7 @@ impl Piped {
                     decided = Some(Ended::TimedOut);
                     continue;
                 }
-                Some((Status::Exited(code), _)) => Ended::Exited(code),
+                Some((Status::Exited(code) | Status::Last(code), _)) => Ended::Exited(code),
                 Some((Status::Signaled(signal), _)) => Ended::Signaled(signal),
                 None => Ended::Lost,
             };

@@ -207,7 +207,7 @@ impl Running {
                     decided = Some(exit::RUN_TIMED_OUT.into());
                     continue;
                 }
-                Some((Status::Exited(code), _)) => Some(code & 0xff),
+                Some((Status::Exited(code) | Status::Last(code), _)) => Some(code & 0xff),
                 Some((Status::Signaled(signal), _)) => Some(128 + signal),
                 None if woken == Woken::Ended => None,
                 None => Some(exit::RUN_FAILED.into()),

@@ -99,8 +99,10 @@ impl Taken {
 
     /// The caller needs the VM no more. `nobody_left`: nothing but its init runs in it, so that the pool may give it out again.
     pub fn done(self, nobody_left: bool) {
-        // A keeper that is gone has taken the VM along.
-        let _gone = proto::write_message(&self.keeper, &Ask::Done { nobody_left }, &[]);
+        // That the client is gone says the rest. A keeper that is gone has taken the VM along.
+        if nobody_left {
+            let _gone = proto::write_message(&self.keeper, &Ask::Done { nobody_left }, &[]);
+        }
     }
 
     /// Ends the VM: nothing of it runs any more. It is the caller's from now on, to be looked at, committed or deleted.
@@ -153,7 +155,7 @@ pub fn run(
 pub fn resume(
     home: &Home,
     pool: &VmName,
-    Left { asked, session, mask, has_word: nobody_left }: Left,
+    Left { asked, session, mask }: Left,
 ) -> Result<(Ended, bool, Taken), VmError> {
     let signals = attach::Held::since(mask)?;
     let taken = Taken::hear(home, pool, asked)?;
@@ -161,7 +163,7 @@ pub fn resume(
     let streams = Streams { is_terminal: [false; 3], terminal: None };
     let attached = attach::attach(&session, &signals, streams, None, None);
     let attached = attached.map_err(|e| VmError::Sys("wait for the program", e))?;
-    Ok((attached.ended, attached.nobody_left || nobody_left, taken))
+    Ok((attached.ended, attached.nobody_left, taken))
 }
 
 /// The same on streams of the caller's, without waiting.
@@ -330,22 +332,22 @@ mod tests {
         }
         let framed = |text: String| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
         assert_eq!(framed(json(&Ask::Done { nobody_left: true })), fvm_ahead::DONE);
-        assert_eq!(json(&proto::Status::NobodyLeft).as_bytes(), fvm_ahead::NOBODY_LEFT);
         let taken = Answer::Taken { id: "0123456789ab".parse().unwrap(), name: "a".parse().unwrap() };
         assert!(json(&taken).as_bytes().starts_with(fvm_ahead::TAKEN));
-        let exited = |text: &str| {
+        let last = |text: &str| {
             let packet = Buffer::<64>::new();
             packet.extend(text.as_bytes()).unwrap();
-            fvm_ahead::exited(&packet)
+            fvm_ahead::last(&packet)
         };
         for code in [0, 1, 9, 10, 127, 255] {
-            assert_eq!(exited(&json(&proto::Status::Exited(code))), u8::try_from(code).ok());
+            assert_eq!(last(&json(&proto::Status::Last(code))), u8::try_from(code).ok());
         }
-        for other in [proto::Status::Exited(256), proto::Status::Exited(-1), proto::Status::Signaled(9)] {
-            assert_eq!(exited(&json(&other)), None, "{other:?}");
+        use proto::Status::{Exited, Last, NobodyLeft, Signaled};
+        for other in [Last(256), Last(-1), Exited(1), Signaled(9), NobodyLeft] {
+            assert_eq!(last(&json(&other)), None, "{other:?}");
         }
-        for other in ["{\"Exited\":}", "{\"Exited\":1", "}", "", "{\"Exited\":1}}"] {
-            assert_eq!(exited(other), None, "{other:?}");
+        for other in ["{\"Last\":}", "{\"Last\":1", "}", "", "{\"Last\":1}}"] {
+            assert_eq!(last(other), None, "{other:?}");
         }
     }
 

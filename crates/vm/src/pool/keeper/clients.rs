@@ -26,6 +26,9 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
+/// As long as it takes somebody who has connected to say what was ready to be said.
+const AT_ONCE: Duration = Duration::from_micros(100);
+
 impl Keeper<'_> {
     /// Somebody has connected, to this pool or to a VM: is heard when there is something to hear, so that nobody waits for another.
     pub(super) fn greet(&mut self, client: OwnedFd, member: Option<u64>) {
@@ -35,9 +38,9 @@ impl Keeper<'_> {
         self.visitors.insert(n, Visitor { client, member, until: Instant::now() + SILENCE });
     }
 
-    /// The same of somebody who comes to the pool, and most of whom have spoken by now.
+    /// The same of somebody who comes to the pool. Most have spoken by now, or do so as soon as they may: those are not watched first.
     pub(super) fn welcome(&mut self, client: OwnedFd) {
-        if has(&client, PollFlags::IN) { self.serve(client) } else { self.greet(client, None) }
+        if has(&client, PollFlags::IN, AT_ONCE) { self.serve(client) } else { self.greet(client, None) }
     }
 
     /// Forgets those who came and for whom `is_over` is true.
@@ -120,7 +123,7 @@ impl Keeper<'_> {
             }
             let Some((client, wanted, fds)) = self.asked.pop_front() else { return };
             // It does not want its program started any more.
-            if has(&client, PollFlags::RDHUP) {
+            if has(&client, PollFlags::RDHUP, Duration::ZERO) {
                 continue;
             }
             self.ready.pop_front();
@@ -135,7 +138,7 @@ impl Keeper<'_> {
         let refuse = |why: &dyn std::fmt::Display| {
             let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
         };
-        let (id, made) = (ready.kept.record().id, ready.kept.record().forked);
+        let (id, made) = ready.kept.look(|record| (record.id.clone(), record.forked));
         let is_new = ready.uses == 0;
         let is_current = is_new && ready.copies().is_ok_and(|copies| copies.are_current(made));
         let fresh = is_current && self.pool.template.is_none();
@@ -168,8 +171,10 @@ impl Keeper<'_> {
             return;
         }
         drop(names);
-        let record = ready.kept.record();
-        dress(&mut program, &record);
+        let called = ready.kept.look(|record| {
+            dress(&mut program, record);
+            record.name.clone()
+        });
         let begins = Ahead::places(&program);
         if let Err(e) = start(&mut ready, program, fds) {
             refuse(&e);
@@ -177,7 +182,7 @@ impl Keeper<'_> {
             self.end(n);
             return;
         }
-        let answer = Answer::Taken { id, name: record.name.clone() };
+        let answer = Answer::Taken { id, name: called };
         let _left = proto::write_message(&client, &answer, &[]);
         // From here on beside the program. Of many a program that nobody knows by name nobody ever asks: it ends before.
         let now = Instant::now();
@@ -346,9 +351,8 @@ pub(super) fn give_back(over: &Over) {
     let _left = proto::write_message(&over.client, &Answer::Finished, &[over.lock.as_fd()]);
 }
 
-/// Whether that is so of a client now: it has spoken, or has hung up.
-fn has(client: &OwnedFd, what: PollFlags) -> bool {
+/// Whether that is so of a client within so long: it has spoken, or has hung up.
+fn has(client: &OwnedFd, what: PollFlags, within: Duration) -> bool {
     let mut polled = [PollFd::new(client, what)];
-    let at_once = keeper::timespec(Duration::ZERO);
-    poll(&mut polled, Some(&at_once)).is_ok_and(|_| !polled[0].revents().is_empty())
+    poll(&mut polled, Some(&keeper::timespec(within))).is_ok_and(|_| !polled[0].revents().is_empty())
 }
