@@ -23,8 +23,9 @@ use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// So many directories are listed at once.
+/// So many directories are listed at once; fewer where those before had so many in them that too many would be held.
 const BATCH_DIRS: usize = 256;
+const BATCH_BELOW: usize = 64 << 10;
 /// Fewer are not worth a thread.
 const THREAD_DIRS: usize = 32;
 
@@ -79,8 +80,10 @@ impl Layer<'_> {
         let mut survey = Survey::default();
         let mut notes = std::mem::take(&mut self.notes);
         let mut pending = vec![Place { rel: PathBuf::new(), lower: Some(PathBuf::new()) }];
+        let mut batch_dirs = BATCH_DIRS;
         while !pending.is_empty() {
-            let batch = pending.split_off(pending.len().saturating_sub(BATCH_DIRS));
+            let batch = pending.split_off(pending.len().saturating_sub(batch_dirs));
+            let before = pending.len();
             let listed = in_order(&batch, THREAD_DIRS, |at| self.list(at));
             // What cannot be read is reported by the walk.
             for (at, Listed { survey: found, in_host, below }) in
@@ -106,6 +109,8 @@ impl Layer<'_> {
                     pending.push(Place { rel, lower: lower.filter(|_| !marks.opaque) });
                 }
             }
+            let each = (pending.len() - before).div_ceil(batch.len());
+            batch_dirs = (BATCH_BELOW / each.max(1)).clamp(1, BATCH_DIRS);
         }
         // Moved away and back into a replaced directory: the walk compares that by path anyway.
         let home = |rel: &PathBuf, lower: &PathBuf| {

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Invariants: nothing of fvm but the stub is ever the executable of a process that others in the VM may open; the stub
-//! allocates nothing and touches only its own stack.
+//! touches only its own stack, and, where it waits, the pages for its program's words.
 
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -32,16 +32,13 @@ pub(crate) const REPORT: libc::c_int = 3;
 pub(crate) const NAME: &CStr = c"run";
 
 /// The same when it shall wait for its program.
-#[cfg(target_arch = "x86_64")]
 pub(crate) const WAITING: &CStr = c"wait";
 
 /// From where it then takes the message.
 pub(crate) const FROM: libc::c_int = 4;
 
 /// Where it takes the message to, and how long that may be. In the assembler text below once more.
-#[cfg(target_arch = "x86_64")]
 pub(crate) const IMAGE_AT: u64 = 0x60_0000;
-#[cfg(target_arch = "x86_64")]
 pub(crate) const IMAGE_MAX_BYTES: usize = 0x1_0000;
 
 // In: the stack as the kernel makes it: argc; argv[0], the stub's name; argv[1], the path to execute; argv[2..], its
@@ -130,11 +127,12 @@ std::arch::global_asm!(
     "mov edx, 0x40000000",
     "mov eax, 47",
     "syscall",
-    // Nobody is there any more; or not all of it came (TRUNC, CTRUNC).
+    // Nobody is there any more; or not all of it came (TRUNC, CTRUNC): EMFILE, mostly.
     "test rax, rax",
     "jle 4b",
+    "mov eax, -24",
     "test dword ptr [rsp + 48], 0x28",
-    "jnz 4b",
+    "jnz 2b",
     // dup3(descriptor, stream, 0) for each stream that comes along
     "lea r12, [rsp + 96]",
     "xor r13d, r13d",
@@ -183,32 +181,60 @@ std::arch::global_asm!(
     "mov edx, 1",
     "mov eax, 72",
     "syscall",
-    // execve(place, argv, environment) for each place, as execvp: where there is none (ENOENT, ENOTDIR), the next; where it
-    // may not (EACCES), the next, but that is what is said in the end.
+    // The first place with a file that may be executed (`Memory::find` in `spawn.rs`); one place alone is not looked at.
     "mov r12, [rbx + 16]",
     "mov r13d, -2",
+    "cmp qword ptr [r12], 0",
+    "je 23f",
+    "cmp qword ptr [r12 + 8], 0",
+    "je 22f",
+    "sub rsp, 256",
+    // faccessat2(AT_FDCWD, place, X_OK, AT_EACCESS): what is there but may not be executed is what is said in the end
     "9:",
+    "mov rsi, [r12]",
+    "test rsi, rsi",
+    "jz 23f",
+    "mov edi, -100",
+    "mov edx, 1",
+    "mov r10d, 0x200",
+    "mov eax, 439",
+    "syscall",
+    "cmp eax, -13",
+    "je 27f",
+    "test eax, eax",
+    "jnz 28f",
+    // statx(AT_FDCWD, place, 0, STATX_TYPE, the stack): a regular file?
+    "mov edi, -100",
+    "mov rsi, [r12]",
+    "xor edx, edx",
+    "mov r10d, 1",
+    "mov r8, rsp",
+    "mov eax, 332",
+    "syscall",
+    "test eax, eax",
+    "js 27f",
+    "movzx eax, word ptr [rsp + 28]",
+    "and eax, 0xf000",
+    "cmp eax, 0x8000",
+    "je 22f",
+    "27:",
+    "mov r13d, -13",
+    "28:",
+    "add r12, 8",
+    "jmp 9b",
+    "23:",
     "mov eax, r13d",
+    "jmp 2b",
+    // execve(place, argv, environment)
+    "22:",
     "mov rdi, [r12]",
-    "test rdi, rdi",
-    "jz 2b",
     "mov rsi, [rbx]",
     "mov rdx, [rbx + 8]",
     "mov eax, 59",
     "syscall",
     "cmp eax, -8",
-    "je 24f",
-    "add r12, 8",
-    "cmp eax, -2",
-    "je 9b",
-    "cmp eax, -20",
-    "je 9b",
-    "cmp eax, -13",
     "jne 2b",
-    "mov r13d, eax",
-    "jmp 9b",
     // A script without '#!': sh place argv[1..]; there is room for one more before argv.
-    "24:",
     "mov rsi, [rbx]",
     "mov rdi, [r12]",
     "mov [rsi], rdi",

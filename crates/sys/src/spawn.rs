@@ -117,7 +117,7 @@ pub fn start(program: Program, streams: [&OwnedFd; 3], report: BorrowedFd<'_>, s
 
 /// Starts a process that waits for its program on `from`, a socket of packets of which the other end sends one message ([`image`]); it ends
 /// when there is nobody at the other end. `streams` are what the message brings none for. All else is as with [`start`], but that where the
-/// program is not executed the step is not always said.
+/// program is not executed its report may be as short as the stub's.
 ///
 /// # Errors
 /// The kernel's; `EBADF` when a descriptor is one of the first five; `ENOSYS` where the stub cannot wait.
@@ -142,15 +142,11 @@ pub fn wait(
 /// that is too long, or no such process can be here.
 #[must_use]
 pub fn image(program: &Program, streams: [bool; 3]) -> Option<Vec<u8>> {
-    #[cfg(target_arch = "x86_64")]
-    return image_at(program, streams, crate::exec::IMAGE_AT, crate::exec::IMAGE_MAX_BYTES);
-    #[cfg(not(target_arch = "x86_64"))]
-    return None;
-}
-
-#[cfg(target_arch = "x86_64")]
-fn image_at(program: &Program, streams: [bool; 3], at: u64, max_bytes: usize) -> Option<Vec<u8>> {
     const WORD: usize = size_of::<u64>();
+    let at = crate::exec::IMAGE_AT;
+    if cfg!(not(target_arch = "x86_64")) {
+        return None;
+    }
     let Program { places, argv, env, directory, needs_directory, umask } = program;
     // Seven words; three lists, each with a null at its end; one word more before `argv`.
     let lists = [places, argv, env];
@@ -178,7 +174,7 @@ fn image_at(program: &Program, streams: [bool; 3], at: u64, max_bytes: usize) ->
     }
     let mut bytes: Vec<u8> = image.into_iter().flat_map(u64::to_le_bytes).collect();
     bytes.extend(texts);
-    (bytes.len() <= max_bytes).then_some(bytes)
+    (bytes.len() <= crate::exec::IMAGE_MAX_BYTES).then_some(bytes)
 }
 
 /// All descriptors from 3 on but `kept`, as ranges; an empty one has its end before its beginning.
@@ -215,10 +211,7 @@ fn begin(
         let first = first.iter().map(|text| text.as_ptr());
         first.chain(rest.iter().map(|text| text.as_ptr())).chain([std::ptr::null()]).collect()
     };
-    #[cfg(target_arch = "x86_64")]
     let name = if from.is_some() { crate::exec::WAITING } else { crate::exec::NAME };
-    #[cfg(not(target_arch = "x86_64"))]
-    let name = crate::exec::NAME;
     let argv = words(&[name, c""], &program.argv).into_iter().map(Cell::new).collect();
     let env = words(&[], &program.env);
     let stack = Vec::with_capacity(STACK_BYTES / size_of::<u128>());
@@ -474,7 +467,8 @@ mod tests {
         }
         let null = high(std::fs::File::open("/dev/null").unwrap().into());
         let stub = Stub::new().unwrap();
-        for say in [&[][..], &[0; crate::exec::IMAGE_MAX_BYTES + 1]] {
+        let too_long = [0; crate::exec::IMAGE_MAX_BYTES + 1];
+        for (say, why) in [(&[][..], &[][..]), (&too_long, &libc::EMFILE.to_le_bytes())] {
             let ((result, report), (to, from)) = (pipe(), sockets());
             let started = wait([&null; 3], report.as_fd(), &stub, from.as_fd()).unwrap();
             drop((report, from));
@@ -482,7 +476,7 @@ mod tests {
                 crate::socket::send(&to, say, &[]).unwrap();
             }
             drop(to);
-            assert_eq!(read(result), []);
+            assert_eq!(read(result), why);
             assert_eq!(process::wait_blocking(started.pid(), false).unwrap().1, Waited::Exited(NOT_EXECUTED));
         }
         let long = Program {
@@ -490,10 +484,6 @@ mod tests {
             ..Program::default()
         };
         assert_eq!(image(&long, [true; 3]), None);
-        let low = std::fs::File::open("/dev/null").unwrap().into();
-        let (_to, from) = sockets();
-        let reached = wait([&low, &null, &null], null.as_fd(), &stub, from.as_fd());
-        assert!(low.as_raw_fd() > FROM || reached.is_err_and(|e| e == Errno::BADF));
     }
 
     #[test]
@@ -540,6 +530,31 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_looked_at_is_passed_over_and_what_is_found_is_executed_and_no_other() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        symlink("loop", at("loop")).unwrap();
+        std::fs::write(at("odd"), "#!/no/such/interpreter\n").unwrap();
+        std::fs::set_permissions(at("odd"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let run = |places: &[&str]| {
+            let (said, how, reported) = run(|| Program {
+                places: text(places),
+                argv: text(&["sh", "-c", "echo there"]),
+                directory: c"/".into(),
+                ..Program::default()
+            });
+            (said, how, reported.get(..4).map(|errno| i32::from_le_bytes(errno.try_into().unwrap())))
+        };
+        let (long, in_loop, odd) = (format!("/{}/sh", "x".repeat(300)), format!("{}/sh", at("loop")), at("odd"));
+        for passed in [&long, &in_loop, "/etc/passwd/sh", "/etc/passwd", "/usr"] {
+            assert_eq!(run(&[passed, "/bin/sh"]), ("there\n".to_owned(), Waited::Exited(0), None), "{passed}");
+        }
+        assert_eq!(run(&[&odd, "/bin/sh"]), (String::new(), Waited::Exited(NOT_EXECUTED), Some(libc::ENOENT)));
+        assert_eq!(run(&[&in_loop]), (String::new(), Waited::Exited(NOT_EXECUTED), Some(libc::ELOOP)));
+    }
+
+    #[test]
     fn what_keeps_it_from_starting_is_reported() {
         let failed = |places: &[&str], directory: &CStr, needs_directory| {
             run(|| Program {
@@ -559,6 +574,9 @@ mod tests {
             (&[], c"/nowhere", false, reported(libc::ENOENT, Some(step::EXECUTE))),
             (&["/nowhere", "/etc/passwd"], c"/", true, reported(libc::EACCES, Some(step::EXECUTE))),
             (&["/nowhere", "/usr"], c"/", true, reported(libc::EACCES, Some(step::EXECUTE))),
+            (&["/etc/passwd/x"], c"/", true, reported(libc::ENOTDIR, None)),
+            (&["/etc/passwd/x", "/nowhere"], c"/", true, reported(libc::ENOENT, Some(step::EXECUTE))),
+            (&["/nowhere", "/usr", "/nowhere"], c"/", true, reported(libc::EACCES, Some(step::EXECUTE))),
         ] {
             let (_, how, said) = failed(places, directory, needs);
             assert_eq!((how, said), (Waited::Exited(NOT_EXECUTED), expected), "{places:?}");

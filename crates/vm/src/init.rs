@@ -149,8 +149,7 @@ fn run(
                             let any_left = reap(&mut watched, &mut waiting, &mut services, &mut buses);
                             tell(&Watched::of(child, session, timeout), how, !any_left);
                         }
-                        // There was no process to be had for it.
-                        None => tell_failed(&session, Errno::AGAIN),
+                        None => return Err(Errno::BADMSG),
                     }
                 }
                 Ok(Some((Order::Stop { grace_ms }, _))) => {
@@ -172,6 +171,9 @@ fn run(
                     send_away(waiting.take());
                     // Without one, programs are started as ever.
                     waiting = fds.first().and_then(|from| wait(from, &tools));
+                    if let (Some(from), true) = (fds.first(), waiting.is_some()) {
+                        let _left = rustix::io::write(from, b"!");
+                    }
                 }
                 Ok(Some((Order::Refresh, fds))) => fds.iter().take(1).for_each(|answer| overlays.refresh(answer)),
                 Ok(Some((Order::Pause, fds))) => {
@@ -264,7 +266,8 @@ fn reap(
             Ok(Some((pid, how))) => {
                 services.ended(pid);
                 buses.iter_mut().for_each(|bus| bus.ended(pid, how));
-                if let Some(waiting) = waiting.as_mut().filter(|waiting| waiting.child.pid == pid) {
+                // Afterwards its number may be another's.
+                if let Some(waiting) = waiting.as_mut().filter(|it| it.child.pid == pid && it.ended.is_none()) {
                     waiting.ended = Some(how);
                 }
                 let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };

@@ -100,7 +100,7 @@ pub enum Order {
     /// Make the VM see what the host changed; with one descriptor, on which [`Overlays`] is the answer.
     Refresh,
     /// Look these names up, so that programs need not; with one descriptor, have a process wait there for its program
-    /// ([`crate::session::wait`]). There is no answer.
+    /// ([`crate::session::wait`]), and say a byte there when it does. There is no other answer.
     Look(Vec<Bytes>),
     /// The process that waited has been told its program: watch it, as one that was started. With one descriptor, the session socket.
     Watch(Option<Timeout>),

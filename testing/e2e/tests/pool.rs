@@ -562,22 +562,29 @@ fn root_and_user_what_waiting_vms_have_looked_up_is_what_the_host_has() {
     }
 }
 
+/// The processes that wait for their program in a pool's VMs.
+fn waiting(keeper: &str) -> Vec<String> {
+    let below: Vec<String> = children(keeper).iter().flat_map(|one| children(one)).collect();
+    let deeper: Vec<String> = below.iter().flat_map(|one| children(one)).collect();
+    // The kernel's own word for the link; what it leads to lies in memory and has no name.
+    let exe = |pid: &String| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let waits = |pid: &String| exe(pid).to_string_lossy().starts_with("/memfd:run");
+    below.into_iter().chain(deeper).filter(waits).collect()
+}
+
 /// Waits until in each of the next VMs of a pool a process waits for its program, and a second longer: it has begun before any that is
-/// started from now on.
-fn waited(lab: &Lab, pool: &str) {
+/// started from now on. Those processes.
+fn waited(lab: &Lab, pool: &str) -> Vec<String> {
     filled(lab, pool);
     let keeper = field(lab, pool, "keeper");
     let size = field(lab, pool, "size").parse::<usize>().unwrap();
-    let waits = |pid: &String| {
-        // The kernel's own word for the link; what it leads to lies in memory and has no name.
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().starts_with("/memfd:run"))
-    };
-    wait_for("processes that wait", || {
-        let below = children(&keeper).iter().flat_map(|one| children(one)).collect::<Vec<_>>();
-        let deeper = below.iter().flat_map(|one| children(one)).collect::<Vec<_>>();
-        below.iter().chain(&deeper).filter(|pid| waits(pid)).count() >= size.min(4)
-    });
+    wait_for("processes that wait", || waiting(&keeper).len() >= size.min(4));
     std::thread::sleep(Duration::from_secs(1));
+    waiting(&keeper)
+}
+
+fn kill(signal: &str, pid: &str) {
+    assert!(std::process::Command::new("kill").args([signal, pid]).status().unwrap().success(), "{signal} {pid}");
 }
 
 #[test]
@@ -656,22 +663,20 @@ fn root_and_user_a_process_that_waited_is_a_program_like_any_other() {
             "{}",
             ran.out
         );
+        // Its end is told also where init hears of it before it hears whose it is.
+        let began = waited(lab, "p");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", began[0])).unwrap();
+        let init = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap();
+        kill("-STOP", init);
+        let client = lab.fvm_command(["run", "--rm", "--pool", "p", "--", "sh", "-c", "exit 5"]).spawn();
+        wait_for("its end", || !is_alive(&began[0]));
+        kill("-CONT", init);
+        assert_eq!(client.unwrap().wait().unwrap().code(), Some(5));
         // One that was killed while it waited is missed by nobody.
-        waited(lab, "p");
-        let keeper = field(lab, "p", "keeper");
-        let below: Vec<String> = children(&keeper).iter().flat_map(|one| children(one)).collect();
-        let all = below.iter().flat_map(|one| children(one)).chain(below.iter().cloned());
-        let mut killed = 0;
-        for pid in all {
-            if std::fs::read_link(format!("/proc/{pid}/exe"))
-                .is_ok_and(|exe| exe.to_string_lossy().starts_with("/memfd:run"))
-            {
-                assert!(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
-                killed += 1;
-            }
-        }
-        assert_eq!(killed, 1);
-        std::thread::sleep(Duration::from_millis(200));
+        let began = waited(lab, "p");
+        assert_eq!(began.len(), 1);
+        kill("-KILL", &began[0]);
+        wait_for("its end", || !is_alive(&began[0]));
         assert_eq!(lab.fvm(["run", "--rm", "--pool", "p", "--", "echo", "here"]).expect(0).out, "here\n");
     });
 }

@@ -14,7 +14,7 @@ use rustix::fs::{self, AtFlags, CWD};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Both, listed while the VM waits: of an ordinary user's dozen layers the list takes four times as long as what is done with it.
+/// Both, mostly listed while the VM waits: of an ordinary user's dozen layers the list takes four times as long as what is done with it.
 #[derive(Debug)]
 pub(super) struct Copies {
     copied: Vec<PathBuf>,
@@ -22,7 +22,7 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Those of a VM with these layers. `names`: the directories of which it has the names.
+    /// Those of a VM with these layers. `names`: the directories of which it has the names. `None`: there are more than `most`.
     ///
     /// # Errors
     /// When a layer's directory cannot be read.
@@ -30,14 +30,18 @@ impl Copies {
         layers_dir: &Path,
         layers: &[Layer],
         names: impl IntoIterator<Item = &'a HostPath>,
-    ) -> Result<Self, VmError> {
+        most: usize,
+    ) -> Result<Option<Self>, VmError> {
         let files = layers.iter().filter(|layer| layer.kind == LayerKind::File);
         let mut copied: Vec<PathBuf> = files.map(|layer| layer.host.as_path().to_owned()).collect();
         for dir in names {
             copied.push(dir.as_path().to_owned());
             let files = std::fs::read_dir(dir.as_path()).into_iter().flatten().flatten();
             let files = files.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            copied.extend(files.map(|entry| entry.path()));
+            copied.extend(files.map(|entry| entry.path()).take(most.saturating_sub(copied.len()).saturating_add(1)));
+            if copied.len() > most {
+                return Ok(None);
+            }
         }
         let mut made = Vec::new();
         for layer in layers.iter().filter(|layer| layer.kind != LayerKind::File) {
@@ -49,7 +53,7 @@ impl Copies {
                 made.push(dir);
             }
         }
-        Ok(Self { copied, made })
+        Ok(Some(Self { copied, made }))
     }
 
     /// Whether the host still has what was copied for the VM when it was made, and under the same names. All else the VM sees as it is
@@ -100,7 +104,10 @@ mod tests {
             Layer { n: 0, host: at("names"), kind: LayerKind::Skeleton },
             Layer { n: 1, host: at("file"), kind: LayerKind::File },
         ];
-        let list = || Copies::list(&layers_dir, &layers, [&at("names")]).unwrap();
+        let within = |most| Copies::list(&layers_dir, &layers, [&at("names")], most).unwrap();
+        let list = || within(usize::MAX).unwrap();
+        // The file, the directory, what is in it.
+        assert!(within(3).is_some() && within(2).is_none());
         let remake = |file: &str| {
             std::fs::remove_file(host.join(file)).unwrap();
             std::fs::write(host.join(file), "").unwrap();

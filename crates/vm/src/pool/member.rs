@@ -44,20 +44,17 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    /// What it was given that is not the host's: listed now, if it was not before.
+    /// Lists what it was given that is not the host's, if that is not more than `most`.
     ///
     /// # Errors
     /// When a layer's directory cannot be read.
-    pub fn copies(&mut self) -> Result<&Copies, VmError> {
-        let copies = match self.copies.take() {
-            Some(copies) => copies,
-            None => {
-                let record = self.kept.record();
-                let names = self.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
-                Copies::list(record.layers_dir.as_path(), &record.layers, names)?
-            }
-        };
-        Ok(self.copies.insert(copies))
+    pub fn list_copies(&mut self, most: usize) -> Result<Option<&Copies>, VmError> {
+        if self.copies.is_none() {
+            let names = self.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
+            self.copies =
+                self.kept.look(|record| Copies::list(record.layers_dir.as_path(), &record.layers, names, most))?;
+        }
+        Ok(self.copies.as_ref())
     }
 
     /// Whether no name that it has looked up means something else by now. Once a program has run in it, it is as that has left it.

@@ -1,7 +1,10 @@
 //! When the VMs that are given next look names up ([`super::super::names`]): when a pool has nothing else to do.
 //!
-//! Invariants: nobody's program waits for it; what is looked at here lies where only who rules the machine has directories, on file
-//! systems of this machine, and is bounded in number, whatever a client names.
+//! In each of them a process begins to wait for its program, too ([`crate::session::wait`]), and what the VM was given that is not the
+//! host's is listed ([`crate::pool::copies`]).
+//!
+//! Invariants: nobody's program waits for more of it than one VM's; what is looked at lies on file systems of this machine and is bounded
+//! in number, whatever a client names: programs where only who rules the machine has directories.
 
 use super::{HELD_FROM, Keeper};
 use crate::pool::member::Member;
@@ -18,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// So many of those that wait have looked names up: what they have seen takes memory.
 const VMS: usize = 4;
+/// Of more copies the list is made when a VM is given: it takes memory, too.
+const COPIES_MAX: usize = 1024;
 /// When what is to be looked up has just changed on the host, so long until it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Where programs lie whose names are looked up: whoever else has directories there rules the machine.
@@ -43,16 +48,7 @@ impl Ahead {
 
     /// Those of them that are looked at: up to the first that is there, if no other machine has to answer.
     fn near(&self, facts: &HostFacts) -> Vec<PathBuf> {
-        let is_near = |place: &PathBuf| {
-            let on = facts.mounts.iter().filter(|on| place.starts_with(on.mount.target.as_path()));
-            let on = on.max_by_key(|on| on.mount.target.as_bytes().len());
-            on.is_some_and(|on| match on.mount.fs_type.as_str() {
-                "ceph" => false,
-                "overlay" => true,
-                other => fvm_host::idmap_capable(other),
-            })
-        };
-        let mut near: Vec<_> = self.places.iter().filter(|place| is_near(place)).cloned().collect();
+        let mut near: Vec<_> = self.places.iter().filter(|place| is_near(facts, place)).cloned().collect();
         let there = near.iter().position(|place| Path::exists(place)).map_or(0, |last| last + 1);
         near.truncate(there);
         near
@@ -62,6 +58,18 @@ impl Ahead {
     pub fn gave(&mut self, places: Vec<PathBuf>) {
         self.places = places;
     }
+}
+
+/// Whether it lies on a file system of this machine's: of no other one somebody else answers, perhaps never, or knows of changes that
+/// are not seen here yet.
+fn is_near(facts: &HostFacts, place: &Path) -> bool {
+    let on = facts.mounts.iter().filter(|on| place.starts_with(on.mount.target.as_path()));
+    let on = on.max_by_key(|on| on.mount.target.as_bytes().len());
+    on.is_some_and(|on| match on.mount.fs_type.as_str() {
+        "ceph" => false,
+        "overlay" => true,
+        other => fvm_host::idmap_capable(other),
+    })
 }
 
 /// Where a process waits for its program, and where that is told.
@@ -75,12 +83,12 @@ impl Keeper<'_> {
     /// Has those that are given next look names up, if there is nothing else to do. When to ask again.
     pub(super) fn look_ahead(&mut self) -> Option<Instant> {
         let is_busy = self.draining || !self.asked.is_empty() || self.pool.template.is_some();
-        let next = self.ready.iter().take(VMS).filter(|n| match self.members.get(n) {
+        let mut next = self.ready.iter().take(VMS).filter(|n| match self.members.get(n) {
             Some(Member::Ready(ready)) => ready.uses == 0 && ready.names.is_none(),
             _ => false,
         });
-        let next: Vec<u64> = next.copied().collect();
-        if is_busy || next.is_empty() || self.members.values().any(|member| matches!(member, Member::Making(..))) {
+        let next = next.next().copied()?;
+        if is_busy || self.members.values().any(|member| matches!(member, Member::Making(..))) {
             return None;
         }
         let now = Instant::now();
@@ -91,20 +99,21 @@ impl Keeper<'_> {
             self.ahead.again = Some(now + AGAIN);
             return self.ahead.again;
         };
-        let names: Vec<Bytes> = seen.names().iter().map(|name| Bytes(name.clone().into_os_string())).collect();
-        for n in next {
-            if let Some(Member::Ready(ready)) = self.members.get_mut(&n) {
-                let pair = waiting_place().ok();
-                let (own, its) = pair.map_or((None, None), |(own, its)| (Some(own), Some(its)));
-                let its: Vec<_> = its.iter().map(AsFd::as_fd).collect();
-                // One that does not hear it has ended, or will be found so.
-                let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names.clone()), &its);
-                ready.waiting = own;
-                ready.names = Some(seen.clone());
+        if let Some(Member::Ready(ready)) = self.members.get_mut(&next) {
+            let names = seen.names().iter().map(|name| Bytes(name.clone().into_os_string())).collect();
+            let pair = waiting_place().ok();
+            let (own, its) = pair.map_or((None, None), |(own, its)| (Some(own), Some(its)));
+            let its: Vec<_> = its.iter().map(AsFd::as_fd).collect();
+            // One that does not hear it has ended, or will be found so.
+            let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names), &its);
+            (ready.waiting, ready.names) = (own, Some(seen));
+            let mut names = ready.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
+            if names.all(|dir| is_near(&self.facts, dir.as_path())) {
                 // What fails is told when the VM is given.
-                let _listed_later = ready.copies();
+                let _later = ready.list_copies(COPIES_MAX);
             }
         }
-        None
+        // The next one when those have been heard who came meanwhile.
+        Some(now)
     }
 }

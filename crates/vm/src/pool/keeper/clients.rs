@@ -24,6 +24,7 @@ use rustix::event::epoll;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use std::time::{Duration, Instant};
 
 /// As long as it takes somebody who has connected to say what was ready to be said.
@@ -140,7 +141,11 @@ impl Keeper<'_> {
         };
         let (id, made) = ready.kept.look(|record| (record.id.clone(), record.forked));
         let is_new = ready.uses == 0;
-        let is_current = is_new && ready.copies().is_ok_and(|copies| copies.are_current(made));
+        let copies = if is_new { ready.list_copies(usize::MAX) } else { Ok(None) };
+        let (is_current, listed) = match copies {
+            Ok(copies) => (copies.is_some_and(|copies| copies.are_current(made)), Ok(())),
+            Err(e) => (false, Err(e)),
+        };
         let fresh = is_current && self.pool.template.is_none();
         if is_new && !is_current {
             for skeleton in &ready.vm.skeletons {
@@ -161,8 +166,9 @@ impl Keeper<'_> {
                 return;
             }
         };
-        let renewed = if fresh { ready.copies().and_then(Copies::renew) } else { Ok(()) };
-        let moved = renewed.and_then(|()| ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)));
+        let renewed = ready.copies.as_ref().filter(|_| fresh).map_or(Ok(()), Copies::renew);
+        let moved =
+            listed.and(renewed).and_then(|()| ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)));
         if let Err(e) = moved {
             refuse(&e);
             self.members.insert(n, Member::Ready(Box::new(ready)));
@@ -171,6 +177,8 @@ impl Keeper<'_> {
             return;
         }
         drop(names);
+        // They have said all that they are there for.
+        (ready.copies, ready.names) = (None, None);
         let called = ready.kept.look(|record| {
             dress(&mut program, record);
             record.name.clone()
@@ -338,10 +346,14 @@ impl Keeper<'_> {
 fn start(ready: &mut Ready, program: Program, fds: &[OwnedFd]) -> Result<(), Errno> {
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     if let (Some(waiting), [session, streams @ ..]) = (ready.waiting.take(), &fds[..])
+        // Left unread, init's word would make an error of what is said to the process when this end is closed.
+        && recv(&waiting, &mut [0u8], RecvFlags::DONTWAIT).is_ok_and(|(said, _)| said == 1)
         && let Some(message) = session::message(&program)
         && fvm_sys::socket::send(&waiting, &message, streams).is_ok()
     {
-        return proto::write_message(&ready.vm.orders, &Order::Watch(program.timeout), &[*session]);
+        // It has begun: where init has just ended, that the VM has says the rest.
+        let _ended = proto::write_message(&ready.vm.orders, &Order::Watch(program.timeout), &[*session]);
+        return Ok(());
     }
     proto::write_message(&ready.vm.orders, &Order::Start(program), &fds)
 }
