@@ -7,11 +7,14 @@
 //!   <home>/vms/<id>/                a VM that waits: its record says in which pool
 //!
 //!   client ── Ask::Take(program) + session, streams ──► keeper ── Order::Start ──► init of the oldest that is ready
+//!      │                                                 │ └─ or the program, to the process that waits for it there, and Order::Watch
 //!      │◄───────── Answer::Taken(id, name) ──────────────┤
 //!      │ ... attach to the session ...                    │ meanwhile it is a VM like any other: exec, ps, stop
 //!      ├── Ask::Finish ──────────────────────────────────►│ ends it; Answer::Finished + the VM's lock: the client's now
 //!      └── hangs up ──────────────────────────────────────┴ ends it, and throws it away unless it is to be kept
 //! ```
+//!
+//! A process that waited began when the pool was filled, and says so to who asks when it began (`ps -o lstart`).
 //!
 //! Invariants: a VM that waits is nobody's: when the keeper dies, however, its VMs die with it, and the next command
 //! sweeps them; a VM is given to one client at a time; a VM that was given keeps no trace of its pool.
