@@ -408,12 +408,23 @@ fn servers_that_fight_end_and_harm_nobody() {
     for at in [living.at, recording.at] {
         assert!(ask(at, "GET", &format!("http://{}/bytes", server.at), &[], b"").unwrap().whole);
     }
-    recorder(&recording).flush().unwrap();
-    let read = fvm_webtest::net::warc::read::Set::open(&set).unwrap();
-    assert_eq!(read.complaints, Vec::<String>::new());
-    let cut = |url: &str| read.index.iter().any(|e| e.url == url && e.truncated.is_some());
-    for (name, url) in fighters.iter().filter(|(name, _)| ["endless chunks", "slow body", "cut body"].contains(name)) {
-        assert!(cut(url), "{name} is kept as whole");
+    let kept = || {
+        recorder(&recording).flush().unwrap();
+        let read = fvm_webtest::net::warc::read::Set::open(&set).unwrap();
+        assert_eq!(read.complaints, Vec::<String>::new());
+        read.index
+    };
+    let cut = ["endless chunks", "slow body", "cut body"];
+    for (name, url) in fighters.iter().filter(|(name, _)| cut.contains(name)) {
+        // While all fight at once the gate may not have had its head in time, and keeps nothing; and what it keeps it keeps behind its answer.
+        for _ in 0..5 {
+            if kept().iter().any(|entry| entry.url == *url) {
+                break;
+            }
+            let _cut = ask(recording.at, "GET", url, &[], b"");
+        }
+        let kept: Vec<_> = kept().iter().filter(|entry| entry.url == *url).cloned().collect();
+        assert!(kept.iter().any(|entry| entry.truncated.is_some()), "{name} is kept as whole: {kept:?}");
     }
 }
 
