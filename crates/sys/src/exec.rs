@@ -11,11 +11,7 @@
 //! own: it can be executed once more, and nothing comes of it.
 //!
 //! Called "wait" it waits for its program ([`crate::spawn::wait`]): one message on descriptor 4, which it takes into its own memory at
-//! [`IMAGE_AT`], where all that it needs lies ready to be passed to the kernel ([`image`]):
-//!
-//! ```text
-//!   0 argv │ 8 env │ 16 places │ 24 directory │ 32 umask │ 40 needs it │ 48 which streams come along │ lists and texts
-//! ```
+//! [`IMAGE_AT`], where all that it needs lies ready to be passed to the kernel ([`crate::image`]).
 //!
 //! Invariants: nothing of fvm but the stub is ever the executable of a process that others in the VM may open; the stub
 //! touches only its own stack, and, where it waits, the pages for its program's words.

@@ -6,6 +6,7 @@
 //!   copy     the content of a file, shared or copied
 //!   entry    a program's entry without the standard library's
 //!   exec     becoming a program without lending it our own
+//!   image    what a process is told that waits for its program
 //!   dir      open beneath a root, list, read links, xattrs, remove a tree: for hostile layers
 //!   divert   a thread that waits in one call makes another one
 //!   fanotify permission events of single files
@@ -41,6 +42,7 @@ pub mod fanotify;
 pub mod first;
 pub mod handle;
 pub mod ids;
+pub mod image;
 pub mod lease;
 pub mod loopdev;
 pub mod mount;

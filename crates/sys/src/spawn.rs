@@ -11,7 +11,7 @@
 //! that lies on a file system that does not answer, for ever.
 //!
 //! A program that will be wanted soon can have its process ahead ([`wait`]): that executes the stub and waits there, and what it is to
-//! become comes as a message ([`image`]) when it is known. Then neither who started it nor the stub is on the way any more.
+//! become comes as a message ([`crate::image`]) when it is known. Then neither who started it nor the stub is on the way any more.
 //!
 //! Invariants: until it has executed, the child shares the caller's memory, thread-local storage too: it makes system calls by
 //! itself (none of libc, which writes `errno`), allocates nothing, drops nothing and writes only what lies in its own
@@ -115,7 +115,7 @@ pub fn start(program: Program, streams: [&OwnedFd; 3], report: BorrowedFd<'_>, s
     begin(program, streams, report, stub, None)
 }
 
-/// Starts a process that waits for its program on `from`, a socket of packets of which the other end sends one message ([`image`]); it ends
+/// Starts a process that waits for its program on `from`, a socket of packets of which the other end sends one message ([`crate::image::of`]); it ends
 /// when there is nobody at the other end. `streams` are what the message brings none for. All else is as with [`start`], but that where the
 /// program is not executed its report may be as short as the stub's.
 ///
@@ -136,45 +136,6 @@ pub fn wait(
         return Err(Errno::BADF);
     }
     begin(Program::default(), streams, report, stub, Some(from))
-}
-
-/// What [`wait`]'s process becomes `program` by. `streams`: which of the three come with the message, in this order, as descriptors. `None`:
-/// that is too long, or no such process can be here.
-#[must_use]
-pub fn image(program: &Program, streams: [bool; 3]) -> Option<Vec<u8>> {
-    const WORD: usize = size_of::<u64>();
-    let at = crate::exec::IMAGE_AT;
-    if cfg!(not(target_arch = "x86_64")) {
-        return None;
-    }
-    let Program { places, argv, env, directory, needs_directory, umask } = program;
-    // Seven words; three lists, each with a null at its end; one word more before `argv`.
-    let lists = [places, argv, env];
-    let first = [7, 7 + places.len() + 2, 7 + places.len() + 2 + argv.len() + 1];
-    let words = first[2] + env.len() + 1;
-    let mut texts = Vec::new();
-    let mut put = |text: &CStr| {
-        let place = at + (words * WORD + texts.len()) as u64;
-        texts.extend_from_slice(text.to_bytes_with_nul());
-        place
-    };
-    let mut image = vec![0u64; words];
-    let address = |word: usize| at + (word * WORD) as u64;
-    image[0] = address(first[1]);
-    image[1] = address(first[2]);
-    image[2] = address(first[0]);
-    image[3] = put(directory);
-    image[4] = (*umask).into();
-    image[5] = (*needs_directory).into();
-    image[6] = streams.iter().rev().fold(0, |mask, is| mask << 1 | u64::from(*is));
-    for (list, first) in lists.into_iter().zip(first) {
-        for (word, text) in image[first..].iter_mut().zip(list) {
-            *word = put(text);
-        }
-    }
-    let mut bytes: Vec<u8> = image.into_iter().flat_map(u64::to_le_bytes).collect();
-    bytes.extend(texts);
-    (bytes.len() <= crate::exec::IMAGE_MAX_BYTES).then_some(bytes)
 }
 
 /// All descriptors from 3 on but `kept`, as ranges; an empty one has its end before its beginning.
@@ -384,6 +345,7 @@ pub(crate) fn call(number: c_long, words: [usize; 5]) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image;
     use crate::process::{self, Waited};
     use rustix::fd::AsFd;
     use rustix::pipe::{PipeFlags, pipe_with};
@@ -451,7 +413,7 @@ mod tests {
             std::thread::yield_now();
         }
         let fds = vec![printed.as_fd(); streams.iter().filter(|is| **is).count()];
-        crate::socket::send(&to, &image(program, streams).unwrap(), &fds).unwrap();
+        crate::socket::send(&to, &image::of(program, streams).unwrap(), &fds).unwrap();
         drop((to, printed));
         let (said, reported) = (String::from_utf8(read(out)).unwrap(), read(result));
         (said, process::wait_blocking(started.pid(), false).unwrap().1, reported)
@@ -483,7 +445,7 @@ mod tests {
             env: vec![CString::new(vec![b'a'; crate::exec::IMAGE_MAX_BYTES]).unwrap()],
             ..Program::default()
         };
-        assert_eq!(image(&long, [true; 3]), None);
+        assert_eq!(image::of(&long, [true; 3]), None);
     }
 
     #[test]

@@ -117,7 +117,7 @@ pub fn message(program: &Program) -> Option<Vec<u8>> {
     if !is_plain || !has_all {
         return None;
     }
-    fvm_sys::spawn::image(&in_words(program.clone()).ok()?, program.passed)
+    fvm_sys::image::of(&in_words(program.clone()).ok()?, program.passed)
 }
 
 /// As the kernel takes it.

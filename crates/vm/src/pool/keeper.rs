@@ -336,18 +336,7 @@ impl<'a> Keeper<'a> {
                 vm.lift(HELD_FROM);
                 self.helpers.extend(vm.take_makers().into_pids());
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
-                self.members.insert(
-                    n,
-                    Member::Ready(Box::new(Ready {
-                        vm,
-                        kept,
-                        lock,
-                        uses: 0,
-                        names: None,
-                        waiting: None,
-                        copies: None,
-                    })),
-                );
+                self.members.insert(n, Member::Ready(Box::new(Ready::new(vm, kept, lock))));
                 self.ready.push_back(n);
                 self.home.waits(&self.pool.name, &record.id);
                 self.made += 1;

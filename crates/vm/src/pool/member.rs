@@ -44,6 +44,11 @@ pub(super) struct Ready {
 }
 
 impl Ready {
+    /// One in which nothing has run or been looked at.
+    pub fn new(vm: Launched, kept: Kept, lock: VmLock) -> Self {
+        Self { vm, kept, lock, uses: 0, names: None, waiting: None, copies: None }
+    }
+
     /// Lists what it was given that is not the host's, if that is not more than `most`.
     ///
     /// # Errors
