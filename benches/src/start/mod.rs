@@ -217,7 +217,9 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         pools.settle()?;
         match reason {
             Some(reason) => unavailable.push(Unavailable { name: candidate.full_name(), reason }),
-            None => rows.push(Row { candidate, samples: Vec::new(), behind: Vec::new(), failures: 0, blocks: Vec::new() }),
+            None => {
+                rows.push(Row { candidate, samples: Vec::new(), behind: Vec::new(), failures: 0, blocks: Vec::new() })
+            }
         }
     }
     for round in 0..options.rounds {

@@ -10,7 +10,7 @@
 //! `/proc/PID/exe` is the host's fvm, and could write to it (runc's CVE-2019-5736). The stub lies in sealed memory of its
 //! own: it can be executed once more, and nothing comes of it.
 //!
-//! Called "wait" it waits for its program ([`crate::spawn::wait`]): one message on descriptor 4, which it takes into its own memory at
+//! Called "wait" it waits for its program ([`crate::spawn::wait`]; with another word, awake for a while): one message on descriptor 4, which it takes into its own memory at
 //! [`IMAGE_AT`], where all that it needs lies ready to be passed to the kernel ([`crate::image`]).
 //!
 //! Invariants: nothing of fvm but the stub is ever the executable of a process that others in the VM may open; the stub
@@ -29,6 +29,9 @@ pub(crate) const NAME: &CStr = c"run";
 
 /// The same when it shall wait for its program.
 pub(crate) const WAITING: &CStr = c"wait";
+
+/// The word after it when that will not be long.
+pub(crate) const SOON: &CStr = c"soon";
 
 /// From where it then takes the message.
 pub(crate) const FROM: libc::c_int = 4;
@@ -118,11 +121,31 @@ std::arch::global_asm!(
     "mov [rsp + 48], rax",
     "mov [rsp + 64], rbx",
     "mov qword ptr [rsp + 72], 0x10000",
+    // What is to come soon is asked for again and again, for as long as that costs less than to be woken: recvmsg(.., DONTWAIT);
+    // sched_yield()
+    "mov r14d, 1000",
+    "mov rcx, [rsp + 176]",
+    "cmp byte ptr [rcx], 0",
+    "je 31f",
+    "30:",
+    "mov edi, 4",
+    "mov rsi, rsp",
+    "mov edx, 0x40000040",
+    "mov eax, 47",
+    "syscall",
+    "cmp eax, -11",
+    "jne 32f",
+    "mov eax, 24",
+    "syscall",
+    "dec r14d",
+    "jnz 30b",
+    "31:",
     "mov edi, 4",
     "mov rsi, rsp",
     "mov edx, 0x40000000",
     "mov eax, 47",
     "syscall",
+    "32:",
     // Nobody is there any more; or not all of it came (TRUNC, CTRUNC): EMFILE, mostly.
     "test rax, rax",
     "jle 4b",

@@ -12,6 +12,7 @@
 //!   fanotify permission events of single files
 //!   first    before libc has started
 //!   handle   name_to_handle_at
+//!   heir     a process that goes on in this one's memory when this one has ended
 //!   lease    whether a file has a writer
 //!   loopdev  a file as a block device
 //!   mount    mount_setattr, fsopen & co. with errors that carry the kernel's own message
@@ -41,6 +42,7 @@ pub mod exec;
 pub mod fanotify;
 pub mod first;
 pub mod handle;
+pub mod heir;
 pub mod ids;
 pub mod image;
 pub mod lease;

@@ -312,23 +312,25 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// All descriptors from 3 on but `kept`, as ranges: first and last.
+pub(crate) fn all_but(kept: impl IntoIterator<Item = RawFd>) -> Vec<(u32, u32)> {
+    let mut kept: Vec<u32> = kept.into_iter().filter_map(|fd| u32::try_from(fd).ok()).filter(|fd| *fd >= 3).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    let firsts = std::iter::once(3).chain(kept.iter().map(|fd| fd + 1));
+    let lasts = kept.iter().map(|fd| fd - 1).chain([u32::MAX]);
+    firsts.zip(lasts).filter(|(first, last)| first <= last).collect()
+}
+
 /// Closes every descriptor from 3 up but those in `keep`.
 ///
 /// The caller vouches that it uses none of the closed ones again: for children of [`fork`] that then run on what
 /// they keep.
 pub fn close_all_but(keep: &[RawFd]) {
-    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3).collect();
-    keep.sort_unstable();
-    keep.dedup();
-    let mut first = 3u32;
-    for fd in keep.into_iter().chain([u32::MAX]) {
-        if fd > first {
-            let last = if fd == u32::MAX { u32::MAX } else { fd - 1 };
-            // SAFETY: closing descriptors is sound for memory; owners of the closed ones are never used again, as
-            // the caller vouches.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        }
-        first = fd.saturating_add(1);
+    for (first, last) in all_but(keep.iter().copied()) {
+        // SAFETY: closing descriptors is sound for memory; owners of the closed ones are never used again, as
+        // the caller vouches.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     }
 }
 

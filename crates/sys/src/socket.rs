@@ -57,6 +57,23 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<Owned
     }
 }
 
+/// [`receive`] of what will come soon: awake for some tenths of a millisecond, which costs less than to be woken on a processor that
+/// has gone to sleep meanwhile, and gives way to whoever wants the same one.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_soon(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    const TRIES: u32 = 500;
+    let mut first = [0u8];
+    for _ in 0..TRIES {
+        match rustix::net::recv(socket.as_fd(), &mut first[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            _ => break,
+        }
+    }
+    receive(socket, buffer)
+}
+
 /// Who connected to a stream socket: process and user, as this process numbers them when the peer connected (`SO_PEERCRED`). Process
 /// 0: one that has no number here. Rustix's own call takes that for a valid process id.
 ///

@@ -19,6 +19,7 @@
 //! has no signal handlers.
 
 use crate::exec::{FROM, REPORT, Stub};
+use crate::seccomp::Instruction;
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use std::cell::Cell;
@@ -100,6 +101,8 @@ struct Memory {
     stub: RawFd,
     /// It waits for its program, from here.
     from: Option<RawFd>,
+    /// What it puts on itself before.
+    filter: Vec<Instruction>,
     /// Descriptors to close, first and last.
     closed: [(u32, u32); 4],
     /// Not 0 while the child runs on this: the kernel clears it (`CLONE_CHILD_CLEARTID`).
@@ -115,9 +118,20 @@ pub fn start(program: Program, streams: [&OwnedFd; 3], report: BorrowedFd<'_>, s
     begin(program, streams, report, stub, None)
 }
 
+/// For what a process waits.
+#[derive(Debug)]
+pub enum Until {
+    /// Until somebody wants it.
+    Wanted,
+    /// Until what the caller makes is there, in less than a millisecond: it stays awake for so long. The caller has not put this filter on
+    /// itself yet (none if it is empty): the process puts it on itself.
+    Made(Vec<Instruction>),
+}
+
 /// Starts a process that waits for its program on `from`, a socket of packets of which the other end sends one message ([`crate::image::of`]); it ends
-/// when there is nobody at the other end. `streams` are what the message brings none for. All else is as with [`start`], but that where the
-/// program is not executed its report may be as short as the stub's.
+/// when there is nobody at the other end. `streams` are what the message brings none for. It stands in its root directory, so it has another one
+/// when the caller's becomes another (`pivot_root(2)`). All else is as with [`start`], but that where the program
+/// is not executed its report may be as short as the stub's.
 ///
 /// # Errors
 /// The kernel's; `EBADF` when a descriptor is one of the first five; `ENOSYS` where the stub cannot wait.
@@ -126,6 +140,7 @@ pub fn wait(
     report: BorrowedFd<'_>,
     stub: &Stub,
     from: BorrowedFd<'_>,
+    until: Until,
 ) -> Result<Started, Errno> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err(Errno::NOSYS);
@@ -135,7 +150,7 @@ pub fn wait(
     if { all }.any(|fd| fd <= FROM) {
         return Err(Errno::BADF);
     }
-    begin(Program::default(), streams, report, stub, Some(from))
+    begin(Program::default(), streams, report, stub, Some((from, until)))
 }
 
 /// All descriptors from 3 on but `kept`, as ranges; an empty one has its end before its beginning.
@@ -159,10 +174,10 @@ fn begin(
     streams: [&OwnedFd; 3],
     report: BorrowedFd<'_>,
     stub: &Stub,
-    from: Option<BorrowedFd<'_>>,
+    waits: Option<(BorrowedFd<'_>, Until)>,
 ) -> Result<Started, Errno> {
     let [report, stub] = [report.as_raw_fd(), stub.as_raw_fd()];
-    let from = from.map(|from| from.as_raw_fd());
+    let from = waits.as_ref().map(|(from, _)| from.as_raw_fd());
     let streams = streams.map(AsRawFd::as_raw_fd);
     if streams.iter().chain([&report]).any(|fd| *fd < REPORT) || stub <= REPORT {
         return Err(Errno::BADF);
@@ -172,13 +187,18 @@ fn begin(
         let first = first.iter().map(|text| text.as_ptr());
         first.chain(rest.iter().map(|text| text.as_ptr())).chain([std::ptr::null()]).collect()
     };
-    let name = if from.is_some() { crate::exec::WAITING } else { crate::exec::NAME };
-    let argv = words(&[name, c""], &program.argv).into_iter().map(Cell::new).collect();
+    // The second is the place, when that is known.
+    let (name, second, filter) = match waits {
+        None => (crate::exec::NAME, c"", Vec::new()),
+        Some((_, Until::Wanted)) => (crate::exec::WAITING, c"", Vec::new()),
+        Some((_, Until::Made(filter))) => (crate::exec::WAITING, crate::exec::SOON, filter),
+    };
+    let argv = words(&[name, second], &program.argv).into_iter().map(Cell::new).collect();
     let env = words(&[], &program.env);
     let stack = Vec::with_capacity(STACK_BYTES / size_of::<u128>());
     let in_use = AtomicU32::new(1);
     // The strings do not move with the lists that hold them.
-    let memory = Box::new(Memory { stack, program, argv, env, streams, report, stub, from, closed, in_use });
+    let memory = Box::new(Memory { stack, program, argv, env, streams, report, stub, from, filter, closed, in_use });
     let memory = NonNull::from(Box::leak(memory));
     let mut started = Started { pid: 0, memory };
     let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
@@ -235,7 +255,10 @@ impl Memory {
         call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, set, 0, size_of::<u64>(), 0]);
         if let Some(from) = self.from {
             let kept = call(libc::SYS_dup3, [word(from), word(FROM), 0, 0, 0]);
-            return (step::EXECUTE, if kept < 0 { -kept } else { self.execute_stub() });
+            let at_root = call(libc::SYS_chdir, [address(c"/"), 0, 0, 0, 0]);
+            let filtered = self.filter();
+            let failed = [kept, at_root, filtered].into_iter().find(|result| *result < 0);
+            return (step::EXECUTE, failed.map_or_else(|| self.execute_stub(), |errno| -errno));
         }
         call(libc::SYS_umask, [program.umask as usize, 0, 0, 0, 0]);
         let mut errno = call(libc::SYS_chdir, [address(&program.directory), 0, 0, 0, 0]);
@@ -253,6 +276,17 @@ impl Memory {
             argument.set(place.as_ptr());
         }
         (step::EXECUTE, self.execute_stub())
+    }
+
+    /// Puts its filter on itself; negative: an error number.
+    fn filter(&self) -> c_int {
+        let Ok(len) = u16::try_from(self.filter.len()) else { return -libc::EINVAL };
+        if len == 0 {
+            return 0;
+        }
+        let filter = libc::sock_fprog { len, filter: self.filter.as_ptr().cast_mut() };
+        let words = [libc::SECCOMP_SET_MODE_FILTER as usize, 0, (&raw const filter) as usize, 0, 0];
+        call(libc::SYS_seccomp, words)
     }
 
     /// Returns only when it failed: the error number.
@@ -384,8 +418,11 @@ mod tests {
             let why = |reported: &[u8]| {
                 (reported.get(..4).map(<[u8]>::to_vec), reported.get(4).copied().unwrap_or(step::EXECUTE))
             };
-            for streams in [[true; 3], [false, true, false]] {
-                let (later, end, its) = run_later(&program(), streams);
+            let soon = || Until::Made(Vec::new());
+            for (streams, until) in
+                [([true; 3], Until::Wanted), ([false, true, false], Until::Wanted), ([true; 3], soon())]
+            {
+                let (later, end, its) = run_later(&program(), streams, until);
                 assert_eq!((later, end, why(&its)), (said.clone(), how, why(&reported)));
             }
         }
@@ -399,11 +436,11 @@ mod tests {
     }
 
     /// The same of one that waits for its program; with `streams` of the message, the others of its own.
-    fn run_later(program: &Program, streams: [bool; 3]) -> (String, Waited, Vec<u8>) {
+    fn run_later(program: &Program, streams: [bool; 3], until: Until) -> (String, Waited, Vec<u8>) {
         let ((out, printed), (result, report), (to, from)) = (pipe(), pipe(), sockets());
         let null = high(std::fs::File::options().read(true).write(true).open("/dev/null").unwrap().into());
         let stub = Stub::new().unwrap();
-        let started = wait([&null; 3], report.as_fd(), &stub, from.as_fd()).unwrap();
+        let started = wait([&null; 3], report.as_fd(), &stub, from.as_fd(), until).unwrap();
         drop((report, from));
         // It has left this process's memory before it knows more.
         let began = std::time::Instant::now();
@@ -432,7 +469,7 @@ mod tests {
         let too_long = [0; crate::exec::IMAGE_MAX_BYTES + 1];
         for (say, why) in [(&[][..], &[][..]), (&too_long, &libc::EMFILE.to_le_bytes())] {
             let ((result, report), (to, from)) = (pipe(), sockets());
-            let started = wait([&null; 3], report.as_fd(), &stub, from.as_fd()).unwrap();
+            let started = wait([&null; 3], report.as_fd(), &stub, from.as_fd(), Until::Wanted).unwrap();
             drop((report, from));
             if !say.is_empty() {
                 crate::socket::send(&to, say, &[]).unwrap();
@@ -446,6 +483,25 @@ mod tests {
             ..Program::default()
         };
         assert_eq!(image::of(&long, [true; 3]), None);
+    }
+
+    #[test]
+    fn one_that_cannot_have_its_filter_executes_nothing() {
+        if cfg!(not(target_arch = "x86_64")) {
+            eprintln!("skipped: one_that_cannot_have_its_filter_executes_nothing: this machine's stub cannot wait");
+            return;
+        }
+        // Refused as no program, or, where the caller may install none, as any.
+        let none = Until::Made(vec![Instruction { code: u16::MAX, jt: 0, jf: 0, k: 0 }]);
+        let (to, from) = sockets();
+        let stub = Stub::new().unwrap();
+        let started = wait([&from; 3], from.as_fd(), &stub, from.as_fd(), none).unwrap();
+        drop(from);
+        let mut said = [0; 16];
+        let len = crate::socket::receive(&to, &mut said).unwrap().0;
+        let errno = i32::from_le_bytes(said[..4].try_into().unwrap());
+        assert!(len == 5 && said[4] == step::EXECUTE && [libc::EINVAL, libc::EACCES].contains(&errno), "{said:?}");
+        assert_eq!(process::wait_blocking(started.pid(), false).unwrap().1, Waited::Exited(NOT_EXECUTED));
     }
 
     #[test]

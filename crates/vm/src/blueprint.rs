@@ -105,14 +105,21 @@ impl Pen<'_> {
             ops.insert(0, SetupOp::Router(plan));
             ops.extend(crate::router::name_server());
         }
+        // The keyring before anything else that is done in the VM: what programs inherit is theirs from then on ([`crate::early`]). An
+        // ordinary user's overlays come later, and read what the keys of the host's session open.
         match brief.mode {
             Mode::Shifted => ops.extend([
                 enter([0, SHIFT, SHIFT], [0, SHIFT, SHIFT]),
+                SetupOp::Keyring,
                 SetupOp::Proc { guarded: false },
                 SetupOp::MessageQueues,
             ]),
             // Everything must be locked by the namespace that is entered after it: nothing may be mounted later.
-            Mode::Identity => ops.extend([SetupOp::Proc { guarded: true }, enter([0, 0, u32::MAX], [0, 0, u32::MAX])]),
+            Mode::Identity => ops.extend([
+                SetupOp::Proc { guarded: true },
+                enter([0, 0, u32::MAX], [0, 0, u32::MAX]),
+                SetupOp::Keyring,
+            ]),
             // The namespaces come first: without them an ordinary user can mount nothing.
             Mode::Rootless => {
                 ops.insert(0, enter([ids.euid, ids.euid, 1], [ids.egid, ids.egid, 1]));
@@ -133,7 +140,9 @@ impl Pen<'_> {
         if let Some(name) = &brief.policy.hostname {
             ops.push(SetupOp::HostName { name: name.clone() });
         }
-        ops.push(SetupOp::Keyring);
+        if brief.mode == Mode::Rootless {
+            ops.push(SetupOp::Keyring);
+        }
         let kernel = brief.policy.kernel;
         let level = brief.policy.trace;
         let logged = level == Level::Full;

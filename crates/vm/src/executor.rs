@@ -27,6 +27,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, CWD, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::net::RecvFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -90,6 +91,8 @@ pub struct Site {
     pub layers_to_come: Option<OwnedFd>,
     /// What init did and made while others built: its loopback interface is up, its filter.
     pub has_loopback: bool,
+    /// Where the builder says that it has set that interface up; nobody else says anything there.
+    pub loopback_to_come: Option<OwnedFd>,
     /// Where its network is still being made.
     pub network: Option<Network>,
     /// Its network is not only that.
@@ -126,6 +129,7 @@ impl Site {
             is_covered: false,
             layers_to_come: None,
             has_loopback: false,
+            loopback_to_come: None,
             network: None,
             has_network: false,
             held_above: false,
@@ -251,6 +255,10 @@ impl Site {
             SetupOp::PivotRoot => self.pivot()?,
             SetupOp::Loopback => {
                 self.enter_network()?;
+                // If it has been said. Else the kernel lets one after the other do it, and the second has nothing to do.
+                let said =
+                    |from| rustix::net::recv(from, &mut [0u8][..], RecvFlags::DONTWAIT).is_ok_and(|(_, len)| len > 0);
+                self.has_loopback |= self.loopback_to_come.take().is_some_and(said);
                 if !self.has_loopback {
                     net::loopback_up()?;
                 }
@@ -302,6 +310,12 @@ impl Site {
             }
         }
         Ok(())
+    }
+
+    /// The filter that one of `ops` will install, none if they install none; `None`: it was not prepared.
+    pub fn prepared_filter(&self, ops: &[SetupOp]) -> Option<Vec<Instruction>> {
+        let is_filtered = ops.iter().any(|op| matches!(op, SetupOp::SystemCalls { .. }));
+        if is_filtered { self.filter.clone() } else { Some(Vec::new()) }
     }
 
     fn tree(&self) -> Result<BorrowedFd<'_>, Errno> {

@@ -12,7 +12,7 @@
 //! when the orders end, so does it, and the kernel ends the VM's other processes with it.
 
 use crate::bus::Bus;
-use crate::early::Early;
+use crate::early::{Ahead, Early};
 use crate::limit::Limit;
 use crate::links;
 use crate::pause;
@@ -70,7 +70,7 @@ pub struct Served<'a> {
 }
 
 /// Serves until the keeper goes or says stop. `ready`: called once, when the first program, if that was ordered already, is on its
-/// way: whoever hears of it would only take a processor from it before. `null`: the VM's `/dev/null`, where it was opened already.
+/// way: whoever hears of it would only take a processor from it before; and what is done there is beside it. `null`: the VM's `/dev/null`, where it was opened already.
 pub fn serve(served: &Served<'_>, buses: Vec<Bus>, early: Early, null: Option<OwnedFd>, ready: impl FnOnce()) -> ! {
     let code = i32::from(run(served, buses, early, null, ready).is_err());
     process::exit_now(code)
@@ -84,7 +84,7 @@ fn run(
     ready: impl FnOnce(),
 ) -> Result<(), Errno> {
     let Served { orders, overlays, links } = *served;
-    let Early { signals, stub, first, builder } = early;
+    let Early { signals, stub, first, builder, ahead, .. } = early;
     let tools = Tools { null: null.or_else(open_nothing), stub };
     // Without it everything works but what it is for.
     let links = if links { links::watch().ok() } else { None };
@@ -92,7 +92,7 @@ fn run(
     let mut waiting: Option<Waiting> = None;
     match first {
         None => {}
-        Some((Order::Start(program), fds)) => watched.extend(start(program, fds, &tools)),
+        Some((Order::Start(program), fds)) => watched.extend(start(program, fds, &tools, ahead)),
         Some(_) => return Err(Errno::BADMSG),
     }
     drop(builder);
@@ -139,7 +139,7 @@ fn run(
             match proto::read_message::<Order>(orders) {
                 Ok(Some((Order::Start(program), fds))) => {
                     send_away(waiting.take());
-                    watched.extend(start(program, fds, &tools));
+                    watched.extend(start(program, fds, &tools, None));
                 }
                 Ok(Some((Order::Watch(timeout), fds))) => {
                     let session = fds.into_iter().next().ok_or(Errno::BADMSG)?;
@@ -348,20 +348,21 @@ fn send_away(waiting: Option<Waiting>) {
     }
 }
 
-/// Starts a program; a failure is told to its session.
-fn start(program: Program, mut fds: Vec<OwnedFd>, tools: &Tools) -> Option<Watched> {
-    if fds.is_empty() {
-        return None;
-    }
-    let session = fds.remove(0);
+/// Starts a program, by its process that waits for it, if one does; a failure is told to its session.
+fn start(program: Program, fds: Vec<OwnedFd>, tools: &Tools, ahead: Option<Ahead>) -> Option<Watched> {
     let mut passed = fds.into_iter();
+    let session = passed.next()?;
     let mut streams = program.passed.map(|is| if is { passed.next() } else { None });
     let nulls = streams.iter_mut().enumerate().filter(|(index, _)| program.null[*index]);
     let null = tools.null.as_ref();
     let opened =
         nulls.into_iter().try_for_each(|(index, stream)| nothing(null, index == 0).map(|fd| *stream = Some(fd)));
     let timeout = program.timeout;
-    match opened.and_then(|()| session::start(program, &session, streams, tools.stub.as_ref())) {
+    let started = opened.and_then(|()| match ahead {
+        Some(ahead) => ahead.tell(streams.each_ref().map(Option::as_ref)),
+        None => session::start(program, &session, streams, tools.stub.as_ref()),
+    });
+    match started {
         Ok(child) => Some(Watched::of(child, session, timeout)),
         Err(e) => {
             tell_failed(&session, e);

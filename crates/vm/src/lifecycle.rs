@@ -36,11 +36,12 @@ use crate::quota::Quota;
 use crate::relay::Relays;
 use crate::traced;
 use begin::begin_new;
-use behind::{Cleaner, behind};
+use behind::behind;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
 use fvm_model::vm::FORMAT;
 use fvm_model::{HostPath, Level, Mode, Network, Policy, Restart, Timestamp, VmId, VmName, VmRecord, VmState};
+use fvm_sys::heir::Heir;
 use fvm_sys::process;
 use fvm_trace::capture::Tracer;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -331,7 +332,7 @@ pub struct Running {
     relay: Option<Relay>,
     kept: Kept,
     handed: Option<(Handed, Held)>,
-    cleaner: Option<Cleaner>,
+    cleaner: Option<Heir>,
     makers: Makers,
     tracer: Option<Tracer>,
 }
@@ -586,10 +587,11 @@ impl Running {
             // Nothing of it calls any more; with one thread less, what follows can go on behind the answer.
             drop(self.tracer.take());
         }
-        let home = self.kept.home();
-        let mut record = self.kept.record();
-        delete(home, &mut record, &self.lock)?;
-        if self.cleaner.take().is_some_and(Cleaner::begin) {
+        let (home, record) = (self.kept.home(), self.kept.record());
+        home.hide(&record.id)?;
+        if self.cleaner.take().is_some_and(Heir::tell) {
+            // What is closed by the end of this process need not be closed before.
+            std::mem::forget(self);
             return Ok(());
         }
         if is_left {

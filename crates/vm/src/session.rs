@@ -21,11 +21,13 @@ use crate::service::users;
 use fvm_model::path::Bytes;
 use fvm_sys::exec::Stub;
 use fvm_sys::process::{self, Fork, Waited};
-use fvm_sys::spawn::{NOT_EXECUTED, Started, step};
+use fvm_sys::seccomp::Instruction;
+use fvm_sys::spawn::{NOT_EXECUTED, Started, Until, step};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
@@ -93,31 +95,54 @@ fn spawn(program: Program, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Resul
     Ok(Child { pid: started.pid(), report: Some(result), memory: Some(started) })
 }
 
+/// The stub uses the descriptors below.
+const FROM_LEAST: i32 = 5;
+
 /// A process whose program comes from `from` when it is known ([`message`]). `null`: its streams, as far as that brings none.
 ///
 /// # Errors
 /// When there is none to be had.
 pub fn wait(null: &[OwnedFd; 3], from: &OwnedFd, stub: &Stub) -> Result<Child, Errno> {
-    /// The stub uses those below.
-    const LEAST: i32 = 5;
-    let lift = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, LEAST);
+    let lift = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, FROM_LEAST);
     let (result, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let [input, output, errors] = null;
     let (input, output, errors) = (lift(input)?, lift(output)?, lift(errors)?);
     let (report, from) = (lift(&report)?, lift(from)?);
-    let started = fvm_sys::spawn::wait([&input, &output, &errors], report.as_fd(), stub, from.as_fd())?;
+    let started = fvm_sys::spawn::wait([&input, &output, &errors], report.as_fd(), stub, from.as_fd(), Until::Wanted)?;
     Ok(Child { pid: started.pid(), report: Some(result), memory: Some(started) })
+}
+
+/// The same before the VM is there, with the filter that the caller puts on itself later: it is told, all of its streams too, by where it
+/// reports.
+///
+/// # Errors
+/// When there is none to be had.
+pub fn wait_ahead(stub: &Stub, filter: Vec<Instruction>) -> Result<Child, Errno> {
+    let (to, from) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let from = rustix::io::fcntl_dupfd_cloexec(from, FROM_LEAST)?;
+    let started = fvm_sys::spawn::wait([&from; 3], from.as_fd(), stub, from.as_fd(), Until::Made(filter))?;
+    Ok(Child { pid: started.pid(), report: Some(to), memory: Some(started) })
 }
 
 /// What such a process is told; the passed streams come with it. `None`: `program` cannot be its.
 #[must_use]
 pub fn message(program: &Program) -> Option<Vec<u8>> {
+    image(program, program.passed)
+}
+
+/// The same when all of its streams come with it, those that are nothing, too.
+#[must_use]
+pub fn whole_message(program: &Program) -> Option<Vec<u8>> {
+    image(program, [true; 3])
+}
+
+fn image(program: &Program, streams: [bool; 3]) -> Option<Vec<u8>> {
     let is_plain = program.terminal.is_none() && program.user.is_none();
     let has_all = program.passed.iter().zip(program.null).all(|(passed, null)| *passed != null);
     if !is_plain || !has_all {
         return None;
     }
-    fvm_sys::image::of(&in_words(program.clone()).ok()?, program.passed)
+    fvm_sys::image::of(&in_words(program.clone()).ok()?, streams)
 }
 
 /// As the kernel takes it.

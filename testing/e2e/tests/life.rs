@@ -93,6 +93,40 @@ print([name for _, name in socket.if_nameindex()])
 }
 
 #[test]
+fn root_and_user_the_first_program_is_as_one_that_is_started_later() {
+    // Its process may be there before its VM is, and what it was then must not be seen.
+    let script = "umask; pwd; env | sort; readlink /proc/self/fd/0 /proc/self/root; ls /proc/self/fd; ulimit -a; \
+        grep 'Sig[BIC]\\|Cap\\|NoNew\\|Secc\\|Groups\\|^[UG]id\\|Umask' /proc/self/status; \
+        ls -l /proc/self/ns | sed 's/.*-> //'; cat /proc/self/oom_score_adj /proc/self/cgroup /proc/self/mountinfo; \
+        cut -d' ' -f5-8 /proc/self/stat | grep -c '^0'; ls -a /";
+    as_both("root_and_user_the_first_program_is_as_one_that_is_started_later", |lab| {
+        std::fs::write(lab.path("open.toml"), "[network]\nmode = \"none\"\n[kernel]\nfilter = false\n").unwrap();
+        for options in [&["--net", "none"][..], &["--net", "host"], &[], &["--policy", "./open.toml"]] {
+            let first = format!("({script}) < /dev/null > first 2>&1; echo ready; read line");
+            let program = ["--", "sh", "-c", &first];
+            // A VM with a log has one that is started as any other.
+            let line = ["run", "--keep", "--name", "a", "--trace", "off"].iter().chain(options).chain(&program);
+            let mut running = lab.fvm_command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut said = [0; 6];
+            std::io::Read::read_exact(running.stdout.as_mut().unwrap(), &mut said).unwrap();
+            assert_eq!(&said, b"ready\n");
+            let later = format!("({script}) < /dev/null > later 2>&1; cat first; echo ===; cat later");
+            let ran = lab.fvm(["exec", "a", "--", "sh", "-c", &later]).expect(0);
+            let (first, later) = ran.out.split_once("===\n").unwrap();
+            assert_eq!(first, later, "{options:?}");
+            let is_open = options.contains(&"--policy");
+            // An ordinary user's links are watched by a filter all the same.
+            let is_filtered = first.contains("Seccomp:\t2");
+            assert!(is_filtered != (is_open && lab.user() == User::Root), "{first}");
+            assert!(first.contains("Seccomp:\t") && first.contains("/dev/null"), "{first}");
+            running.stdin.take().unwrap().write_all(b"done\n").unwrap();
+            assert!(running.wait().unwrap().success());
+            lab.fvm(["delete", "a"]).expect(0);
+        }
+    });
+}
+
+#[test]
 fn root_and_user_a_kept_vm_is_run_in_again_reviewed_committed_and_deleted() {
     as_both("root_and_user_a_kept_vm_is_run_in_again_reviewed_committed_and_deleted", |lab| {
         lab.sh("mkdir d; echo one > d/a; echo two > d/b; chmod 640 d/b");

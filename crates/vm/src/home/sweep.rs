@@ -22,14 +22,31 @@ impl Home {
     /// # Errors
     /// When the rename fails.
     pub fn bury(&self, record: &VmRecord) -> Result<(), VmError> {
-        let from = self.vm_dir(&record.id);
-        let to = self.state.join("vms").join(format!(".trash-{}", record.id));
-        std::fs::rename(&from, &to).map_err(|e| VmError::io("remove", &from, &e))?;
+        self.hide(&record.id)?;
         if record.policy.wants_groups() {
             crate::groups::sweep(&record.id);
         }
-        match std::fs::remove_file(self.run.join(format!("{}.sock", record.id))) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(VmError::io("remove the socket of", &from, &e)),
+        self.remove_socket(&record.id)
+    }
+
+    /// The rename alone.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) fn hide(&self, id: &VmId) -> Result<(), VmError> {
+        let from = self.vm_dir(id);
+        let to = self.state.join("vms").join(format!(".trash-{id}"));
+        std::fs::rename(&from, &to).map_err(|e| VmError::io("remove", &from, &e))
+    }
+
+    /// Removes the control socket of a VM that is gone, if it is still there.
+    ///
+    /// # Errors
+    /// When it is, and cannot be.
+    pub(crate) fn remove_socket(&self, id: &VmId) -> Result<(), VmError> {
+        let socket = self.run.join(format!("{id}.sock"));
+        match std::fs::remove_file(&socket) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(VmError::io("remove", &socket, &e)),
             _ => Ok(()),
         }
     }

@@ -118,20 +118,23 @@ pub(super) fn build_shifted(
             }
             begin_network(network, ends);
             hide_command("fvm: init");
-            let mut early = prepare(entry, ends);
+            let mut early = prepare(site, entry, ends);
             let _the_same = site.prepare_filter(entry.after);
             // Where it cannot be, the operation says why.
             site.has_loopback = loopback.is_mine() && fvm_sys::net::loopback_up().is_ok();
             // The end without a message: the builder failed, and has said so.
             let mut byte = [0u8];
-            let Ok((1, mut fds)) = socket::receive(&go, &mut byte) else { process::exit_now(1) };
+            let Ok((1, mut fds)) = socket::receive_soon(&go, &mut byte) else { process::exit_now(1) };
             if fds.is_empty() {
                 process::exit_now(1)
             }
             let tree = fds.remove(0);
             site.inner = fds;
-            site.has_loopback |= byte == *GO_WITH_LOOPBACK;
+            if byte == *GO_AND_WAIT {
+                site.loopback_to_come = go.try_clone().ok();
+            }
             early.builder = Some(go);
+            early.processors = own.ok();
             enter_shifted(site, &tree, entry, ends, network, early)
         }
     };
@@ -145,17 +148,24 @@ pub(super) fn build_shifted(
     let _as_the_kernel_has_it = own.and_then(|own| process::begin_elsewhere(init, &own));
     drop(go);
     assemble(site, entry, init)?;
-    let go = if set_loopback_up(init, &loopback) { GO_WITH_LOOPBACK } else { GO };
+    let inits = networks(init, &loopback);
     let tree = site.assembled().map_err(step("start init"))?;
     let fds: Vec<_> = [tree].into_iter().chain(site.inner.iter().map(AsFd::as_fd)).take(socket::MAX_FDS).collect();
+    let go = if inits.is_some() { GO_AND_WAIT } else { GO };
     socket::send(&went, go, &fds).map_err(step("start init"))?;
+    if let Some(inits) = inits {
+        // Beside init's own mounts. Where it fails, init tries it itself.
+        let _is_up = set_loopback_up(&inits).map(|()| socket::send(&went, IS_UP, &[]));
+    }
     Ok(went)
 }
 
 /// The tree is there.
 const GO: &[u8; 1] = b"!";
-/// And the loopback interface is up.
-const GO_WITH_LOOPBACK: &[u8; 1] = b"+";
+/// And another word will come when the loopback interface is up.
+const GO_AND_WAIT: &[u8; 1] = b"+";
+/// It is.
+const IS_UP: &[u8; 1] = b"^";
 
 /// What builder or init does, whoever comes to it first: both have enough to do otherwise, and which of them waits for the other in the
 /// end is the machine's.
@@ -174,17 +184,19 @@ impl Chore {
     }
 }
 
-/// In the builder, which needs no network: sets the loopback interface of init's up, if that has its own network by now and has not come
-/// to it. Whether it is up.
-fn set_loopback_up(init: Pid, chore: &Chore) -> bool {
+/// In the builder: init's network namespace, if that has its own by now and has not come to its loopback interface, which is the caller's
+/// chore then.
+fn networks(init: Pid, chore: &Chore) -> Option<OwnedFd> {
     let open = |of: &str| fs::open(format!("/proc/{of}/ns/net"), OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty());
-    let (Ok(own), Ok(inits)) = (open("self"), open(&init.as_raw_nonzero().to_string())) else { return false };
-    let is_other = |a: &fs::Stat, b: &fs::Stat| (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino);
-    let is_there = matches!((fs::fstat(&own), fs::fstat(&inits)), (Ok(own), Ok(inits)) if is_other(&own, &inits));
-    is_there
-        && chore.is_mine()
-        && move_into_link_name_space(inits.as_fd(), Some(LinkNameSpaceType::Network)).is_ok()
-        && fvm_sys::net::loopback_up().is_ok()
+    let (own, inits) = (open("self").ok()?, open(&init.as_raw_nonzero().to_string()).ok()?);
+    let (a, b) = (fs::fstat(&own).ok()?, fs::fstat(&inits).ok()?);
+    ((a.st_dev, a.st_ino) != (b.st_dev, b.st_ino) && chore.is_mine()).then_some(inits)
+}
+
+/// In the builder, which needs no network.
+fn set_loopback_up(inits: &OwnedFd) -> Result<(), Errno> {
+    move_into_link_name_space(inits.as_fd(), Some(LinkNameSpaceType::Network))?;
+    fvm_sys::net::loopback_up()
 }
 
 /// Puts the tree of the VM together whose init is waiting.
@@ -316,7 +328,8 @@ pub(crate) fn build_rootless(site: &mut Site, entry: &Entry<'_>, ends: &Ends, ne
         // Whoever makes it failed, and has said so.
         process::exit_now(1)
     }
-    finish(site, entry, ends, None, prepare(entry, ends))
+    let early = prepare(site, entry, ends);
+    finish(site, entry, ends, None, early)
 }
 
 /// Init builds as the host's root, in a new process namespace, and enters the user namespace at the end, so that
@@ -381,27 +394,40 @@ pub(super) fn start_identity(
             }
             drop((go, has_entered));
             begin_network(network, &ends);
-            finish(&mut site, entry, &ends, network, prepare(entry, &ends))
+            let early = prepare(&site, entry, &ends);
+            finish(&mut site, entry, &ends, network, early)
         }
     }
 }
 
-pub(super) fn prepare(entry: &Entry<'_>, ends: &Ends) -> Early {
-    match Early::prepare(&ends.orders, entry.has_first) {
+pub(super) fn prepare(site: &Site, entry: &Entry<'_>, ends: &Ends) -> Early {
+    // Listeners, the tracer's and the one for an ordinary user's links, are put on what is started afterwards: the first program must be.
+    let is_traced = entry.after.iter().any(|op| matches!(op, SetupOp::Trace { .. }));
+    match Early::prepare(&ends.orders, entry.has_first, site.mode == Mode::Shifted && !is_traced) {
         Ok(early) => early,
         Err(e) => ends.give_up(StepError { step: "prepare init".into(), why: e.to_string() }),
     }
 }
 
 /// Init, in its namespaces: the last operations, then service.
-pub(super) fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>, early: Early) -> ! {
+pub(super) fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: Option<&Helper>, mut early: Early) -> ! {
     // From the tracer's filter on, init's own captured calls wait until the keeper answers: what else it opens comes before.
     let traced_at = entry.after.iter().position(|op| matches!(op, SetupOp::Trace { .. }));
     let (ops, last) = entry.after.split_at(traced_at.unwrap_or(entry.after.len()));
     site.has_network = network.is_some();
+    let mut filter = None;
     for op in ops {
-        if let Err(error) = site.execute(op) {
-            ends.give_up(error);
+        match op {
+            // The first program has it already, and runs: see below.
+            SetupOp::SystemCalls { .. } if early.ahead.is_some() => filter = Some(op),
+            op => {
+                if let Err(error) = site.execute(op) {
+                    ends.give_up(error);
+                }
+            }
+        }
+        if matches!(op, SetupOp::Keyring) {
+            early.ahead(site.prepared_filter(ops));
         }
     }
     // No program is there before it, and none of the operations needs it.
@@ -431,6 +457,11 @@ pub(super) fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: O
     let links = site.mode == Mode::Rootless && !is_traced;
     let served = init::Served { orders: &ends.orders, overlays: &overlays, links };
     init::serve(&served, buses, early, null, move || {
+        // Before init starts anything else.
+        if let Some(Err(error)) = filter.map(|op| site.execute(op)) {
+            tell(&report, &Progress::Failed(error), &[]);
+            process::exit_now(1)
+        }
         tell(&report, &Progress::Ready, bus.as_ref().map(AsFd::as_fd).as_slice())
     })
 }

@@ -13,7 +13,6 @@
 //!
 //! Invariants: the caller holds the VM's lock, or gets it; given up halfway, nothing of it is left running.
 
-use super::behind::Cleaner;
 use super::{mode_for, plan};
 use crate::blueprint::Blueprint;
 use crate::disk;
@@ -30,6 +29,7 @@ use crate::scope::Scope;
 use crate::stack;
 use fvm_host::HostFacts;
 use fvm_model::{Mode, Network, VmEvent, VmRecord};
+use fvm_sys::heir::Heir;
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -194,6 +194,7 @@ impl Drawn {
 pub(super) fn clean(home: &Home, init: &OwnedFd, record: &VmRecord) -> Result<(), VmError> {
     // The end of who had it has killed it; this does not hang on that.
     let _already_gone = rustix::process::pidfd_send_signal(init, Signal::KILL);
+    home.remove_socket(&record.id)?;
     keeper::await_end(init);
     // First what would be lost sight of if somebody removed the state directory meanwhile.
     home.remove_outside(record)?;
@@ -202,8 +203,12 @@ pub(super) fn clean(home: &Home, init: &OwnedFd, record: &VmRecord) -> Result<()
 
 /// A process that cleans up after the VM of `init` when it is told to, if one can be started. While it has `held`, nobody sees
 /// that this process has closed them.
-pub(super) fn cleaner(home: &Home, init: &OwnedFd, record: &VmRecord, held: &[RawFd]) -> Option<Cleaner> {
-    Cleaner::ahead(&[&[init.as_raw_fd()], held].concat(), || clean(home, init, record)).ok()
+pub(super) fn cleaner(home: &Home, init: &OwnedFd, record: &VmRecord, held: &[RawFd]) -> Option<Heir> {
+    let init = rustix::io::fcntl_dupfd_cloexec(init, 3).ok()?;
+    let kept = [&[init.as_raw_fd()], held].concat();
+    let (home, record) = (home.clone(), record.clone());
+    let work = move || clean(&home, &init, &record).is_err().into();
+    Heir::new(&kept, Box::new(work)).ok()
 }
 
 impl Begun {
@@ -211,7 +216,7 @@ impl Begun {
     ///
     /// # Errors
     /// When the VM cannot be.
-    pub fn cleaner(&mut self) -> Result<Option<Cleaner>, VmError> {
+    pub fn cleaner(&mut self) -> Result<Option<Heir>, VmError> {
         let init = self.pending.init()?;
         Ok(cleaner(&self.home, &init, &self.record, &[]))
     }
