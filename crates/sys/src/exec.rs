@@ -125,6 +125,8 @@ std::arch::global_asm!(
     // sched_yield()
     "mov r14d, 1000",
     "mov rcx, [rsp + 176]",
+    "test rcx, rcx",
+    "jz 31f",
     "cmp byte ptr [rcx], 0",
     "je 31f",
     "30:",
@@ -180,7 +182,12 @@ std::arch::global_asm!(
     "mov edi, [rbx + 32]",
     "mov eax, 95",
     "syscall",
-    // chdir(directory), or chdir("/")
+    // chdir("/"): where it waited may not be there any more, or the host's. chdir(directory), or there.
+    "lea rdi, [rip + 26f]",
+    "mov eax, 80",
+    "syscall",
+    "test eax, eax",
+    "js 2b",
     "mov rdi, [rbx + 24]",
     "mov eax, 80",
     "syscall",
@@ -188,11 +195,6 @@ std::arch::global_asm!(
     "jns 8f",
     "cmp qword ptr [rbx + 40], 0",
     "jne 25f",
-    "lea rdi, [rip + 26f]",
-    "mov eax, 80",
-    "syscall",
-    "test eax, eax",
-    "js 2b",
     // fcntl(3, F_SETFD, FD_CLOEXEC)
     "8:",
     "mov edi, 3",

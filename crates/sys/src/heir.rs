@@ -11,7 +11,9 @@
 //!
 //! Invariants: while the caller's process is there, the child makes system calls by itself (none of libc, whose thread-local storage is the
 //! caller's), and reads only what lies in its [`Memory`], which lives until the child is gone. Afterwards it is alone in this memory, and
-//! whatever was the caller's main thread's is its own. `work` owns what it needs: nothing of the caller's may be freed under it.
+//! whatever was the caller's main thread's is its own. `work` owns what it needs: nothing of the caller's may be freed under it. It takes no
+//! lock that another thread may have had, and asks neither for its thread's number nor for thread-local values with destructors; whoever
+//! tells it has one thread ([`crate::process::has_one_thread`]).
 
 use crate::spawn::{address, call, word};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -32,8 +34,9 @@ type Work = Box<dyn FnOnce() -> u8>;
 /// Such a process, which waits.
 #[derive(Debug)]
 pub struct Heir {
-    /// 0: it is nobody's any more.
     child: i32,
+    /// It is nobody's any more.
+    is_told: bool,
     word: OwnedFd,
     /// From a box.
     memory: NonNull<Memory>,
@@ -70,28 +73,29 @@ impl Heir {
             let top = memory.as_ref().stack.top();
             libc::clone(enter, top, libc::CLONE_VM | libc::SIGCHLD, memory.as_ptr().cast::<c_void>())
         };
-        // The child has these two now. Dropped, `made` frees the memory.
-        drop((ended, told));
-        let made = Self { child: child.max(0), word, memory };
-        if child == -1 { Err(crate::last_errno()) } else { Ok(made) }
+        if child == -1 {
+            let errno = crate::last_errno();
+            // SAFETY: of the box above, and there is no child.
+            drop(unsafe { Box::from_raw(memory.as_ptr()) });
+            return Err(errno);
+        }
+        // `ended` and `told` are the child's, who has them.
+        Ok(Self { child, is_told: false, word, memory })
     }
 
-    /// Has it do its work when this process has ended; false when it is gone. Whoever is killed in the middle of what the heap is
-    /// changed by leaves a heap that the work may fail with: as little as possible is to come after this.
+    /// Has it do its work when this process has ended; false when it is gone. Whoever is killed in the middle of an allocation leaves a
+    /// heap with which the work may fail: as little as possible is to come after this.
     #[must_use]
     pub fn tell(mut self) -> bool {
-        let is_told = rustix::io::write(&self.word, b"!") == Ok(1);
-        if is_told {
-            self.child = 0;
-        }
-        is_told
+        self.is_told = rustix::io::write(&self.word, b"!") == Ok(1);
+        self.is_told
     }
 }
 
 impl Drop for Heir {
     fn drop(&mut self) {
-        let Some(child) = Pid::from_raw(self.child) else {
-            // Told, it needs its memory.
+        let Some(child) = Pid::from_raw(self.child).filter(|_| !self.is_told) else {
+            // It needs its memory.
             return;
         };
         let _already_gone = rustix::process::kill_process(child, rustix::process::Signal::KILL);
@@ -117,20 +121,24 @@ impl Memory {
     fn wait(&self) -> bool {
         call(libc::SYS_setsid, [0; 5]);
         // Nobody may wait for our end of their pipe.
-        let null = call(libc::SYS_openat, [word(libc::AT_FDCWD), address(c"/dev/null"), libc::O_RDWR as usize, 0, 0]);
-        for target in 0..3 {
-            call(libc::SYS_dup3, [word(null), target, 0, 0, 0]);
-        }
+        call(libc::SYS_close_range, [0, 2, 0, 0, 0]);
         for (first, last) in &self.closed {
             call(libc::SYS_close_range, [*first as usize, *last as usize, 0, 0, 0]);
+        }
+        let null = call(libc::SYS_openat, [word(libc::AT_FDCWD), address(c"/dev/null"), libc::O_RDWR as usize, 0, 0]);
+        for target in 1..3 {
+            call(libc::SYS_dup3, [word(null), target, 0, 0, 0]);
         }
         // Woken by the word, or by the end of a pipe, it would take a processor from its parent, for whose end somebody waits: that of
         // the whole process is told last.
         let mut ended = libc::pollfd { fd: self.ended, events: libc::POLLIN, revents: 0 };
         let wait = [(&raw mut ended) as usize, 1, 0, 0, size_of::<u64>()];
-        while call(libc::SYS_ppoll, wait) == -libc::EINTR {}
+        let mut polled = -libc::EINTR;
+        while polled == -libc::EINTR {
+            polled = call(libc::SYS_ppoll, wait);
+        }
         let mut byte = 0u8;
-        call(libc::SYS_read, [word(self.told), (&raw mut byte) as usize, 1, 0, 0]) == 1
+        polled == 1 && call(libc::SYS_read, [word(self.told), (&raw mut byte) as usize, 1, 0, 0]) == 1
     }
 }
 

@@ -129,8 +129,8 @@ pub enum Until {
 }
 
 /// Starts a process that waits for its program on `from`, a socket of packets of which the other end sends one message ([`crate::image::of`]); it ends
-/// when there is nobody at the other end. `streams` are what the message brings none for. It stands in its root directory, so it has another one
-/// when the caller's becomes another (`pivot_root(2)`). All else is as with [`start`], but that where the program
+/// when there is nobody at the other end. `streams` are what the message brings none for. When the caller's root becomes another
+/// (`pivot_root(2)`), its does too, and there it is when it has the message. All else is as with [`start`], but that where the program
 /// is not executed its report may be as short as the stub's.
 ///
 /// # Errors
@@ -255,9 +255,10 @@ impl Memory {
         call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, set, 0, size_of::<u64>(), 0]);
         if let Some(from) = self.from {
             let kept = call(libc::SYS_dup3, [word(from), word(FROM), 0, 0, 0]);
-            let at_root = call(libc::SYS_chdir, [address(c"/"), 0, 0, 0, 0]);
+            // So that it holds no other directory meanwhile.
+            call(libc::SYS_chdir, [address(c"/"), 0, 0, 0, 0]);
             let filtered = self.filter();
-            let failed = [kept, at_root, filtered].into_iter().find(|result| *result < 0);
+            let failed = [kept, filtered].into_iter().find(|result| *result < 0);
             return (step::EXECUTE, failed.map_or_else(|| self.execute_stub(), |errno| -errno));
         }
         call(libc::SYS_umask, [program.umask as usize, 0, 0, 0, 0]);

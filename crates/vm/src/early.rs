@@ -46,17 +46,16 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Has it become its program, with these streams. Else it ends, for nobody will tell it anything.
-    ///
-    /// # Errors
-    /// The kernel's; `EBADF` without a stream.
-    pub fn tell(self, streams: [Option<&OwnedFd>; 3]) -> Result<Child, Errno> {
+    /// Has it become its program, with these streams. `None`: it became nothing, and is gone.
+    pub fn tell(self, streams: [&OwnedFd; 3]) -> Option<Child> {
         let Self { child, image } = self;
-        let ([Some(input), Some(output), Some(errors)], Some(to)) = (streams, &child.report) else {
-            return Err(Errno::BADF);
-        };
-        fvm_sys::socket::send(to, &image, &[input, output, errors].map(AsFd::as_fd))?;
-        Ok(child)
+        let told = child.report.as_ref().map(|to| fvm_sys::socket::send(to, &image, &streams.map(AsFd::as_fd)));
+        if let Some(Ok(())) = told {
+            return Some(child);
+        }
+        let _already_gone = process::kill(child.pid, Signal::KILL.as_raw());
+        let _collected = process::wait_blocking(child.pid, false);
+        None
     }
 }
 

@@ -90,13 +90,25 @@ fn run(
     let links = if links { links::watch().ok() } else { None };
     let mut watched: Vec<Watched> = Vec::new();
     let mut waiting: Option<Waiting> = None;
+    let mut unbegun = None;
     match first {
         None => {}
-        Some((Order::Start(program), fds)) => watched.extend(start(program, fds, &tools, ahead)),
+        Some((Order::Start(program), fds)) => match ahead.map(|ahead| tell_ahead(ahead, &program, &fds, &tools)) {
+            None => watched.extend(start(program, fds, &tools)),
+            Some(None) => unbegun = Some((program, fds)),
+            Some(Some(child)) => {
+                let session = fds.into_iter().next().ok_or(Errno::BADMSG)?;
+                watched.push(Watched::of(child, session, program.timeout));
+            }
+        },
         Some(_) => return Err(Errno::BADMSG),
     }
     drop(builder);
     ready();
+    // The process that waited for it is gone, and this one has its filter only now.
+    if let Some((program, fds)) = unbegun {
+        watched.extend(start(program, fds, &tools));
+    }
     let mut services = service::Door::default();
     let mut stopped = std::collections::BTreeSet::new();
     let mut deadline: Option<Instant> = None;
@@ -139,7 +151,7 @@ fn run(
             match proto::read_message::<Order>(orders) {
                 Ok(Some((Order::Start(program), fds))) => {
                     send_away(waiting.take());
-                    watched.extend(start(program, fds, &tools, None));
+                    watched.extend(start(program, fds, &tools));
                 }
                 Ok(Some((Order::Watch(timeout), fds))) => {
                     let session = fds.into_iter().next().ok_or(Errno::BADMSG)?;
@@ -348,8 +360,17 @@ fn send_away(waiting: Option<Waiting>) {
     }
 }
 
-/// Starts a program, by its process that waits for it, if one does; a failure is told to its session.
-fn start(program: Program, fds: Vec<OwnedFd>, tools: &Tools, ahead: Option<Ahead>) -> Option<Watched> {
+/// Has the process that waits for the first program become that, if it still can.
+fn tell_ahead(ahead: Ahead, program: &Program, fds: &[OwnedFd], tools: &Tools) -> Option<Child> {
+    let nulls = [0, 1, 2].map(|index| program.null[index].then(|| nothing(tools.null.as_ref(), index == 0).ok()));
+    let mut passed = fds.iter().skip(1);
+    let [input, output, errors] =
+        nulls.each_ref().map(|null| null.as_ref().map_or_else(|| passed.next(), Option::as_ref));
+    ahead.tell([input?, output?, errors?])
+}
+
+/// Starts a program; a failure is told to its session.
+fn start(program: Program, fds: Vec<OwnedFd>, tools: &Tools) -> Option<Watched> {
     let mut passed = fds.into_iter();
     let session = passed.next()?;
     let mut streams = program.passed.map(|is| if is { passed.next() } else { None });
@@ -358,11 +379,7 @@ fn start(program: Program, fds: Vec<OwnedFd>, tools: &Tools, ahead: Option<Ahead
     let opened =
         nulls.into_iter().try_for_each(|(index, stream)| nothing(null, index == 0).map(|fd| *stream = Some(fd)));
     let timeout = program.timeout;
-    let started = opened.and_then(|()| match ahead {
-        Some(ahead) => ahead.tell(streams.each_ref().map(Option::as_ref)),
-        None => session::start(program, &session, streams, tools.stub.as_ref()),
-    });
-    match started {
+    match opened.and_then(|()| session::start(program, &session, streams, tools.stub.as_ref())) {
         Ok(child) => Some(Watched::of(child, session, timeout)),
         Err(e) => {
             tell_failed(&session, e);

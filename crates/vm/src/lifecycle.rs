@@ -589,7 +589,9 @@ impl Running {
         }
         let (home, record) = (self.kept.home(), self.kept.record());
         home.hide(&record.id)?;
-        if self.cleaner.take().is_some_and(Heir::tell) {
+        // One that copies a stream and was not waited for may have the heap just now that the heir would find.
+        let cleaner = self.cleaner.take().filter(|_| process::has_one_thread());
+        if cleaner.is_some_and(Heir::tell) {
             // What is closed by the end of this process need not be closed before.
             std::mem::forget(self);
             return Ok(());

@@ -8,12 +8,15 @@
 //!             Device tree, System
 //!             Mask  <home> <run>
 //!   ───────── EnterNamespaces ─── after Proc, Mask ─── first of all ───
-//!   init:     Proc
-//!             PivotRoot, Loopback, Keyring, SystemCalls
+//!   init:     Keyring             Keyring
+//!             Proc                                     Proc
+//!             PivotRoot, Loopback                      PivotRoot, Loopback, Keyring
+//!             SystemCalls
 //! ```
 //!
 //! Invariants: [`SetupOp`] holds no descriptor and no secret; a mask stands before the user namespace is entered, so
-//! that the kernel locks it and the VM's root cannot take it away; planning changes nothing ([`crate::build`]).
+//! that the kernel locks it and the VM's root cannot take it away; planning changes nothing ([`crate::build`]). What is
+//! told to the kernel of a process, not of its mounts, comes before all else of init's, but for the filter ([`crate::early`]).
 
 use crate::calls::Calls;
 use crate::calls::table::FAMILIES;

@@ -92,20 +92,24 @@ impl Relays {
     /// Begins to copy; the program has its streams by now.
     ///
     /// # Errors
-    /// When there are no more descriptors.
+    /// When there are no more descriptors or threads.
     pub fn start(self) -> Result<Running, Errno> {
+        let begin = |copy: Box<dyn FnOnce() + Send>| {
+            let begun = std::thread::Builder::new().spawn(copy);
+            begun.map_err(|e| e.raw_os_error().map_or(Errno::AGAIN, Errno::from_raw_os_error))
+        };
         let Self { theirs, copies: [feed, shown, told] } = self;
         drop(theirs);
         let (stop, stopped) = pipe_with(PipeFlags::CLOEXEC)?;
         if let Some(copy) = feed {
             let stop = rustix::io::fcntl_dupfd_cloexec(&stop, 3)?;
             // It may wait for our input for ever, and is not waited for.
-            drop(std::thread::spawn(move || feed_all(&copy, &stop)));
+            drop(begin(Box::new(move || feed_all(&copy, &stop)))?);
         }
         let mut writers = Vec::new();
         for copy in [shown, told].into_iter().flatten() {
             let stop = rustix::io::fcntl_dupfd_cloexec(&stop, 3)?;
-            writers.push(std::thread::spawn(move || write_all(copy, &stop)));
+            writers.push(begin(Box::new(move || write_all(copy, &stop)))?);
         }
         Ok(Running { stopped, writers })
     }

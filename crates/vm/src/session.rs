@@ -54,7 +54,12 @@ pub fn not_executed(report: &OwnedFd) -> Option<(Step, i32)> {
     // Somebody in the VM may hold the other end of it: never wait.
     let mut polled = [PollFd::new(report, PollFlags::IN)];
     let said = poll(&mut polled, Some(&now)).is_ok_and(|n| n > 0) && polled[0].revents().contains(PollFlags::IN);
-    let length = if said { rustix::io::read(report, &mut said_bytes[..]).unwrap_or(0) } else { 0 };
+    let mut read = || rustix::io::read(report, &mut said_bytes[..]);
+    let length = match said.then(&mut read) {
+        // It was told what it did not read any more: this comes before what it said.
+        Some(Err(Errno::CONNRESET)) => read().unwrap_or(0),
+        read => read.and_then(Result::ok).unwrap_or(0),
+    };
     let [a, b, c, d, step] = said_bytes;
     let step = match (length, step) {
         // The stub says no more than why ([`fvm_sys::exec`]).

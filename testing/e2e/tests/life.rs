@@ -98,7 +98,8 @@ fn root_and_user_the_first_program_is_as_one_that_is_started_later() {
     let script = "umask; pwd; env | sort; readlink /proc/self/fd/0 /proc/self/root; ls /proc/self/fd; ulimit -a; \
         grep 'Sig[BIC]\\|Cap\\|NoNew\\|Secc\\|Groups\\|^[UG]id\\|Umask' /proc/self/status; \
         ls -l /proc/self/ns | sed 's/.*-> //'; cat /proc/self/oom_score_adj /proc/self/cgroup /proc/self/mountinfo; \
-        cut -d' ' -f5-8 /proc/self/stat | grep -c '^0'; ls -a /";
+        grep allowed /proc/self/status; cut -d' ' -f2,18,19,40,41 /proc/self/stat; cut -d' ' -f4 /proc/$PPID/stat; ls -a /; \
+        python3 -c 'import ctypes; print(ctypes.CDLL(None).syscall(250, 0, -3, 0))'";
     as_both("root_and_user_the_first_program_is_as_one_that_is_started_later", |lab| {
         std::fs::write(lab.path("open.toml"), "[network]\nmode = \"none\"\n[kernel]\nfilter = false\n").unwrap();
         for options in [&["--net", "none"][..], &["--net", "host"], &[], &["--policy", "./open.toml"]] {
@@ -124,6 +125,29 @@ fn root_and_user_the_first_program_is_as_one_that_is_started_later() {
             lab.fvm(["delete", "a"]).expect(0);
         }
     });
+}
+
+#[test]
+fn root_what_cleans_up_behind_the_answer_and_is_killed_leaves_it_to_the_next_command() {
+    if !is_root("root_what_cleans_up_behind_the_answer_and_is_killed_leaves_it_to_the_next_command") {
+        return;
+    }
+    let lab = Lab::new(User::Root);
+    let buried = || -> Vec<String> {
+        let names = std::fs::read_dir(lab.home().join("vms")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter_map(|name| name.strip_prefix(".trash-").map(str::to_owned)).filter(|id| id != "lock").collect()
+    };
+    // With the first process of a process namespace all others of it end.
+    let mut line = lab.command("unshare");
+    line.args(["-pf", "--mount-proc"]).arg(fvm_kit::binary()).arg("--home").arg(lab.home());
+    Ran::of(line.args(["run", "--rm", "--", "true"]).output().unwrap()).expect(0);
+    let ids = buried();
+    let socket = Path::new("/run/fvm").join(format!("{}.sock", ids[0]));
+    assert!(ids.len() == 1 && socket.exists(), "nobody has cleaned up: {ids:?}");
+    lab.fvm(["list"]).expect(0);
+    wait_for("the trash to be emptied", || buried().is_empty());
+    assert!(!socket.exists());
 }
 
 #[test]

@@ -85,10 +85,11 @@ impl Home {
         }
     }
 
-    /// Layers of a buried VM that do not lie in its directory.
+    /// What of a buried VM does not lie in its directory: its socket, if whoever buried it could not remove it any more, and layers.
     pub(super) fn remove_buried_outside(&self, buried: &Path) -> Result<(), VmError> {
         let id = buried.file_name().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(".trash-"));
         let Some(id) = id.and_then(|id| id.parse::<VmId>().ok()) else { return Ok(()) };
+        self.remove_socket(&id)?;
         let text = std::fs::read(buried.join("vm.json")).unwrap_or_default();
         parse_record(&text, &id).map_or(Ok(()), |record| self.remove_outside(&record))
     }
