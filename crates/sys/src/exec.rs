@@ -10,8 +10,9 @@
 //! `/proc/PID/exe` is the host's fvm, and could write to it (runc's CVE-2019-5736). The stub lies in sealed memory of its
 //! own: it can be executed once more, and nothing comes of it.
 //!
-//! Called "wait" it waits for its program ([`crate::spawn::wait`]; with another word, awake for a while): one message on descriptor 4, which it takes into its own memory at
-//! [`IMAGE_AT`], where all that it needs lies ready to be passed to the kernel ([`crate::image`]).
+//! Called "wait" it waits for its program ([`crate::spawn::wait`]; with another word, awake for a while): one message on descriptor 4,
+//! which it takes into its own memory at [`IMAGE_AT`], where all that it needs lies ready to be passed to the kernel
+//! ([`crate::image`]).
 //!
 //! Invariants: nothing of fvm but the stub is ever the executable of a process that others in the VM may open; the stub
 //! touches only its own stack, and, where it waits, the pages for its program's words.

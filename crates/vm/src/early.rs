@@ -46,7 +46,7 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Has it become its program, with these streams. `None`: it became nothing, and is gone.
+    /// Has it become its program, with these streams. `None`: it became nothing, and is gone. Dropped instead, it ends, too.
     pub fn tell(self, streams: [&OwnedFd; 3]) -> Option<Child> {
         let Self { child, image } = self;
         let told = child.report.as_ref().map(|to| fvm_sys::socket::send(to, &image, &streams.map(AsFd::as_fd)));

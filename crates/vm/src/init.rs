@@ -70,7 +70,8 @@ pub struct Served<'a> {
 }
 
 /// Serves until the keeper goes or says stop. `ready`: called once, when the first program, if that was ordered already, is on its
-/// way: whoever hears of it would only take a processor from it before; and what is done there is beside it. `null`: the VM's `/dev/null`, where it was opened already.
+/// way: whoever hears of it would only take a processor from it before; and what is done there is beside it. `null`: the VM's `/dev/null`,
+/// where it was opened already.
 pub fn serve(served: &Served<'_>, buses: Vec<Bus>, early: Early, null: Option<OwnedFd>, ready: impl FnOnce()) -> ! {
     let code = i32::from(run(served, buses, early, null, ready).is_err());
     process::exit_now(code)
