@@ -266,9 +266,11 @@ pub fn end(vm: &Launched) -> Result<(), Errno> {
 
 /// A connection to the socket `name` in `place`.
 pub(crate) fn dial(place: &Path, name: &str) -> Result<OwnedFd, Errno> {
-    let dir = open_dir(place)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    connect(&socket, &address(&dir, name)?)?;
+    match SocketAddrUnix::new(place.join(name)) {
+        Ok(address) => connect(&socket, &address)?,
+        Err(_) => connect(&socket, &address(&open_dir(place)?, name)?)?,
+    }
     Ok(socket)
 }
 

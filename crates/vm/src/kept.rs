@@ -170,18 +170,26 @@ impl Kept {
         fresh: Option<Timestamp>,
     ) -> Result<(), VmError> {
         let mut state = self.state();
-        let mut changed = state.record.clone();
-        changed.pool = pool.cloned();
-        changed.ephemeral = !keep;
-        if let Some(fresh) = fresh {
-            changed.forked = fresh;
-        }
-        changed.name = name.cloned().unwrap_or(changed.name);
-        // What is thrown away and nobody knows by name may be written when its program has been started.
+        let change = |record: &mut VmRecord| {
+            record.pool = pool.cloned();
+            record.ephemeral = !keep;
+            if let Some(fresh) = fresh {
+                record.forked = fresh;
+            }
+            if let Some(name) = name {
+                record.name = name.clone();
+            }
+        };
+        // What is thrown away and nobody knows by name may be written when its program has been started; and most of a record is the
+        // policy's lists.
         if keep || name.is_some() || pool.is_some() {
+            let mut changed = state.record.clone();
+            change(&mut changed);
             self.home.save(&changed, keep)?;
+            state.record = changed;
+        } else {
+            change(&mut state.record);
         }
-        state.record = changed;
         Ok(())
     }
 

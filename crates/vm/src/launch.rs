@@ -11,7 +11,8 @@
 //!      │◄── ready | error ─────────────────────────────────────────┘ serve (crate::init)
 //!      └── Makers::collect ► exit
 //! ```
-//! Init's number is in an eventfd as soon as there is one; it is told only to those who wait for many VMs.
+//! Init's number is in an eventfd as soon as there is one, and that its first program is about to begin: nobody is woken by that. They are told
+//! only to those who wait for many VMs.
 //!
 //! Invariants: init dies with the keeper (`PR_SET_PDEATHSIG`, and the end of its control socket); no descriptor of
 //! the keeper reaches init but its control socket; init is not dumpable and was never exec'ed, so not even the VM's
@@ -230,10 +231,10 @@ pub fn begin(
     });
     let skeletons = skeletons.collect();
     let id = site.name.clone();
-    let born = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
-    let born = born.map_err(|e| VmError::Sys("make an event", e))?;
-    let theirs = rustix::io::fcntl_dupfd_cloexec(&born, 0).map_err(|e| VmError::Sys("keep an event", e))?;
-    let ends = Ends { orders: init_orders, report, born: theirs };
+    let noted = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
+    let noted = noted.map_err(|e| VmError::Sys("make an event", e))?;
+    let theirs = rustix::io::fcntl_dupfd_cloexec(&noted, 0).map_err(|e| VmError::Sys("keep an event", e))?;
+    let ends = Ends { orders: init_orders, report, notes: theirs };
     let plan = blueprint.ops.iter().find_map(|op| if let SetupOp::Router(plan) = op { Some(plan) } else { None });
     let no_namespaces = |e: Errno| VmError::Setup {
         step: "make the namespaces".into(),
@@ -266,7 +267,7 @@ pub fn begin(
         id,
         orders: Some(orders),
         progress,
-        born: Some(born),
+        noted: Some(noted),
         children,
         place,
         line: None,
@@ -292,8 +293,8 @@ pub struct Pending {
     id: String,
     orders: Option<OwnedFd>,
     progress: OwnedFd,
-    /// Readable when init has a number; `None`: init is another's now.
-    born: Option<OwnedFd>,
+    /// Readable when init has a number, and when [`BEGINS`]; `None`: init is another's now.
+    noted: Option<OwnedFd>,
     children: Vec<Pid>,
     /// An ordinary user's address, for its guard.
     place: Option<Place>,
@@ -311,6 +312,7 @@ pub struct Pending {
 #[derive(Debug, Default)]
 struct Said {
     init: Option<Pid>,
+    begins: bool,
     guard: Option<Pid>,
     bus: Option<OwnedFd>,
     notices: Vec<String>,
@@ -364,23 +366,25 @@ impl Pending {
 
     /// Whether init is known: it had its number before it was let go.
     fn learn(&mut self) -> bool {
-        let mut number = [0u8; 8];
-        if self.said.init.is_none()
-            && let Some(born) = &self.born
-            && rustix::io::read(born, &mut number[..]) == Ok(number.len())
+        let mut sum = [0u8; 8];
+        if let Some(noted) = &self.noted
+            && rustix::io::read(noted, &mut sum[..]) == Ok(sum.len())
         {
-            self.said.init = i32::try_from(u64::from_ne_bytes(number)).ok().and_then(Pid::from_raw);
+            let sum = u64::from_ne_bytes(sum);
+            self.said.begins |= sum & BEGINS != 0;
+            let number = i32::try_from(sum & !BEGINS).ok().and_then(Pid::from_raw);
+            self.said.init = number.or(self.said.init);
         }
         self.said.init.is_some()
     }
 
     /// Waits until there is something to listen to, or to learn.
-    fn await_word(&self, or_learn: bool) -> Result<(), VmError> {
+    fn await_word(&mut self, or_learn: bool) -> Result<(), VmError> {
         if self.interrupt.is_none() && !or_learn {
             return Ok(());
         }
-        let awaited = [Some(&self.progress), self.born.as_ref().filter(|_| or_learn), self.interrupt.as_ref()];
         loop {
+            let awaited = [Some(&self.progress), self.noted.as_ref().filter(|_| or_learn), self.interrupt.as_ref()];
             // What is not awaited is watched as something that is, and answers the same.
             let mut polled = awaited.map(|fd| PollFd::new(fd.unwrap_or(&self.progress), PollFlags::IN));
             match poll(&mut polled, None) {
@@ -388,9 +392,15 @@ impl Pending {
                 Err(e) => return Err(VmError::Sys("wait for init", e)),
             }
             match polled.map(|fd| !fd.revents().is_empty()) {
-                // What the program does not get any more ends the wait, and not before.
                 [true, ..] | [_, true, _] => return Ok(()),
-                [false, false, true] => return Err(VmError::Interrupted),
+                [false, false, true] => {
+                    self.learn();
+                    if !self.said.begins {
+                        return Err(VmError::Interrupted);
+                    }
+                    // The program's, who may have asked for it.
+                    self.interrupt = None;
+                }
                 [false, false, false] => {}
             }
         }
@@ -460,7 +470,7 @@ impl Pending {
             return Err(VmError::Setup { step: "wait for init".into(), why: "it has no process id".into() });
         };
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(|e| VmError::Sys("open init", e))?;
-        (self.said.init, self.born) = (None, None);
+        (self.said.init, self.noted) = (None, None);
         Ok(Launched {
             id: std::mem::take(&mut self.id),
             pause: Mutex::default(),
@@ -524,20 +534,36 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Ends {
     pub orders: OwnedFd,
     pub report: OwnedFd,
-    /// The builder writes init's number there as soon as it has it: nobody is woken by that who is needed.
-    pub born: OwnedFd,
+    /// An eventfd. The builder writes init's number there as soon as it has it, and init [`BEGINS`]: nobody is woken by that who is needed.
+    pub notes: OwnedFd,
 }
+
+/// The first program may begin from now on. No number of a process has this bit.
+const BEGINS: u64 = 1 << 32;
 
 impl Ends {
     pub fn tell(&self, progress: &Progress) {
         tell(&self.report, progress, &[]);
     }
 
+    /// What whoever builds the VM keeps open.
+    pub fn as_raw_fds(&self) -> [RawFd; 3] {
+        [&self.orders, &self.report, &self.notes].map(AsRawFd::as_raw_fd)
+    }
+
     /// Notes who init is, for whoever asks.
     pub fn note(&self, init: Pid) {
-        let number = u64::from(init.as_raw_nonzero().get().unsigned_abs());
+        self.add(u64::from(init.as_raw_nonzero().get().unsigned_abs()));
+    }
+
+    /// Notes that the first program is about to begin: a signal that comes from now on is the program's.
+    pub fn note_begin(&self) {
+        self.add(BEGINS);
+    }
+
+    fn add(&self, note: u64) {
         // It always fits.
-        let _gone = rustix::io::write(&self.born, &number.to_ne_bytes());
+        let _gone = rustix::io::write(&self.notes, &note.to_ne_bytes());
     }
 
     pub fn give_up(&self, error: StepError) -> ! {

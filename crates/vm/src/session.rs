@@ -32,6 +32,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
+use std::borrow::Cow;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -84,13 +85,13 @@ pub fn start(
 ) -> Result<Child, Errno> {
     match (program.terminal, stub) {
         (Some(size), _) => start_on_terminal(&program, session, streams, size),
-        (None, Some(stub)) if program.user.is_none() => spawn(program, &streams, stub),
+        (None, Some(stub)) if program.user.is_none() => spawn(&program, &streams, stub),
         (None, _) => start_plain(&program, streams),
     }
 }
 
 /// Without a copy of init.
-fn spawn(program: Program, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Result<Child, Errno> {
+fn spawn(program: &Program, streams: &[Option<OwnedFd>; 3], stub: &Stub) -> Result<Child, Errno> {
     let [Some(input), Some(output), Some(errors)] = streams.each_ref().map(Option::as_ref) else {
         return Err(Errno::BADF);
     };
@@ -147,29 +148,27 @@ fn image(program: &Program, streams: [bool; 3]) -> Option<Vec<u8>> {
     if !is_plain || !has_all {
         return None;
     }
-    fvm_sys::image::of(&in_words(program.clone()).ok()?, streams)
+    fvm_sys::image::of(&in_words(program).ok()?, streams)
 }
 
 /// As the kernel takes it.
-fn in_words(program: Program) -> Result<fvm_sys::spawn::Program, Errno> {
-    let Program { argv, mut env, cwd, umask, cwd_required, own_env, .. } = program;
-    set_all(&mut env, own_env);
-    let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| Errno::INVAL);
+fn in_words(program: &Program) -> Result<fvm_sys::spawn::Program, Errno> {
+    let Program { argv, env, cwd, umask, cwd_required, own_env, .. } = program;
+    let mut env = Cow::Borrowed(env.as_slice());
+    if !own_env.is_empty() {
+        set_all(env.to_mut(), own_env.clone());
+    }
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
     let path = env.iter().find(|(key, _)| key.0 == "PATH").map(|(_, value)| value.0.as_os_str());
     let places = argv.first().map(|name| places(&name.0, path)).ok_or(Errno::INVAL)?;
-    let variable = |(Bytes(name), Bytes(value)): (Bytes, Bytes)| {
-        let mut line = name.into_vec();
-        line.push(b'=');
-        line.extend(value.as_bytes());
-        text(line)
-    };
+    let variable = |(name, value): &(Bytes, Bytes)| text(&[name.0.as_bytes(), b"=", value.0.as_bytes()].concat());
     Ok(fvm_sys::spawn::Program {
-        places: places.into_iter().map(|place| text(place.into_vec())).collect::<Result<_, _>>()?,
-        argv: argv.into_iter().map(|word| text(word.0.into_vec())).collect::<Result<_, _>>()?,
-        env: env.into_iter().map(variable).collect::<Result<_, _>>()?,
-        directory: text(cwd.0.into_vec())?,
-        needs_directory: cwd_required,
-        umask,
+        places: places.iter().map(|place| text(place.as_bytes())).collect::<Result<_, _>>()?,
+        argv: argv.iter().map(|word| text(word.0.as_bytes())).collect::<Result<_, _>>()?,
+        env: env.iter().map(variable).collect::<Result<_, _>>()?,
+        directory: text(cwd.0.as_bytes())?,
+        needs_directory: *cwd_required,
+        umask: *umask,
     })
 }
 

@@ -58,7 +58,7 @@ pub(super) fn start_shifted(
 ) -> Result<Option<Pid>, Errno> {
     let until = entry.until.map_or(-1, AsRawFd::as_raw_fd);
     let others = [network.map_or(-1, Helper::as_raw_fd), awaited(&site), until];
-    let kept = [&ends.orders, &ends.report, &ends.born].map(AsRawFd::as_raw_fd).into_iter().chain(others);
+    let kept = ends.as_raw_fds().into_iter().chain(others);
     let kept: Vec<_> = kept.collect();
     let own = process::affinity();
     let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
@@ -278,7 +278,7 @@ pub(super) fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> R
             }
             hide_command("fvm: init");
             enter_limits(&mut site, &ends);
-            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd(), awaited(&site)]);
+            process::close_all_but(&[&ends.as_raw_fds()[..], &[awaited(&site)]].concat());
             build_rootless(&mut site, entry, &ends, Net::ToBeMade(own))
         }
     }
@@ -362,8 +362,8 @@ pub(super) fn start_identity(
             drop((went, entered));
             hide_command("fvm: init");
             enter_limits(&mut site, &ends);
-            let own = [&ends.orders, &ends.report, &go, &has_entered].map(AsRawFd::as_raw_fd);
-            let kept: Vec<_> = own.into_iter().chain(network.map(Helper::as_raw_fd)).chain([awaited(&site)]).collect();
+            let own = [&go, &has_entered].map(AsRawFd::as_raw_fd).into_iter().chain(ends.as_raw_fds());
+            let kept: Vec<_> = own.chain(network.map(Helper::as_raw_fd)).chain([awaited(&site)]).collect();
             process::close_all_but(&kept);
             rustix::process::umask(FileMode::empty());
             let built = process::unshare(OWNED_BY_HOST)
@@ -441,6 +441,8 @@ pub(super) fn finish(site: &mut Site, entry: &Entry<'_>, ends: &Ends, network: O
     let inner = std::mem::take(&mut site.inner);
     // Its own, to be closed once it has been used.
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(&ends.report, 3) else { process::exit_now(1) };
+    // The keeper is told that it has begun only when it is on its way.
+    ends.note_begin();
     let kept = buses.iter().map(|(_, listener)| listener).chain(&inner).chain(&bus).chain([&ends.orders, &report]);
     process::close_all_but(&kept.map(AsRawFd::as_raw_fd).chain(early.fds()).collect::<Vec<_>>());
     let overlays = Held::open(entry.before.iter().chain(entry.after), inner, site.mode);

@@ -48,7 +48,7 @@ pub(crate) fn start(mut site: Site, entry: &Entry<'_>, ends: Ends, routed: Route
             hide_command(guard::TITLE);
             let ports = routed.ports.iter().map(|port| port.listener.as_raw_fd()).chain([routed.claim.as_raw_fd()]);
             let ports = ports.chain(site.gate.as_ref().map(AsRawFd::as_raw_fd));
-            let kept: Vec<_> = ports.chain([ends.orders.as_raw_fd(), ends.report.as_raw_fd()]).collect();
+            let kept: Vec<_> = ports.chain(ends.as_raw_fds()).collect();
             process::close_all_but(&kept);
             if let Err(error) = build(&mut site, entry, &ends, routed) {
                 ends.give_up(error);
@@ -72,7 +72,7 @@ fn build(site: &mut Site, entry: &Entry<'_>, ends: &Ends, routed: Routed) -> Res
             }
             hide_command("fvm: init");
             enter_limits(site, ends);
-            process::close_all_but(&[ends.orders.as_raw_fd(), ends.report.as_raw_fd(), network.as_raw_fd()]);
+            process::close_all_but(&[&ends.as_raw_fds()[..], &[network.as_raw_fd()]].concat());
             build_rootless(site, entry, ends, Net::ToCome(network))
         }
     };

@@ -177,14 +177,13 @@ impl Keeper<'_> {
             return;
         }
         drop(names);
-        // They have said all that they are there for.
-        (ready.copies, ready.names) = (None, None);
+        // They have said all that they are there for. Given back beside the program.
+        let _spent = (ready.copies.take(), ready.names.take());
         let called = ready.kept.look(|record| {
             dress(&mut program, record);
             record.name.clone()
         });
-        let begins = Ahead::places(&program);
-        if let Err(e) = start(&mut ready, program, fds) {
+        if let Err(e) = start(&mut ready, &program, fds) {
             refuse(&e);
             self.members.insert(n, Member::Ready(Box::new(ready)));
             self.end(n);
@@ -196,7 +195,7 @@ impl Keeper<'_> {
         let now = Instant::now();
         self.pace.gave(now);
         self.given += 1;
-        self.ahead.gave(begins);
+        self.ahead.gave(Ahead::places(&program));
         ready.uses += 1;
         let settles = if keep || name.is_some() { now } else { now + SETTLED };
         let used = Used {
@@ -343,19 +342,19 @@ impl Keeper<'_> {
 }
 
 /// Has a VM start a program: by the process that waits for one, if that can be this one's, or by init.
-fn start(ready: &mut Ready, program: Program, fds: &[OwnedFd]) -> Result<(), Errno> {
+fn start(ready: &mut Ready, program: &Program, fds: &[OwnedFd]) -> Result<(), Errno> {
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     if let (Some(waiting), [session, streams @ ..]) = (ready.waiting.take(), &fds[..])
         // Left unread, init's word would make an error of what is said to the process when this end is closed.
         && recv(&waiting, &mut [0u8], RecvFlags::DONTWAIT).is_ok_and(|(said, _)| said == 1)
-        && let Some(message) = session::message(&program)
+        && let Some(message) = session::message(program)
         && fvm_sys::socket::send(&waiting, &message, streams).is_ok()
     {
         // It has begun: where init has just ended, that the VM has says the rest.
         let _ended = proto::write_message(&ready.vm.orders, &Order::Watch(program.timeout), &[*session]);
         return Ok(());
     }
-    proto::write_message(&ready.vm.orders, &Order::Start(program), &fds)
+    proto::write_message(&ready.vm.orders, &Order::Start(program.clone()), &fds)
 }
 
 /// The VM is its client's now, to be looked at and thrown away or kept.
