@@ -231,6 +231,12 @@ pub fn affinity() -> Result<CpuSet, Errno> {
     rustix::thread::sched_getaffinity(None)
 }
 
+/// The processor that this process has just now.
+#[must_use]
+pub fn processor() -> usize {
+    rustix::thread::sched_getcpu()
+}
+
 /// Has `child`, which was just cloned, begin on another processor than this one, where there is one. The kernel often lets it wait for the
 /// one that its parent is on, also when another becomes idle a moment later. Afterwards it may run where `own` says, and, where
 /// that is everywhere, also on processors that come later. `own`: [`affinity`] before anybody did this to the caller, who may be
@@ -240,7 +246,7 @@ pub fn affinity() -> Result<CpuSet, Errno> {
 /// The kernel's.
 pub fn begin_elsewhere(child: Pid, own: &CpuSet) -> Result<(), Errno> {
     let mut others = *own;
-    others.unset(rustix::thread::sched_getcpu());
+    others.unset(processor());
     if others.count() == 0 {
         return Ok(());
     }
@@ -254,6 +260,15 @@ pub fn begin_elsewhere(child: Pid, own: &CpuSet) -> Result<(), Errno> {
         rustix::thread::sched_setaffinity(Some(child), own)?;
     }
     placed.and(freed)
+}
+
+/// The same in a child that began before its parent came to that, on `parents`, the processor that its parent had: there it keeps its
+/// parent from going on, beside an idle one.
+///
+/// # Errors
+/// The kernel's.
+pub fn go_elsewhere(parents: usize, own: &CpuSet) -> Result<(), Errno> {
+    if processor() == parents { begin_elsewhere(rustix::process::getpid(), own) } else { Ok(()) }
 }
 
 /// Moves this process into new namespaces. The process must have one thread.

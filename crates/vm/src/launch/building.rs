@@ -60,7 +60,7 @@ pub(super) fn start_shifted(
     let others = [network.map_or(-1, Helper::as_raw_fd), awaited(&site), until];
     let kept = ends.as_raw_fds().into_iter().chain(others);
     let kept: Vec<_> = kept.collect();
-    let own = process::affinity();
+    let (own, here) = (process::affinity(), process::processor());
     let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
     match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
         Fork::Parent(builder) => {
@@ -71,6 +71,9 @@ pub(super) fn start_shifted(
             Ok(Some(builder))
         }
         Fork::Child => {
+            if let (Ok(own), true) = (&own, site.layers_to_come.is_some()) {
+                let _as_the_kernel_has_it = process::go_elsewhere(here, own);
+            }
             die_with_parent();
             enter_limits(&mut site, &ends);
             process::close_all_but(&kept);
@@ -109,9 +112,11 @@ pub(super) fn build_shifted(
     let loopback = Chore::new(network_too).map_err(step("make an event"))?;
     ids::keep_capabilities().map_err(step("keep capabilities"))?;
     take_owner(&site.name);
+    let here = process::processor();
     let init = match process::clone_into(at_once, true).map_err(step("make the namespaces"))? {
         Fork::Parent(init) => init,
         Fork::Child => {
+            let _as_the_kernel_has_it = own.as_ref().map(|own| process::go_elsewhere(here, own));
             drop(went);
             if network_too && let Err(e) = process::unshare(Namespaces::NET) {
                 ends.give_up(step("make a network namespace")(e));
