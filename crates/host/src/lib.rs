@@ -30,7 +30,7 @@ pub use ids::{SubIds, User};
 pub use kernel::{Feature, Kernel, Level, own_network, probe};
 pub use manager::{DELEGATE, UserManager};
 pub use mounts::{Mount, MountFlags, MountInfoError, Shown, VisibleMount, parse, visible};
-pub use place::{LayersPlace, choose_layers_dir, memory_layers_dir};
+pub use place::{LayersPlace, choose_layers_dir, memory_layers_dir, memory_layers_made};
 
 use fvm_model::HostPath;
 use rustix::io::Errno;

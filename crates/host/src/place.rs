@@ -77,8 +77,19 @@ pub fn memory_layers_dir() -> Option<PathBuf> {
     accessat(CWD, dir, Access::WRITE_OK | Access::EXEC_OK, rustix::fs::AtFlags::EACCESS).ok()?;
     let free = statvfs(dir).ok()?;
     let roomy = free.f_bavail.saturating_mul(free.f_frsize) >= ROOM_BYTES;
-    let own = dir.join(format!("fvm-{}", rustix::process::geteuid().as_raw()));
+    let own = memory_place();
     (name == "tmpfs" && roomy && is_free_or_ours(&own)).then_some(own)
+}
+
+/// The same, if it is there, and ours, whether it has room or not.
+#[must_use]
+pub fn memory_layers_made() -> Option<PathBuf> {
+    let own = memory_place();
+    (own.symlink_metadata().is_ok() && is_free_or_ours(&own)).then_some(own)
+}
+
+fn memory_place() -> PathBuf {
+    Path::new("/dev/shm").join(format!("fvm-{}", rustix::process::geteuid().as_raw()))
 }
 
 /// The file system that `dir` is on, or will be, when it can hold an upper directory: its name, and whether it survives

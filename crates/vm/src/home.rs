@@ -542,6 +542,33 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_removes_what_was_killed_before_its_record_with_its_layers_in_memory() {
+        let Some(place) = fvm_host::memory_layers_dir() else {
+            eprintln!(
+                "skipped: a_sweep_removes_what_was_killed_before_its_record_with_its_layers_in_memory: no room in /dev/shm"
+            );
+            return;
+        };
+        let (_dir, home) = home();
+        let (young, old): (VmId, VmId) = ("cccccccccccc".parse().unwrap(), "dddddddddddd".parse().unwrap());
+        let layers = [&young, &old].map(|id| place.join(id.as_str()));
+        for (id, layers) in [&young, &old].into_iter().zip(&layers) {
+            drop(home.create_dir(id).unwrap());
+            std::fs::create_dir_all(layers.join("0/upper")).unwrap();
+        }
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        std::fs::File::open(home.vm_dir(&old)).unwrap().set_modified(long_ago).unwrap();
+        let began = std::time::Instant::now();
+        // What another test has forked meanwhile may hold it, too, until it ends.
+        while home.vm_dir(&old).exists() && began.elapsed().as_secs() < 10 {
+            home.sweep().unwrap();
+        }
+        let left = layers.each_ref().map(|layers| layers.exists());
+        std::fs::remove_dir_all(&layers[0]).unwrap();
+        assert_eq!((left, home.vm_dir(&young).exists(), home.vm_dir(&old).exists()), ([true, false], true, false));
+    }
+
+    #[test]
     fn a_newer_state_directory_is_refused() {
         let (dir, _home) = home();
         std::fs::write(dir.path().join("state/format"), "2\n").unwrap();

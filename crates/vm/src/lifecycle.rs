@@ -433,6 +433,8 @@ pub fn boot_new(home: &Home, facts: &HostFacts, new: &NewVm, call: &Call) -> Res
     boot_in(home, &record, call, true, begin).or_else(|e| {
         if let Ok(Some(lock)) = home.try_lock(&record.id) {
             delete(home, &mut record, &lock)?;
+            // It may have had no record yet by which others would know of them.
+            home.remove_outside(&record)?;
             home.empty_trash()?;
         }
         Err(e)

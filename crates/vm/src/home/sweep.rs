@@ -96,7 +96,12 @@ impl Home {
 
     /// Layers of a VM that was removed, where they do not lie in its directory.
     pub(crate) fn remove_outside(&self, record: &VmRecord) -> Result<(), VmError> {
-        let (outside, name) = (record.layers_dir.as_path(), OsStr::new(record.id.as_str()));
+        self.remove_layers(record.layers_dir.as_path(), &record.id)
+    }
+
+    /// The same of `id`, whose layers are, or would be, in `outside`.
+    fn remove_layers(&self, outside: &Path, id: &VmId) -> Result<(), VmError> {
+        let name = OsStr::new(id.as_str());
         if !outside.starts_with(&self.state)
             && outside.file_name() == Some(name)
             && let Some(parent) = outside.parent()
@@ -145,6 +150,10 @@ impl Home {
                 }
                 Rubbish::Vm(record) => self.bury(&record)?,
                 Rubbish::Directory => {
+                    // A VM that is thrown away has its layers before it has a record.
+                    if let Some(place) = fvm_host::memory_layers_made() {
+                        self.remove_layers(&place.join(id.as_str()), &id)?;
+                    }
                     dir.remove_tree(Path::new(id.as_str()))
                         .map_err(|e| VmError::sys("remove", &vms.join(id.as_str()), e))?;
                 }

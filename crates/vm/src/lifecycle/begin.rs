@@ -101,9 +101,16 @@ pub(crate) fn begin_new(
     let (to_come, made) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| VmError::Sys("make a pipe", e))?;
     let mut lock = None;
     let begun = drawn.begin(home, caller, first, Some(to_come), || {
+        // Held, so that it is nobody's to sweep, however long the rest takes.
         lock = Some(home.create_dir(&drawn.record.id)?);
         // Where nobody hears it the VM could not be begun, as is said then.
-        drawn.settle(home, caller, || rustix::io::write(&made, b"!").map(drop).or(Ok(())))
+        let made = || rustix::io::write(&made, b"!").map(drop).or(Ok(()));
+        if drawn.is_in_memory(home) {
+            // Whoever builds waits for the layers.
+            drawn.layers(caller, made)?;
+            return drawn.record(home);
+        }
+        drawn.settle(home, caller, made)
     })?;
     let lock = lock.ok_or_else(|| VmError::Internal("a VM without a lock".into()))?;
     Ok((begun, lock))
@@ -141,12 +148,29 @@ impl Drawn {
         caller: &Caller<'_>,
         made: impl FnMut() -> Result<(), VmError>,
     ) -> Result<(), VmError> {
-        let Self { record, blueprint, is_changed, has_news } = self;
+        self.record(home)?;
+        stack::complete(home, &self.record)?;
+        disk::reach(home, &self.record)?;
+        self.layers(caller, made)
+    }
+
+    /// Whether its layers need nothing of the disk.
+    fn is_in_memory(&self, home: &Home) -> bool {
+        let Self { record, .. } = self;
+        let is_outside = !record.layers_dir.as_path().starts_with(home.state_dir());
+        record.ephemeral && is_outside && record.below.is_empty() && !disk::has(home, record)
+    }
+
+    fn record(&self, home: &Home) -> Result<(), VmError> {
+        let Self { record, is_changed, has_news, .. } = self;
         if *is_changed {
             home.save(record, *has_news && !record.ephemeral && record.pool.is_none())?;
         }
-        stack::complete(home, record)?;
-        disk::reach(home, record)?;
+        Ok(())
+    }
+
+    fn layers(&self, caller: &Caller<'_>, made: impl FnMut() -> Result<(), VmError>) -> Result<(), VmError> {
+        let Self { record, blueprint, .. } = self;
         layers::prepare(record.layers_dir.as_path(), &record.below, blueprint, record.mode, &caller.reach, made)
     }
 
