@@ -154,11 +154,11 @@ impl Drawn {
         self.layers(caller, made)
     }
 
-    /// Whether its layers need nothing of the disk.
+    /// Whether its layers need nothing of the disk, and lie where a sweep looks for those of a VM without a record.
     fn is_in_memory(&self, home: &Home) -> bool {
         let Self { record, .. } = self;
-        let is_outside = !record.layers_dir.as_path().starts_with(home.state_dir());
-        record.ephemeral && is_outside && record.below.is_empty() && !disk::has(home, record)
+        let is_light = record.ephemeral && record.below.is_empty() && !disk::has(home, record);
+        is_light && fvm_host::memory_layers_made().is_some_and(|place| record.layers_dir.as_path().starts_with(place))
     }
 
     fn record(&self, home: &Home) -> Result<(), VmError> {
