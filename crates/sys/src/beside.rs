@@ -74,13 +74,13 @@ impl Network {
     }
 
     /// Has it made on another processor, if it has not begun: the caller's is where it would wait for the caller.
-    /// [`crate::process::begin_elsewhere`] says what `own` is.
+    /// [`crate::processors::begin_elsewhere`] says what `own` is.
     ///
     /// # Errors
     /// The kernel's.
     pub fn elsewhere(&self, own: &CpuSet) -> Result<(), Errno> {
         let child = Pid::from_raw(self.child).ok_or(Errno::SRCH)?;
-        crate::process::begin_elsewhere(child, own)
+        crate::processors::begin_elsewhere(child, own)
     }
 
     /// Waits for it.

@@ -17,6 +17,7 @@
 //!   loopdev  a file as a block device
 //!   mount    mount_setattr, fsopen & co. with errors that carry the kernel's own message
 //!   ids      setfsuid/setfsgid, securebits, id maps
+//!   processors  on which one a new process begins
 //!   process  fork, clone3, wait, pdeathsig, dumpable, close_range, signalfd
 //!   bpf      classic BPF with labels;  seccomp  filters, and user notification
 //!   packet   what a network namespace's programs want to reach
@@ -52,6 +53,7 @@ pub mod net;
 pub mod packet;
 pub mod peek;
 pub mod process;
+pub mod processors;
 pub mod seccomp;
 pub mod socket;
 pub mod spawn;

@@ -6,7 +6,6 @@
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
-use rustix::thread::CpuSet;
 
 /// Which side of a fork one is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,54 +220,6 @@ struct CloneArgs {
     set_tid: u64,
     set_tid_size: u64,
     cgroup: u64,
-}
-
-/// Where this process may run.
-///
-/// # Errors
-/// The kernel's.
-pub fn affinity() -> Result<CpuSet, Errno> {
-    rustix::thread::sched_getaffinity(None)
-}
-
-/// The processor that this process has just now.
-#[must_use]
-pub fn processor() -> usize {
-    rustix::thread::sched_getcpu()
-}
-
-/// Has `child`, which was just cloned, begin on another processor than this one, where there is one. The kernel often lets it wait for the
-/// one that its parent is on, also when another becomes idle a moment later. Afterwards it may run where `own` says, and, where
-/// that is everywhere, also on processors that come later. `own`: [`affinity`] before anybody did this to the caller, who may be
-/// such a child himself and in the middle of it.
-///
-/// # Errors
-/// The kernel's.
-pub fn begin_elsewhere(child: Pid, own: &CpuSet) -> Result<(), Errno> {
-    let mut others = *own;
-    others.unset(processor());
-    if others.count() == 0 {
-        return Ok(());
-    }
-    let mut all = CpuSet::new();
-    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
-    let placed = rustix::thread::sched_setaffinity(Some(child), &others);
-    // What is kept of it is what was asked for: a control group or a machine that grows counts.
-    let freed = rustix::thread::sched_setaffinity(Some(child), &all);
-    let is_as_here = rustix::thread::sched_getaffinity(Some(child)).is_ok_and(|may| may == *own);
-    if !is_as_here {
-        rustix::thread::sched_setaffinity(Some(child), own)?;
-    }
-    placed.and(freed)
-}
-
-/// The same in a child that began before its parent came to that, on `parents`, the processor that its parent had: there it keeps its
-/// parent from going on, beside an idle one.
-///
-/// # Errors
-/// The kernel's.
-pub fn go_elsewhere(parents: usize, own: &CpuSet) -> Result<(), Errno> {
-    if processor() == parents { begin_elsewhere(rustix::process::getpid(), own) } else { Ok(()) }
 }
 
 /// Moves this process into new namespaces. The process must have one thread.
@@ -569,19 +520,13 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_begins_elsewhere_may_run_everywhere_afterwards() {
-        let child = match fork().expect("it can be forked") {
-            Fork::Child => loop {
-                std::thread::yield_now();
-            },
-            Fork::Parent(child) => child,
-        };
-        let placed = affinity().and_then(|own| begin_elsewhere(child, &own));
-        let may = rustix::thread::sched_getaffinity(Some(child));
-        rustix::process::kill_process(child, rustix::process::Signal::KILL).expect("it can be ended");
-        let _ended = wait_blocking(child.as_raw_nonzero().get(), false);
-        assert_eq!(placed, Ok(()));
-        assert_eq!(may.expect("it is there"), rustix::thread::sched_getaffinity(None).expect("we are"));
+    fn nothing_but_what_is_kept_stays_open() {
+        let max = u32::MAX;
+        assert_eq!(all_but([9, 7, 9]), [(3, 6), (8, 8), (10, max)]);
+        assert_eq!(all_but([3, 4, 3]), [(5, max)]);
+        assert_eq!(all_but([9, 5, 7]), [(3, 4), (6, 6), (8, 8), (10, max)]);
+        assert_eq!(all_but([-1, 0, 2]), [(3, max)]);
+        assert_eq!(all_but([]), [(3, max)]);
     }
 
     #[test]

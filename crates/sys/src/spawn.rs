@@ -104,7 +104,7 @@ struct Memory {
     /// What it puts on itself before.
     filter: Vec<Instruction>,
     /// Descriptors to close, first and last.
-    closed: [(u32, u32); 4],
+    closed: Vec<(u32, u32)>,
     /// Not 0 while the child runs on this: the kernel clears it (`CLONE_CHILD_CLEARTID`).
     in_use: AtomicU32,
 }
@@ -153,22 +153,6 @@ pub fn wait(
     begin(Program::default(), streams, report, stub, Some((from, until)))
 }
 
-/// All descriptors from 3 on but `kept`, as ranges; an empty one has its end before its beginning.
-fn all_but(mut kept: [RawFd; 3]) -> Result<[(u32, u32); 4], Errno> {
-    kept.sort_unstable();
-    let (mut ranges, mut next) = ([(1, 0); 4], 3);
-    for (range, fd) in ranges.iter_mut().zip(kept) {
-        let fd = u32::try_from(fd).map_err(|_| Errno::BADF)?;
-        // One that is there twice leaves nothing in between.
-        if fd >= next {
-            *range = (next, fd.wrapping_sub(1));
-            next = fd + 1;
-        }
-    }
-    ranges[3] = (next, u32::MAX);
-    Ok(ranges)
-}
-
 fn begin(
     program: Program,
     streams: [&OwnedFd; 3],
@@ -182,7 +166,7 @@ fn begin(
     if streams.iter().chain([&report]).any(|fd| *fd < REPORT) || stub <= REPORT {
         return Err(Errno::BADF);
     }
-    let closed = all_but([report, stub, from.unwrap_or(stub)])?;
+    let closed = crate::process::all_but([report, stub].into_iter().chain(from));
     let words = |first: &[&CStr], rest: &[CString]| -> Vec<*const c_char> {
         let first = first.iter().map(|text| text.as_ptr());
         first.chain(rest.iter().map(|text| text.as_ptr())).chain([std::ptr::null()]).collect()
@@ -244,10 +228,8 @@ impl Memory {
             }
             target = target.wrapping_add(1);
         }
-        for (first, last) in self.closed {
-            if first <= last {
-                call(libc::SYS_close_range, [first as usize, last as usize, 0, 0, 0]);
-            }
+        for (first, last) in &self.closed {
+            call(libc::SYS_close_range, [*first as usize, *last as usize, 0, 0, 0]);
         }
         // The kernel's set of signals has 64 bits.
         let none = 0u64;
@@ -503,15 +485,6 @@ mod tests {
         let errno = i32::from_le_bytes(said[..4].try_into().unwrap());
         assert!(len == 5 && said[4] == step::EXECUTE && [libc::EINVAL, libc::EACCES].contains(&errno), "{said:?}");
         assert_eq!(process::wait_blocking(started.pid(), false).unwrap().1, Waited::Exited(NOT_EXECUTED));
-    }
-
-    #[test]
-    fn nothing_but_what_is_kept_stays_open() {
-        let max = u32::MAX;
-        assert_eq!(all_but([7, 9, 9]), Ok([(3, 6), (8, 8), (1, 0), (10, max)]));
-        assert_eq!(all_but([3, 4, 3]).map(|ranges| ranges.map(|(a, b)| a <= b)), Ok([false, false, false, true]));
-        assert_eq!(all_but([9, 5, 7]), Ok([(3, 4), (6, 6), (8, 8), (10, max)]));
-        assert!(all_but([-1, 5, 7]).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::proto::{self, Order};
 use crate::session::{self, Child};
 use fvm_sys::exec::Stub;
 use fvm_sys::process;
+use fvm_sys::processors;
 use fvm_sys::seccomp::Instruction;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
@@ -88,7 +89,7 @@ impl Early {
             && let Some(pid) = Pid::from_raw(child.pid)
         {
             // This one has half as much to do as that.
-            let _as_the_kernel_has_it = process::begin_elsewhere(pid, own);
+            let _as_the_kernel_has_it = processors::begin_elsewhere(pid, own);
         }
     }
 

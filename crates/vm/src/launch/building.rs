@@ -21,7 +21,7 @@ use crate::traced::Traced;
 use fvm_model::Mode;
 use fvm_sys::beside::Network;
 use fvm_sys::process::{self, Fork, Namespaces};
-use fvm_sys::{ids, socket};
+use fvm_sys::{ids, processors, socket};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode as FileMode, OFlags};
@@ -60,19 +60,19 @@ pub(super) fn start_shifted(
     let others = [network.map_or(-1, Helper::as_raw_fd), awaited(&site), until];
     let kept = ends.as_raw_fds().into_iter().chain(others);
     let kept: Vec<_> = kept.collect();
-    let (own, here) = (process::affinity(), process::processor());
+    let (own, here) = (processors::affinity(), processors::current());
     let last = site.doors.iter().map(AsRawFd::as_raw_fd).chain(kept.iter().copied()).max().unwrap_or(-1);
     match if site.held_above { process::fork_below(last + 1)? } else { process::fork()? } {
         Fork::Parent(builder) => {
             if site.layers_to_come.is_some() {
                 // This process goes on: it makes the layers.
-                let _as_the_kernel_has_it = own.and_then(|own| process::begin_elsewhere(builder, &own));
+                let _as_the_kernel_has_it = own.and_then(|own| processors::begin_elsewhere(builder, &own));
             }
             Ok(Some(builder))
         }
         Fork::Child => {
             if let (Ok(own), true) = (&own, site.layers_to_come.is_some()) {
-                let _as_the_kernel_has_it = process::go_elsewhere(here, own);
+                let _as_the_kernel_has_it = processors::go_elsewhere(here, own);
             }
             die_with_parent();
             enter_limits(&mut site, &ends);
@@ -112,11 +112,11 @@ pub(super) fn build_shifted(
     let loopback = Chore::new(network_too).map_err(step("make an event"))?;
     ids::keep_capabilities().map_err(step("keep capabilities"))?;
     take_owner(&site.name);
-    let here = process::processor();
+    let here = processors::current();
     let init = match process::clone_into(at_once, true).map_err(step("make the namespaces"))? {
         Fork::Parent(init) => init,
         Fork::Child => {
-            let _as_the_kernel_has_it = own.as_ref().map(|own| process::go_elsewhere(here, own));
+            let _as_the_kernel_has_it = own.as_ref().map(|own| processors::go_elsewhere(here, own));
             drop(went);
             if network_too && let Err(e) = process::unshare(Namespaces::NET) {
                 ends.give_up(step("make a network namespace")(e));
@@ -150,7 +150,7 @@ pub(super) fn build_shifted(
         ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
     }
     // It takes as long as all that follows here.
-    let _as_the_kernel_has_it = own.and_then(|own| process::begin_elsewhere(init, &own));
+    let _as_the_kernel_has_it = own.and_then(|own| processors::begin_elsewhere(init, &own));
     drop(go);
     assemble(site, entry, init)?;
     let inits = networks(init, &loopback);
@@ -261,10 +261,10 @@ pub(super) fn await_network(network: Option<&Helper>) {
 pub(super) fn start_rootless(mut site: Site, entry: &Entry<'_>, ends: Ends) -> Result<Option<Pid>, Errno> {
     let (go, went) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let namespaces = entry.namespaces.without(Namespaces::NET).and(Namespaces::MOUNT);
-    let own = process::affinity();
+    let own = processors::affinity();
     match process::clone_into(namespaces, false)? {
         Fork::Parent(init) => {
-            let _as_the_kernel_has_it = own.and_then(|own| process::begin_elsewhere(init, &own));
+            let _as_the_kernel_has_it = own.and_then(|own| processors::begin_elsewhere(init, &own));
             drop(go);
             ends.tell(&Progress::Init(init.as_raw_nonzero().get()));
             let maps = write_maps(init, &entry.maps, true);
