@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   fvm-bench-api STATE RUN POOL ROUNDS
-//!     each round, in another order:  Command::spawn, wait  │  the same by fork  │  Fvm::pool_spawn, Piped::wait, Taken::done
+//!     each round, in another order:  Command::spawn, wait  │  the same by fork  │  Fvm::pool_spawn, PoolChild::wait, done
 //!   ─► {"ways": [{"name", "is_plain", "times_ms", "median_ms", "p95_ms"}]}
 //! ```
 //!
@@ -137,12 +137,14 @@ fn in_pool(pool: &Pool, null: &File) -> Result<(), String> {
         ..Call::default()
     };
     let streams = [null, null, null].map(AsFd::as_fd);
-    let (program, vm) = pool.fvm().pool_spawn(pool.name(), &call, streams, None, false).map_err(|e| e.to_string())?;
+    let asked = pool.fvm().pool_spawn(pool.name(), &call, streams, None, false);
+    let mut program = asked.map_err(|e| e.to_string())?;
     match program.wait() {
-        Ended::Exited(0) => {
-            vm.done(false);
+        Ok(Ended::Exited(0)) => {
+            program.done(false);
             Ok(())
         }
-        ended => Err(format!("{ended:?}")),
+        Ok(ended) => Err(format!("{ended:?}")),
+        Err(error) => Err(error.to_string()),
     }
 }

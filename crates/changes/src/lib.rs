@@ -66,6 +66,8 @@ pub struct ScanInput {
     pub class: XattrClass,
     /// When the VM was forked.
     pub forked: Timestamp,
+    /// Where its layers are older: from when until when they were laid. A directory in them that is as old as that is only theirs.
+    pub laid: Option<[Timestamp; 2]>,
     /// Since when the host is as its changes know it: changes of the host after this can be conflicts.
     pub based: Timestamp,
     /// When the layers were copied, if they were: birth times from before say nothing.

@@ -4,6 +4,8 @@
 mod common;
 
 use common::{Overlay, can};
+use fvm_changes::scan;
+use fvm_model::Timestamp;
 use fvm_model::vm::XattrClass::{self, Trusted, User};
 
 const HOST: &str = "echo old >f; echo two >g; ln -s f l; mkdir -p d/sub e; echo x >d/x; echo y >d/y; echo s >d/sub/s; echo z >e/z; \
@@ -74,6 +76,36 @@ fn root_every_row_of_the_upper_table() {
 #[test]
 fn user_every_row_of_the_upper_table() {
     check(User, BOTH);
+}
+
+fn laid_ahead(class: XattrClass) {
+    if !can(class) {
+        return;
+    }
+    let overlay = Overlay::new(class, HOST);
+    let mut input = overlay.input();
+    let secs_before = |secs| Timestamp { secs: input.forked.secs - secs, ..input.forked };
+    overlay.vm(&format!("touch -d @{}.5 d", input.forked.secs - 100));
+    for (laid, is_change) in [(None, true), (Some([300, 200]), true), (Some([50, 0]), true), (Some([200, 50]), false)] {
+        input.laid = laid.map(|ago| ago.map(secs_before));
+        let set = scan(&input).expect("it can be read");
+        let touched = set.touched.iter().find(|touched| touched.path == overlay.at("d")).map(|touched| touched.mtime);
+        // What was only laid is no older than the fork.
+        let seen = (set.changes.iter().map(|change| &change.path).collect::<Vec<_>>(), touched);
+        let d = overlay.at("d");
+        let want = if is_change { (vec![&d], None) } else { (vec![], Some(input.forked)) };
+        assert_eq!(seen, want, "{laid:?}");
+    }
+}
+
+#[test]
+fn root_a_directory_that_was_laid_ahead_is_as_old_as_the_fork_and_one_that_was_dated_since_is_changed() {
+    laid_ahead(Trusted);
+}
+
+#[test]
+fn user_a_directory_that_was_laid_ahead_is_as_old_as_the_fork_and_one_that_was_dated_since_is_changed() {
+    laid_ahead(User);
 }
 
 #[test]

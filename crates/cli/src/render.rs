@@ -74,7 +74,7 @@ pub fn status(
     stores: &[StoreChange],
     report: Option<&Report>,
 ) -> io::Result<()> {
-    writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(sum))?;
+    writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.begun()), summary(sum))?;
     // In the order of the changes.
     let mut stores = stores.iter().peekable();
     for change in changes {

@@ -155,7 +155,7 @@ impl Bases {
 
     /// What keeps bases while the changes of `record` are read.
     pub fn keeper(&self, record: &VmRecord) -> Keeper<'_> {
-        Keeper { bases: self, forked: crate::based(record), left: if record.ephemeral { 0 } else { SCAN_MAX_FILES } }
+        Keeper { bases: self, forked: record.based(), left: if record.ephemeral { 0 } else { SCAN_MAX_FILES } }
     }
 
     /// After a commit of a part of `path`, which took the host's file from `before` to `after`: the same part is done in

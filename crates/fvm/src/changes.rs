@@ -7,7 +7,7 @@
 //!
 //! Invariant: both say the same of the same change.
 
-use crate::{Fvm, FvmError, StoreChange, based, bases::Bases, marks, settle};
+use crate::{Fvm, FvmError, StoreChange, bases::Bases, marks, settle};
 use fvm_changes::text::{FileDiff, diff_seen};
 use fvm_changes::{ScanError, ScanInput, Seen, is_one_of};
 use fvm_model::{Change, ChangeKind, ChangeSet, HostPath, VmPath, VmRecord};
@@ -98,8 +98,9 @@ impl Fvm {
         Ok(ScanInput {
             layers: self.layer_views(record, anew)?,
             class: record.mode.xattr_class(),
-            forked: record.forked,
-            based: based(record),
+            forked: record.begun(),
+            laid: record.given.map(|given| [record.forked, given.laid]),
+            based: record.based(),
             copied: record.copied,
             known: self.bases(record).known(),
             excluded: self.home.masked(record),

@@ -72,7 +72,7 @@ impl Fvm {
             }
             other => other,
         })?;
-        Ok(plan.with_forked(crate::based(record)))
+        Ok(plan.with_forked(record.based()))
     }
 
     /// The keys that `set` changes in keyed stores, such as `/etc/passwd` or dconf's database, file by file.
@@ -215,7 +215,7 @@ impl Fvm {
         self.bases(record).renew(after.paths().as_ref());
         self.forget_unlike(record, after.paths().as_ref())?;
         if after.all {
-            self.home.save(&VmRecord { forked: now, imported: None, ..record.clone() }, true)?;
+            self.home.save(&VmRecord { forked: now, imported: None, given: None, ..record.clone() }, true)?;
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ pub use fvm_trace::{Filter, Integrity, Log, LogError, Origins, Tree, ecs};
 pub use fvm_vm::attach::{Attached, Ended};
 pub use fvm_vm::lifecycle::Piped;
 pub use fvm_vm::offspring::{Birth, Offspring};
-pub use fvm_vm::pool::Taken;
+pub use fvm_vm::pool::{PoolChild, Taken};
 pub use fvm_vm::proto::Info;
 pub use fvm_vm::ps::Process;
 pub use fvm_vm::service::log as service_log;
@@ -421,7 +421,8 @@ impl Fvm {
             if let Some(lock) = self.home.try_lock(&record.id)? {
                 let now = self.home.load(&record.id)?;
                 // Its last commit may have made it anew; all else must be as the caller knows it.
-                let now = VmRecord { forked: record.forked, imported: record.imported, ..now };
+                let VmRecord { forked, imported, given, .. } = *record;
+                let now = VmRecord { forked, imported, given, ..now };
                 let same = now.with_last_run_of(record) == *record;
                 return if same { Ok(lock) } else { Err(VmError::Changed(record.name.clone()).into()) };
             }
@@ -441,11 +442,6 @@ impl Fvm {
         let views = self.layer_views(record, false)?;
         Ok(views.into_iter().filter(|view| view.layer.kind != LayerKind::File).map(of).collect())
     }
-}
-
-/// Since when host changes are conflicts.
-fn based(record: &VmRecord) -> model::Timestamp {
-    record.imported.unwrap_or(record.forked)
 }
 
 /// The kernel is tried out in copies of this process.

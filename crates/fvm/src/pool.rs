@@ -6,9 +6,9 @@
 //! let call = fvm::Call { argv: vec!["/bin/true".into()], cwd: "/".into(), ..fvm::Call::default() };
 //! let null = std::fs::File::options().read(true).write(true).open("/dev/null").expect("there is one");
 //! let streams = [&null, &null, &null].map(std::os::fd::AsFd::as_fd);
-//! let (program, vm) = fvm.pool_spawn(&"build".parse().expect("a name"), &call, streams, None, false)?;
-//! assert_eq!(program.wait(), fvm::Ended::Exited(0));
-//! vm.done(false);
+//! let mut program = fvm.pool_spawn(&"build".parse().expect("a name"), &call, streams, None, false)?;
+//! assert_eq!(program.wait()?, fvm::Ended::Exited(0));
+//! program.done(false);
 //! # Ok(())
 //! # }
 //! ```
@@ -22,8 +22,8 @@ use fvm_model::pool::{PoolRecord, PoolStatus, SIZE_MAX};
 use fvm_model::vm::FORMAT;
 use fvm_model::{Mode, Policy, VmName, VmRecord};
 use fvm_sys::first::Left;
-use fvm_vm::lifecycle::{self, NewVm, Piped};
-use fvm_vm::pool::{self, Taken};
+use fvm_vm::lifecycle::{self, NewVm};
+use fvm_vm::pool::{self, PoolChild, Taken};
 use fvm_vm::{VmError, VmLock, disk};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -252,10 +252,11 @@ impl Fvm {
         Err(VmError::NoPool(pool.clone()).into())
     }
 
-    /// Starts a program in a VM of a running pool on streams of the caller's: pipes or files, of which it gets the very ends.
+    /// Has a VM of a running pool run a program on streams of the caller's: pipes or files, of which it gets the very ends. That the pool
+    /// cannot give a VM says [`PoolChild::wait`]; who wants to know it before asks [`PoolChild::vm`].
     ///
     /// # Errors
-    /// When the pool is not running, or cannot give a VM.
+    /// When the pool is not running.
     pub fn pool_spawn(
         &self,
         pool: &VmName,
@@ -263,7 +264,7 @@ impl Fvm {
         streams: [BorrowedFd<'_>; 3],
         name: Option<&VmName>,
         keep: bool,
-    ) -> Result<(Piped, Taken), FvmError> {
+    ) -> Result<PoolChild, FvmError> {
         Ok(pool::spawn(&self.home, pool, call, streams, name, keep)?)
     }
 }

@@ -187,7 +187,7 @@ pub struct VmRecord {
     pub state: VmState,
     /// To be deleted as soon as nobody holds its lock (`fvm run --rm`).
     pub ephemeral: bool,
-    /// When it was forked: host changes after this are conflicts.
+    /// When it was made: host changes after this are conflicts, unless a later moment is known.
     pub forked: Timestamp,
     /// How it is kept apart.
     pub mode: Mode,
@@ -206,6 +206,9 @@ pub struct VmRecord {
     /// When it came from another state directory, which may be another machine's: from then on host changes are conflicts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Timestamp>,
+    /// When a pool gave it to its first program, if it was as the host then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Given>,
     /// What its layers hold from before then was copied: when it was written first, is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<Timestamp>,
@@ -226,12 +229,33 @@ pub struct VmRecord {
     pub pool: Option<VmName>,
 }
 
+/// When a VM that was made ahead was given to its first program: until then nothing ran in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// From then on host changes are conflicts.
+    pub at: Timestamp,
+    /// After its layers were laid: what is between this and `at` nobody but a program can have put down, by hand.
+    pub laid: Timestamp,
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
 impl VmRecord {
+    /// Since when host changes are conflicts.
+    #[must_use]
+    pub fn based(&self) -> Timestamp {
+        self.imported.unwrap_or(self.begun())
+    }
+
+    /// When it was forked, as whoever runs a program in it sees that.
+    #[must_use]
+    pub fn begun(&self) -> Timestamp {
+        self.given.map_or(self.forked, |given| given.at)
+    }
+
     /// The same with what `other` says of the VM's last run: that its keeper writes whenever it comes to know it.
     #[must_use]
     pub fn with_last_run_of(self, other: &Self) -> Self {

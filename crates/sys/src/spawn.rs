@@ -130,7 +130,7 @@ pub enum Until {
 
 /// Starts a process that waits for its program on `from`, a socket of packets of which the other end sends one message ([`crate::image::of`]); it ends
 /// when there is nobody at the other end. `streams` are what the message brings none for. When the caller's root becomes another
-/// (`pivot_root(2)`), its does too, and there it is when it has the message. All else is as with [`start`], but that where the program
+/// (`pivot_root(2)`), its does too, and there it is when it has the message, if it waits for what is made. All else is as with [`start`], but that where the program
 /// is not executed its report may be as short as the stub's.
 ///
 /// # Errors

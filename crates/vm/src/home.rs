@@ -465,6 +465,7 @@ mod tests {
             layers: vec![Layer { n: 0, host: HostPath::root(), kind: LayerKind::Overlay }],
             below: Vec::new(),
             imported: None,
+            given: None,
             copied: None,
             reached: Vec::new(),
             restart: fvm_model::Restart::No,

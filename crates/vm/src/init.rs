@@ -44,13 +44,18 @@ struct Watched {
     limit: Limit,
     /// Until it has ended.
     _memory: Option<Started>,
+    /// The same, where it waited.
+    _ways: Option<[OwnedFd; 2]>,
 }
 
 /// A process that waits for its program.
 struct Waiting {
     child: Child,
-    /// It has: before it was told, or since.
-    ended: Option<Waited>,
+    /// Where the keeper says who asks, before it tells the program. Nobody is woken by that: this process has nothing to do for a
+    /// program that has just begun, and would only take the processor from it.
+    post: OwnedFd,
+    /// Where it is told: kept, so that the process need not wait for the end of a socket when it becomes its program.
+    from: OwnedFd,
 }
 
 /// What programs are started with.
@@ -111,6 +116,7 @@ fn run(
         watched.extend(start(program, fds, &tools));
     }
     let mut services = service::Door::default();
+    let mut over = Vec::new();
     let mut stopped = std::collections::BTreeSet::new();
     let mut deadline: Option<Instant> = None;
     // While it is set, the VM's services are being stopped in order; everything else waits for them.
@@ -125,8 +131,9 @@ fn run(
         }
         buses.iter_mut().zip(&ready.buses).filter(|(_, ready)| **ready).for_each(|(bus, _)| bus.start());
         if signal_ready {
-            while process::next_signal(&signals)?.is_some() {}
-            let any_left = reap(&mut watched, &mut waiting, &mut services, &mut buses);
+            // It is one signal, which counts once: another that comes from here on is seen in the next round.
+            let _one = process::next_signal(&signals)?;
+            let any_left = reap(&mut watched, &mut waiting, &mut services, &mut buses, &mut over);
             if deadline.is_some() && !any_left {
                 return Ok(());
             }
@@ -149,22 +156,15 @@ fn run(
             }
         }
         if order_ready {
-            match proto::read_message::<Order>(orders) {
+            let order = proto::read_message::<Order>(orders);
+            watched.extend(begun(&mut waiting));
+            match order {
                 Ok(Some((Order::Start(program), fds))) => {
                     send_away(waiting.take());
                     watched.extend(start(program, fds, &tools));
                 }
-                Ok(Some((Order::Watch(timeout), fds))) => {
-                    let session = fds.into_iter().next().ok_or(Errno::BADMSG)?;
-                    match waiting.take() {
-                        Some(Waiting { child, ended: None }) => watched.push(Watched::of(child, session, timeout)),
-                        Some(Waiting { child, ended: Some(how) }) => {
-                            let any_left = reap(&mut watched, &mut waiting, &mut services, &mut buses);
-                            tell(&Watched::of(child, session, timeout), how, !any_left);
-                        }
-                        None => return Err(Errno::BADMSG),
-                    }
-                }
+                // That is all it is for.
+                Ok(Some((Order::Watch, _))) => {}
                 Ok(Some((Order::Stop { grace_ms }, _))) => {
                     deadline = Some(Instant::now() + Duration::from_millis(grace_ms));
                     if services.stop_all() {
@@ -172,7 +172,7 @@ fn run(
                     } else {
                         end_all();
                     }
-                    if !reap(&mut watched, &mut waiting, &mut services, &mut buses) {
+                    if !reap(&mut watched, &mut waiting, &mut services, &mut buses, &mut over) {
                         return Ok(());
                     }
                 }
@@ -183,9 +183,8 @@ fn run(
                     }
                     send_away(waiting.take());
                     // Without one, programs are started as ever.
-                    waiting = fds.first().and_then(|from| wait(from, &tools));
-                    if let (Some(from), true) = (fds.first(), waiting.is_some()) {
-                        let _left = rustix::io::write(from, b"!");
+                    if let Ok([from, post]) = <[OwnedFd; 2]>::try_from(fds) {
+                        waiting = wait(from, post, &tools);
                     }
                 }
                 Ok(Some((Order::Refresh, fds))) => fds.iter().take(1).for_each(|answer| overlays.refresh(answer)),
@@ -262,9 +261,13 @@ impl Watched {
     fn of(child: Child, session: OwnedFd, timeout: Option<proto::Timeout>) -> Self {
         let Child { pid, report, memory } = child;
         let limit = Limit::of(timeout.filter(|_| report.is_some()));
-        Self { pid, session, report, alone: false, limit, _memory: memory }
+        Self { pid, session, report, alone: false, limit, _memory: memory, _ways: None }
     }
 }
+
+/// So many programs that have ended are kept until the next has: who hears of an end mostly waits for this processor, and to close what
+/// was theirs takes as long as to tell.
+const OVER_MAX: usize = 4;
 
 /// Collects everything that ended; tells the sessions. Whether any child is left.
 fn reap(
@@ -272,6 +275,7 @@ fn reap(
     waiting: &mut Option<Waiting>,
     services: &mut service::Door,
     buses: &mut [Bus],
+    over: &mut Vec<(Watched, Waited)>,
 ) -> bool {
     let mut ended = Vec::new();
     let any_left = loop {
@@ -280,8 +284,10 @@ fn reap(
                 services.ended(pid);
                 buses.iter_mut().for_each(|bus| bus.ended(pid, how));
                 // Afterwards its number may be another's.
-                if let Some(waiting) = waiting.as_mut().filter(|it| it.child.pid == pid && it.ended.is_none()) {
-                    waiting.ended = Some(how);
+                if waiting.as_ref().is_some_and(|it| it.child.pid == pid) {
+                    ended.extend(begun(waiting).map(|entry| (entry, how)));
+                    // Nobody's, if it was told nothing: the keeper sees that it cannot be told any more.
+                    *waiting = None;
                 }
                 let Some(index) = watched.iter().position(|w| w.pid == pid) else { continue };
                 ended.push((watched.swap_remove(index), how));
@@ -291,6 +297,10 @@ fn reap(
         }
     };
     ended.iter().for_each(|(entry, how)| tell(entry, *how, !any_left));
+    if !ended.is_empty() {
+        ended.truncate(OVER_MAX);
+        *over = ended;
+    }
     any_left
 }
 
@@ -345,17 +355,29 @@ fn nothing(null: Option<&OwnedFd>, input: bool) -> Result<OwnedFd, Errno> {
     Ok(if input { read } else { write })
 }
 
-/// Has a process wait for its program.
-fn wait(from: &OwnedFd, tools: &Tools) -> Option<Waiting> {
+/// Has a process wait for its program, and says so.
+fn wait(from: OwnedFd, post: OwnedFd, tools: &Tools) -> Option<Waiting> {
     let stream = |input| nothing(tools.null.as_ref(), input).ok();
     let null = [stream(true)?, stream(false)?, stream(false)?];
-    let child = session::wait(&null, from, tools.stub.as_ref()?).ok()?;
-    Some(Waiting { child, ended: None })
+    let child = session::wait(&null, &from, tools.stub.as_ref()?).ok()?;
+    // One that is gone is no reason not to serve the next.
+    let _left = rustix::io::write(&post, session::WAITS);
+    Some(Waiting { child, post, from })
+}
+
+/// The process that waited, if it has a program by now.
+fn begun(waiting: &mut Option<Waiting>) -> Option<Watched> {
+    let (session, timeout) = session::posted(&waiting.as_ref()?.post)?;
+    waiting.take().map(|Waiting { child, post, from }| {
+        let mut watched = Watched::of(child, session, timeout);
+        watched._ways = Some([post, from]);
+        watched
+    })
 }
 
 /// Ends a process whose program will not come. Until it has ended, which is at once, it would count as one that is left.
 fn send_away(waiting: Option<Waiting>) {
-    if let Some(Waiting { child, ended: None }) = waiting {
+    if let Some(Waiting { child, .. }) = waiting {
         let _ended = process::kill(child.pid, Signal::KILL.as_raw());
         let _collected = process::wait_blocking(child.pid, false);
     }

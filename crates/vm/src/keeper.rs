@@ -167,12 +167,9 @@ fn answer(client: &OwnedFd, vm: &Launched, kept: &Kept) {
 
 /// What a client asks, unless it says nothing for a second, or nonsense.
 pub(crate) fn hear<T: serde::de::DeserializeOwned>(client: &OwnedFd) -> Option<(T, Vec<OwnedFd>)> {
-    let _unlimited = rustix::net::sockopt::set_socket_timeout(
-        client,
-        rustix::net::sockopt::Timeout::Recv,
-        Some(Duration::from_secs(1)),
-    );
-    proto::read_message::<T>(client).ok().flatten()
+    const LIMIT: Duration = Duration::from_secs(1);
+    let limited = || rustix::net::sockopt::set_socket_timeout(client, rustix::net::sockopt::Timeout::Recv, Some(LIMIT));
+    proto::read_message_alone::<T>(client, limited).ok().flatten()
 }
 
 /// Does what is asked, and says so.
@@ -286,7 +283,7 @@ pub fn ask(home: &Home, id: &VmId, name: &VmName, request: &Request, fds: &[Borr
         Err(e) => return Err(broken(&e)),
     };
     proto::write_message(&socket, request, fds).map_err(|e| broken(&e))?;
-    match proto::read_message::<Reply>(&socket) {
+    match proto::await_answer(&socket).and_then(|()| proto::read_message_alone::<Reply>(&socket, || Ok(()))) {
         Ok(Some((Reply::Refused(why), _))) => Err(VmError::Refused { name: name.clone(), why }),
         Ok(Some((reply, _))) => Ok(reply),
         Ok(None) => Err(broken(&"it hung up")),

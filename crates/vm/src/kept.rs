@@ -18,7 +18,8 @@ use crate::proto::Configuration;
 use crate::quota::Quota;
 use crate::scope::Scope;
 use fvm_model::policy::Limits;
-use fvm_model::{Mode, Timestamp, VmName, VmRecord};
+use fvm_model::vm::Given;
+use fvm_model::{Mode, VmName, VmRecord};
 use fvm_trace::capture::Settler;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -167,15 +168,13 @@ impl Kept {
         pool: Option<&VmName>,
         name: Option<&VmName>,
         keep: bool,
-        fresh: Option<Timestamp>,
+        fresh: Option<Given>,
     ) -> Result<(), VmError> {
         let mut state = self.state();
         let change = |record: &mut VmRecord| {
             record.pool = pool.cloned();
             record.ephemeral = !keep;
-            if let Some(fresh) = fresh {
-                record.forked = fresh;
-            }
+            record.given = fresh.or(record.given);
             if let Some(name) = name {
                 record.name = name.clone();
             }

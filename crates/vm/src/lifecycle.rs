@@ -244,6 +244,7 @@ pub fn draft(home: &Home, facts: &HostFacts, new: &NewVm) -> Result<VmRecord, Vm
         layers: Vec::new(),
         below: Vec::new(),
         imported: None,
+        given: None,
         copied: None,
         reached: Vec::new(),
         restart: new.restart,

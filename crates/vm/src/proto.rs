@@ -16,6 +16,7 @@ use fvm_model::path::Bytes;
 use fvm_model::service::ServiceRequest;
 use fvm_model::{Policy, Restart};
 use fvm_sys::socket;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -99,11 +100,12 @@ pub enum Order {
     },
     /// Make the VM see what the host changed; with one descriptor, on which [`Overlays`] is the answer.
     Refresh,
-    /// Look these names up, so that programs need not; with one descriptor, have a process wait there for its program
-    /// ([`crate::session::wait`]), and say a byte there when it does. There is no other answer.
+    /// Look these names up, so that programs need not; with two descriptors, have a process wait for its program at the first
+    /// ([`crate::session::wait`]), and say at the other when it does ([`crate::session::WAITS`]). There is no other answer.
     Look(Vec<Bytes>),
-    /// The process that waited has been told its program: watch it, as one that was started. With one descriptor, the session socket.
-    Watch(Option<Timeout>),
+    /// That process has been told its program: watch it, as one that was started, for whoever was named there
+    /// ([`crate::session::post`]). Where it has ended by now, or another order has come before, that is done.
+    Watch,
     /// Stop every process; with one descriptor, on which a byte says that it is done.
     Pause,
     /// Let those run on that [`Order::Pause`] stopped; the same.
@@ -248,14 +250,24 @@ pub fn write_short_message<T: Serialize>(
     fds: &[BorrowedFd<'_>],
     max_bytes: usize,
 ) -> Result<bool, Errno> {
+    match stream_message(message, max_bytes)? {
+        Some(bytes) => socket::send(socket, &bytes, fds).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// A stream message, as it is sent; `None`: it is longer than `max_bytes`.
+///
+/// # Errors
+/// `EINVAL` when it cannot be written as JSON.
+pub fn stream_message<T: Serialize>(message: &T, max_bytes: usize) -> Result<Option<Vec<u8>>, Errno> {
     let mut bytes = vec![0u8; 4];
     serde_json::to_writer(&mut bytes, message).map_err(|_| Errno::INVAL)?;
-    let len = bytes.len() - 4;
-    if len > max_bytes {
-        return Ok(false);
-    }
-    bytes[..4].copy_from_slice(&u32::try_from(len).map_err(|_| Errno::MSGSIZE)?.to_le_bytes());
-    socket::send(socket, &bytes, fds).map(|()| true)
+    let len = u32::try_from(bytes.len() - 4).ok().filter(|len| *len as usize <= max_bytes);
+    Ok(len.map(|len| {
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes
+    }))
 }
 
 /// Receives a stream message with its descriptors; `None` at the end of the stream.
@@ -275,11 +287,46 @@ pub fn read_message_within<T: DeserializeOwned>(
     max_bytes: usize,
 ) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
     let mut head = [0u8; 4];
-    let (mut got, mut fds) = socket::receive(socket.as_fd(), &mut head)?;
+    let (got, fds) = socket::receive(socket.as_fd(), &mut head)?;
+    rest_of_message(socket, &mut head, got, fds, max_bytes)
+}
+
+/// As much of a message that comes alone is taken at once.
+const ALONE_BYTES: usize = 4096;
+
+/// The same of somebody who will say nothing else before he has an answer: mostly one system call. `slow`: what is done before it is
+/// waited for any of it.
+///
+/// # Errors
+/// As [`read_message`].
+pub fn read_message_alone<T: DeserializeOwned>(
+    socket: impl AsFd,
+    slow: impl Fn() -> Result<(), Errno>,
+) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
+    let mut begin = [0u8; ALONE_BYTES];
+    let (got, fds) = match socket::receive_now(socket.as_fd(), &mut begin) {
+        Err(Errno::AGAIN) => slow().and_then(|()| socket::receive(socket.as_fd(), &mut begin))?,
+        received => received?,
+    };
+    let is_all = |len: u32| got == 4 + len as usize;
+    if !begin.first_chunk().is_some_and(|head| got >= 4 && is_all(u32::from_le_bytes(*head))) {
+        slow()?;
+    }
+    rest_of_message(socket, &mut begin, got, fds, MESSAGE_MAX_BYTES)
+}
+
+/// The message whose first `got` bytes are in `begin`, and of which no more than that has room there.
+fn rest_of_message<T: DeserializeOwned>(
+    socket: impl AsFd,
+    begin: &mut [u8],
+    mut got: usize,
+    mut fds: Vec<OwnedFd>,
+    max_bytes: usize,
+) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
     if got == 0 {
         return Ok(None);
     }
-    let fill = |buffer: &mut [u8], mut got: usize, fds: &mut Vec<OwnedFd>| -> Result<(), Errno> {
+    let mut fill = |buffer: &mut [u8], mut got: usize| -> Result<(), Errno> {
         while got < buffer.len() {
             let (more, also) = socket::receive(socket.as_fd(), &mut buffer[got..])?;
             if more == 0 {
@@ -290,19 +337,31 @@ pub fn read_message_within<T: DeserializeOwned>(
         }
         Ok(())
     };
-    fill(&mut head, std::mem::take(&mut got), &mut fds)?;
-    let len = u32::from_le_bytes(head) as usize;
+    let (head, begun) = begin.split_first_chunk_mut::<4>().ok_or(Errno::BADMSG)?;
+    fill(&mut head[..], got.min(4))?;
+    got = got.saturating_sub(4);
+    let len = u32::from_le_bytes(*head) as usize;
     if len > max_bytes {
         return Err(Errno::MSGSIZE);
     }
+    let mut body = begun.get(..got).filter(|begun| begun.len() <= len).ok_or(Errno::BADMSG)?.to_vec();
     // Grown as the bytes come, so that a claimed length costs nothing.
-    let mut body = Vec::new();
     while body.len() < len {
         let start = body.len();
         body.resize(len.min(start + (64 << 10)), 0);
-        fill(&mut body[start..], 0, &mut fds)?;
+        fill(&mut body[start..], 0)?;
     }
     serde_json::from_slice(&body).map(|message| Some((message, fds))).map_err(|_| Errno::BADMSG)
+}
+
+/// Waits until the other side of a stream says something or hangs up. Who waits for that in `recvmsg(2)` wakes up a first time when
+/// the other one has read what it was sent (`unix_write_space` wakes whoever sleeps at the socket, for whatever).
+///
+/// # Errors
+/// The kernel's.
+pub fn await_answer(socket: impl AsFd) -> Result<(), Errno> {
+    let mut polled = [PollFd::new(&socket, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut polled, None)).map(drop)
 }
 
 /// Sends a session packet.

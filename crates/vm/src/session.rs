@@ -16,7 +16,7 @@
 //! ever a process whose executable is the host's fvm ([`fvm_sys::exec`]).
 
 use crate::limit::Limit;
-use crate::proto::{self, Program, Status, Step, WindowSize, Word};
+use crate::proto::{self, Program, Status, Step, Timeout, WindowSize, Word};
 use crate::service::users;
 use fvm_model::path::Bytes;
 use fvm_sys::exec::Stub;
@@ -24,10 +24,10 @@ use fvm_sys::process::{self, Fork, Waited};
 use fvm_sys::seccomp::Instruction;
 use fvm_sys::spawn::{NOT_EXECUTED, Started, Until, step};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
@@ -128,6 +128,39 @@ pub fn wait_ahead(stub: &Stub, filter: Vec<Instruction>) -> Result<Child, Errno>
     let from = rustix::io::fcntl_dupfd_cloexec(from, FROM_LEAST)?;
     let started = fvm_sys::spawn::wait([&from; 3], from.as_fd(), stub, from.as_fd(), Until::Made(filter))?;
     Ok(Child { pid: started.pid(), report: Some(to), memory: Some(started) })
+}
+
+/// What init says where a keeper will name who asks for a program, when a process waits for that.
+pub const WAITS: &[u8] = b"!";
+
+/// Whether init has said so, since this was asked last.
+///
+/// # Errors
+/// When there is no such process, and will be none.
+pub fn waits(post: &OwnedFd) -> Result<bool, Errno> {
+    match recv(post, &mut [0u8], RecvFlags::DONTWAIT) {
+        Ok((said, _)) if said == WAITS.len() => Ok(true),
+        Ok(_) => Err(Errno::PIPE),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Names who asks for the program that a process which waits will now be told. Init is not woken: it reads this when the program has
+/// ended, or an order comes ([`crate::proto::Order::Watch`]).
+///
+/// # Errors
+/// When the process has ended (`EPIPE`): it must be told nothing then.
+pub fn post(to: &OwnedFd, session: BorrowedFd<'_>, timeout: Option<Timeout>) -> Result<(), Errno> {
+    proto::write_packet(to, &timeout, &[session])
+}
+
+/// What was said there, if anything was. To init alone.
+pub fn posted(from: &OwnedFd) -> Option<(OwnedFd, Option<Timeout>)> {
+    let mut said = [0; 256];
+    let (len, fds) = fvm_sys::socket::receive_now(from, &mut said).ok()?;
+    let timeout = serde_json::from_slice(said.get(..len)?).ok()?;
+    Some((fds.into_iter().next()?, timeout))
 }
 
 /// What such a process is told; the passed streams come with it. `None`: `program` cannot be its.

@@ -105,6 +105,7 @@ impl Overlay {
             layers: vec![LayerView { layer, dir: self.path("layer") }],
             class: self.class,
             forked: self.forked,
+            laid: None,
             based: self.forked,
             copied: None,
             excluded: vec![],

@@ -137,7 +137,7 @@ impl<'a> Row<'a> {
             mode: record.mode,
             network: record.policy.network,
             address: None,
-            forked: record.forked,
+            forked: record.begun(),
         }
     }
 }

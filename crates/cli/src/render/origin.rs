@@ -37,7 +37,7 @@ pub fn status(
     origins: Option<&Origins>,
     report: Option<&Report>,
 ) -> io::Result<()> {
-    writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.forked), summary(set.summary()))?;
+    writeln!(w, "{} ({state}), forked {}: {}", record.name, time(record.begun()), summary(set.summary()))?;
     for cluster in clusters(set, origins) {
         let heading = match (&cluster.times, cluster.changes.first()) {
             (Some(times), Some(first)) => {

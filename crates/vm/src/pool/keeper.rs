@@ -56,6 +56,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// From this number on are the descriptors of VMs that are there: what is forked to make another needs lower ones only, and
 /// copies no more.
 const HELD_FROM: i32 = 1024;
+/// So much later than it is a file may be stamped: some file systems count in whole seconds.
+const STAMP_SECS: i64 = 1;
 /// How many events are taken at once.
 const EVENTS: usize = 64;
 
@@ -109,6 +111,8 @@ struct Keeper<'a> {
     next: u64,
     /// Clients that wait for a VM, the first that came first.
     asked: VecDeque<(OwnedFd, Wanted, Vec<OwnedFd>)>,
+    /// The VM that is given next, while somebody is taken in.
+    looked: Option<clients::Looked>,
     /// Those who have not yet said anything; their numbers are no member's.
     visitors: HashMap<u64, Visitor>,
     /// Processes that have built VMs, or clean up, and end.
@@ -170,6 +174,7 @@ impl<'a> Keeper<'a> {
             ready: VecDeque::new(),
             next: 0,
             asked: VecDeque::new(),
+            looked: None,
             visitors: HashMap::new(),
             helpers: Vec::new(),
             cleaner: None,
@@ -247,8 +252,7 @@ impl<'a> Keeper<'a> {
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, what: What, n: u64) {
-        // Without memory for it, the VM is given to nobody, or its end is seen late.
-        let _unseen = epoll::add(&self.epoll, fd, EventData::new_u64(what.token(n)), EventFlags::IN);
+        watch_on(&self.epoll, fd, what, n);
     }
 
     /// Before `fd` is closed: a child that was forked just now may have it too, and the kernel would go on to tell of it.
@@ -331,12 +335,14 @@ impl<'a> Keeper<'a> {
         let record = begun.record();
         match told.and_then(|_| begun.up()) {
             Ok(Up { mut vm, kept, .. }) => {
+                let mut laid = lifecycle::timestamp(self.clock.now());
+                laid.secs += STAMP_SECS;
                 let mut lock = lock;
                 lock.lift(HELD_FROM);
                 vm.lift(HELD_FROM);
                 self.helpers.extend(vm.take_makers().into_pids());
                 self.watch(vm.pidfd.as_fd(), What::Init, n);
-                self.members.insert(n, Member::Ready(Box::new(Ready::new(vm, kept, lock))));
+                self.members.insert(n, Member::Ready(Box::new(Ready::new(vm, kept, lock, laid))));
                 self.ready.push_back(n);
                 self.home.waits(&self.pool.name, &record.id);
                 self.made += 1;
@@ -378,7 +384,10 @@ impl<'a> Keeper<'a> {
             }
             Member::Used(used) => {
                 used.control().into_iter().for_each(|control| self.forget(control));
-                let Used { ready, client, heard, wanted, enders, .. } = *used;
+                let Used { ready, client, heard, unheard, wanted, enders, .. } = *used;
+                if unheard {
+                    self.watch(client.as_fd(), What::Client, n);
+                }
                 (ready, Some((client, heard, wanted, enders)))
             }
             other @ (Member::Making(..) | Member::Over(_)) => return drop(self.members.insert(n, other)),
@@ -509,6 +518,11 @@ impl<'a> Keeper<'a> {
             }
         }
     }
+}
+
+fn watch_on(epoll: &OwnedFd, fd: BorrowedFd<'_>, what: What, n: u64) {
+    // Without memory for it, the VM is given to nobody, or its end is seen late.
+    let _unseen = epoll::add(epoll, fd, EventData::new_u64(what.token(n)), EventFlags::IN);
 }
 
 /// Takes a client in, if there is one, and room for it.

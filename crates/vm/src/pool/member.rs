@@ -8,14 +8,14 @@
 
 use super::copies::Copies;
 use super::names::Seen;
-use crate::error::VmError;
 use crate::home::VmLock;
 use crate::keeper::Control;
 use crate::kept::Kept;
 use crate::launch::Launched;
 use crate::lifecycle::Begun;
-use fvm_model::VmRecord;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::session;
+use fvm_model::{Timestamp, VmRecord};
+use rustix::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 /// A VM of a pool.
@@ -37,29 +37,57 @@ pub(super) struct Ready {
     pub uses: u32,
     /// What it has looked up.
     pub names: Option<Seen>,
-    /// Where a process in it waits for its program.
-    pub waiting: Option<OwnedFd>,
+    /// A process in it that waits for its program, or waited. Kept as long as the VM: what the last end of a socket's closing costs, while
+    /// another is on its way in a message (`unix_gc`), is not to be in the way of the program.
+    pub waiting: Option<Waiting>,
     /// What it was given that is not the host's; `None`: not listed yet.
     pub copies: Option<Copies>,
+    /// Its layers were laid before.
+    pub laid: Timestamp,
+}
+
+/// Our ends of what leads to such a process.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// To it.
+    pub told: OwnedFd,
+    /// To init, for when it has ended ([`crate::session::post`]).
+    pub post: OwnedFd,
+    /// It is there: init has said so.
+    pub waits: bool,
 }
 
 impl Ready {
     /// One in which nothing has run or been looked at.
-    pub fn new(vm: Launched, kept: Kept, lock: VmLock) -> Self {
-        Self { vm, kept, lock, uses: 0, names: None, waiting: None, copies: None }
+    pub fn new(vm: Launched, kept: Kept, lock: VmLock, laid: Timestamp) -> Self {
+        Self { vm, kept, lock, uses: 0, names: None, waiting: None, copies: None, laid }
     }
 
     /// Lists what it was given that is not the host's, if that is not more than `most`.
-    ///
-    /// # Errors
-    /// When a layer's directory cannot be read.
-    pub fn list_copies(&mut self, most: usize) -> Result<Option<&Copies>, VmError> {
+    pub fn list_copies(&mut self, most: usize) -> Option<&Copies> {
         if self.copies.is_none() {
             let names = self.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
-            self.copies =
-                self.kept.look(|record| Copies::list(record.layers_dir.as_path(), &record.layers, names, most))?;
+            self.copies = self.kept.look(|record| Copies::list(&record.layers, names, most));
         }
-        Ok(self.copies.as_ref())
+        self.copies.as_ref()
+    }
+
+    /// Whether a process waits in it for its program by now; `None`: init has not said yet.
+    pub fn has_waiting(&mut self) -> Option<bool> {
+        let Some(waiting) = &mut self.waiting else { return Some(false) };
+        if !waiting.waits {
+            match session::waits(&waiting.post) {
+                Ok(waits) => waiting.waits = waits,
+                Err(_) => self.waiting = None,
+            }
+        }
+        self.waiting.as_ref().map_or(Some(false), |waiting| waiting.waits.then_some(true))
+    }
+
+    /// Whether what it was given that is not the host's is as the host has it; not where a program has run in it.
+    pub fn is_current(&mut self) -> bool {
+        let made = self.kept.look(|record| record.forked);
+        self.uses == 0 && self.list_copies(usize::MAX).is_some_and(|copies| copies.are_current(made))
     }
 
     /// Whether no name that it has looked up means something else by now. Once a program has run in it, it is as that has left it.
@@ -75,6 +103,8 @@ pub(super) struct Used {
     /// `None`: it is not there yet, or could not be made: nobody but the client reaches the VM.
     pub control: Option<Control>,
     pub client: OwnedFd,
+    /// What its client says is heard when it has settled.
+    pub unheard: bool,
     /// Its init was ended, or has been asked to end.
     pub ending: bool,
     /// The client has said what it wants, or has hung up.
@@ -85,6 +115,8 @@ pub(super) struct Used {
     pub touched: bool,
     /// When its record says that it waits no more, and its control socket is there; `None`: since long.
     pub settles: Option<Instant>,
+    /// Its init has not been told to watch the program.
+    pub unwatched: bool,
     /// Asked for its end, and waiting for it.
     pub enders: Vec<OwnedFd>,
     /// When what was asked to end is ended.
@@ -141,10 +173,6 @@ impl What {
 impl Used {
     pub fn control(&self) -> Option<BorrowedFd<'_>> {
         self.control.as_ref().map(Control::listener)
-    }
-
-    pub fn client(&self) -> BorrowedFd<'_> {
-        self.client.as_fd()
     }
 }
 

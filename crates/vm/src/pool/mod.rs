@@ -19,12 +19,14 @@
 //! Invariants: a VM that waits is nobody's: when the keeper dies, however, its VMs die with it, and the next command
 //! sweeps them; a VM is given to one client at a time; a VM that was given keeps no trace of its pool.
 
+mod child;
 mod copies;
 mod keeper;
 mod member;
 mod names;
 mod refill;
 
+pub use child::{PoolChild, spawn};
 pub use keeper::{Make, detach};
 
 use crate::attach::{self, Ended, Streams};
@@ -169,31 +171,6 @@ pub fn resume(
     Ok((attached.ended, attached.nobody_left, taken))
 }
 
-/// The same on streams of the caller's, without waiting.
-///
-/// # Errors
-/// As [`run`].
-pub fn spawn(
-    home: &Home,
-    pool: &VmName,
-    call: &Call,
-    streams: [BorrowedFd<'_>; 3],
-    name: Option<&VmName>,
-    keep: bool,
-) -> Result<(lifecycle::Piped, Taken), VmError> {
-    let keeper = connect(home, pool)?;
-    let program = call.undressed(&Streams { is_terminal: [false; 3], terminal: None });
-    let [input, output, errors] = streams;
-    let mut taken = None;
-    let piped = lifecycle::piped(|theirs| {
-        let wanted = Wanted { program, name: name.cloned(), keep };
-        taken = Some(take(home, pool, keeper, wanted, &[theirs, input, output, errors])?);
-        Ok(())
-    })?;
-    let taken = taken.ok_or_else(|| VmError::Internal("a program that nobody started".into()))?;
-    Ok((piped, taken))
-}
-
 fn take(home: &Home, pool: &VmName, keeper: OwnedFd, wanted: Wanted, fds: &[BorrowedFd<'_>]) -> Result<Taken, VmError> {
     tell(&keeper, pool, &Ask::Take(Box::new(wanted)), fds)?;
     Taken::hear(home, pool, keeper)
@@ -210,7 +187,7 @@ fn tell(keeper: &OwnedFd, pool: &VmName, ask: &Ask, fds: &[BorrowedFd<'_>]) -> R
 
 fn hear(keeper: &OwnedFd, pool: &VmName) -> Result<Answer, VmError> {
     let broken = |why: String| VmError::Pool { name: pool.clone(), why };
-    match proto::read_message::<Answer>(keeper.as_fd()) {
+    match proto::await_answer(keeper).and_then(|()| proto::read_message_alone::<Answer>(keeper, || Ok(()))) {
         Ok(Some((Answer::Refused(why), _))) => Err(broken(why)),
         Ok(Some((answer, _))) => Ok(answer),
         Ok(None) => Err(broken("its keeper hung up".into())),

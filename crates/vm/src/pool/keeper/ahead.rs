@@ -7,7 +7,7 @@
 //! in number, whatever a client names: programs where only who rules the machine has directories.
 
 use super::{HELD_FROM, Keeper};
-use crate::pool::member::Member;
+use crate::pool::member::{Member, Waiting};
 use crate::pool::names::{PLACES_MAX, Seen};
 use crate::proto::{self, Order, Program};
 use crate::session;
@@ -25,6 +25,8 @@ const VMS: usize = 4;
 const COPIES_MAX: usize = 1024;
 /// When what is to be looked up has just changed on the host, so long until it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// So long a process takes at most, mostly, until it waits for its program.
+const SOON: Duration = Duration::from_millis(1);
 /// Where programs lie whose names are looked up: whoever else has directories there rules the machine.
 const SYSTEM: [&str; 3] = ["/usr", "/bin", "/sbin"];
 
@@ -72,16 +74,29 @@ fn is_near(facts: &HostFacts, place: &Path) -> bool {
     })
 }
 
-/// Where a process waits for its program, and where that is told.
-fn waiting_place() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (own, its) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    // Where no other VM's builder gets it.
-    Ok((rustix::io::fcntl_dupfd_cloexec(&own, HELD_FROM)?, its))
+/// What leads to a process that will wait for its program, and the other ends.
+fn ways() -> Result<(Waiting, [OwnedFd; 2]), Errno> {
+    let way = || {
+        let (own, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // Where no other VM's builder gets it.
+        Ok::<_, Errno>((rustix::io::fcntl_dupfd_cloexec(&own, HELD_FROM)?, other))
+    };
+    let ((told, its), (post, inits)) = (way()?, way()?);
+    Ok((Waiting { told, post, waits: false }, [its, inits]))
 }
 
 impl Keeper<'_> {
     /// Has those that are given next look names up, if there is nothing else to do. When to ask again.
     pub(super) fn look_ahead(&mut self) -> Option<Instant> {
+        let mut begin = self.ready.iter().take(VMS).filter(|n| match self.members.get_mut(n) {
+            Some(Member::Ready(ready)) => ready.has_waiting().is_none(),
+            _ => false,
+        });
+        let soon = begin.next().map(|_| Instant::now() + SOON);
+        self.look_at_next().into_iter().chain(soon).min()
+    }
+
+    fn look_at_next(&mut self) -> Option<Instant> {
         let is_busy = self.draining || !self.asked.is_empty() || self.pool.template.is_some();
         let mut next = self.ready.iter().take(VMS).filter(|n| match self.members.get(n) {
             Some(Member::Ready(ready)) => ready.uses == 0 && ready.names.is_none(),
@@ -101,11 +116,10 @@ impl Keeper<'_> {
         };
         if let Some(Member::Ready(ready)) = self.members.get_mut(&next) {
             let names = seen.names().iter().map(|name| Bytes(name.clone().into_os_string())).collect();
-            let pair = waiting_place().ok();
-            let (own, its) = pair.map_or((None, None), |(own, its)| (Some(own), Some(its)));
-            let its: Vec<_> = its.iter().map(AsFd::as_fd).collect();
+            let (own, others) = ways().ok().unzip();
+            let others: Vec<_> = others.iter().flatten().map(AsFd::as_fd).collect();
             // One that does not hear it has ended, or will be found so.
-            let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names), &its);
+            let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names), &others);
             (ready.waiting, ready.names) = (own, Some(seen));
             let mut names = ready.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
             if names.all(|dir| is_near(&self.facts, dir.as_path())) {

@@ -7,11 +7,10 @@
 //!
 //! Invariants: nobody waits for a client that says nothing; whoever has left gets no VM.
 
-use super::super::copies::Copies;
-use super::super::member::{Member, Over, Ready, Used, Visitor, What};
+use super::super::member::{Member, Over, Ready, Used, Visitor, Waiting, What};
 use super::super::{Answer, Ask, Wanted};
 use super::ahead::Ahead;
-use super::{Keeper, SETTLED, SILENCE, accept};
+use super::{Keeper, SETTLED, SILENCE, accept, watch_on};
 use crate::home::Home;
 use crate::keeper::{self, Control, STOP_MARGIN_MS};
 use crate::layers;
@@ -20,15 +19,25 @@ use crate::proto::{self, Order, Program, Request};
 use crate::session;
 use fvm_model::Timestamp;
 use fvm_model::pool::PoolStatus;
+use fvm_model::vm::Given;
 use rustix::event::epoll;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 use std::time::{Duration, Instant};
 
 /// As long as it takes somebody who has connected to say what was ready to be said.
 const AT_ONCE: Duration = Duration::from_micros(100);
+
+/// A VM that is given next, as it was just now.
+#[derive(Debug)]
+pub(super) struct Looked {
+    n: u64,
+    /// Before it was looked at.
+    now: Timestamp,
+    /// Whether what it was given that is not the host's is as the host has it.
+    is_current: bool,
+}
 
 impl Keeper<'_> {
     /// Somebody has connected, to this pool or to a VM: is heard when there is something to hear, so that nobody waits for another.
@@ -40,8 +49,11 @@ impl Keeper<'_> {
     }
 
     /// The same of somebody who comes to the pool. Most have spoken by now, or do so as soon as they may: those are not watched first.
+    /// While they still put together what to say, the next VM is looked at: whatever they have done before they came, that sees.
     pub(super) fn welcome(&mut self, client: OwnedFd) {
+        self.looked = if self.draining { None } else { self.look() };
         if has(&client, PollFlags::IN, AT_ONCE) { self.serve(client) } else { self.greet(client, None) }
+        self.looked = None;
     }
 
     /// Forgets those who came and for whom `is_over` is true.
@@ -107,47 +119,51 @@ impl Keeper<'_> {
         }
     }
 
-    /// Gives what is ready to those that wait.
-    pub(super) fn satisfy(&mut self) {
-        while let (Some(n), false) = (self.ready.front().copied(), self.asked.is_empty()) {
+    /// Looks at the VM that is given next: what is not as the host is thrown away.
+    fn look(&mut self) -> Option<Looked> {
+        while let Some(n) = self.ready.front().copied() {
             // Before anything is looked at: what the host changes from now on is new to the VM.
             let now = lifecycle::timestamp(self.clock.now());
-            if matches!(self.members.get(&n), Some(Member::Ready(ready)) if keeper::ends_within(&ready.vm, 0)) {
+            if let Some(Member::Ready(ready)) = self.members.get_mut(&n) {
                 // Killed while it waited: the rest follows.
-                self.ready.pop_front();
-                continue;
+                let has_ended = keeper::ends_within(&ready.vm, 0);
+                if !has_ended && ready.is_as_the_host() {
+                    return Some(Looked { n, now, is_current: ready.is_current() });
+                }
+                if !has_ended {
+                    self.end(n);
+                }
             }
-            if matches!(self.members.get(&n), Some(Member::Ready(ready)) if !ready.is_as_the_host()) {
-                self.ready.pop_front();
-                self.end(n);
-                continue;
-            }
+            self.ready.pop_front();
+        }
+        None
+    }
+
+    /// Gives what is ready to those that wait.
+    pub(super) fn satisfy(&mut self) {
+        while !self.asked.is_empty() {
+            let Some(looked) = self.looked.take().or_else(|| self.look()) else { return };
             let Some((client, wanted, fds)) = self.asked.pop_front() else { return };
             // It does not want its program started any more.
             if has(&client, PollFlags::RDHUP, Duration::ZERO) {
                 continue;
             }
             self.ready.pop_front();
-            if let Some(Member::Ready(ready)) = self.members.remove(&n) {
-                self.give(n, *ready, client, wanted, &fds, now);
+            if let Some(Member::Ready(ready)) = self.members.remove(&looked.n) {
+                self.give(looked, *ready, client, wanted, &fds);
             }
         }
     }
 
-    fn give(&mut self, n: u64, mut ready: Ready, client: OwnedFd, wanted: Wanted, fds: &[OwnedFd], now: Timestamp) {
+    fn give(&mut self, looked: Looked, mut ready: Ready, client: OwnedFd, wanted: Wanted, fds: &[OwnedFd]) {
+        let Looked { n, now, is_current } = looked;
         let Wanted { mut program, name, keep } = wanted;
         let refuse = |why: &dyn std::fmt::Display| {
             let _left = proto::write_message(&client, &Answer::Refused(why.to_string()), &[]);
         };
-        let (id, made) = ready.kept.look(|record| (record.id.clone(), record.forked));
-        let is_new = ready.uses == 0;
-        let copies = if is_new { ready.list_copies(usize::MAX) } else { Ok(None) };
-        let (is_current, listed) = match copies {
-            Ok(copies) => (copies.is_some_and(|copies| copies.are_current(made)), Ok(())),
-            Err(e) => (false, Err(e)),
-        };
+        let id = ready.kept.look(|record| record.id.clone());
         let fresh = is_current && self.pool.template.is_none();
-        if is_new && !is_current {
+        if ready.uses == 0 && !is_current {
             for skeleton in &ready.vm.skeletons {
                 // What it cannot be given it has as it was, and that counts as old.
                 let _as_it_was = layers::update_skeleton(&skeleton.dir, &skeleton.names);
@@ -166,10 +182,8 @@ impl Keeper<'_> {
                 return;
             }
         };
-        let renewed = ready.copies.as_ref().filter(|_| fresh).map_or(Ok(()), Copies::renew);
-        let moved =
-            listed.and(renewed).and_then(|()| ready.kept.move_to(None, name.as_ref(), keep, fresh.then_some(now)));
-        if let Err(e) = moved {
+        let given = fresh.then_some(Given { at: now, laid: ready.laid });
+        if let Err(e) = ready.kept.move_to(None, name.as_ref(), keep, given) {
             refuse(&e);
             self.members.insert(n, Member::Ready(Box::new(ready)));
             // Nobody knows how far that came.
@@ -177,29 +191,45 @@ impl Keeper<'_> {
             return;
         }
         drop(names);
-        // They have said all that they are there for. Given back beside the program.
-        let _spent = (ready.copies.take(), ready.names.take());
         let called = ready.kept.look(|record| {
             dress(&mut program, record);
             record.name.clone()
         });
-        if let Err(e) = start(&mut ready, &program, fds) {
-            refuse(&e);
-            self.members.insert(n, Member::Ready(Box::new(ready)));
-            self.end(n);
-            return;
-        }
+        let begun = match begin(&mut ready, &program, fds) {
+            Ok(begun) => begun,
+            Err(e) => {
+                refuse(&e);
+                self.members.insert(n, Member::Ready(Box::new(ready)));
+                self.end(n);
+                return;
+            }
+        };
+        let told = match (begun, &ready.waiting, fds) {
+            (Begun::Posted(message), Some(waiting), [_, streams @ ..]) => {
+                let streams: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
+                Some(fvm_sys::socket::send(&waiting.told, &message, &streams))
+            }
+            _ => None,
+        };
+        // From here on beside the program.
         let answer = Answer::Taken { id, name: called };
         let _left = proto::write_message(&client, &answer, &[]);
-        // From here on beside the program. Of many a program that nobody knows by name nobody ever asks: it ends before.
-        let now = Instant::now();
-        self.pace.gave(now);
+        let given = Instant::now();
+        self.pace.gave(given);
         self.given += 1;
         self.ahead.gave(Ahead::places(&program));
         ready.uses += 1;
-        let settles = if keep || name.is_some() { now } else { now + SETTLED };
+        // Of many a program that nobody knows by name nobody ever asks: it ends before. Nor is its client in a hurry, who need not even
+        // wake this process, with another use or the VM itself to wait for.
+        let settles = if keep || name.is_some() { given } else { given + SETTLED };
+        let unheard = settles > given && self.pool.uses == 1 && !self.pool.kept;
+        if !unheard {
+            self.watch(client.as_fd(), What::Client, n);
+        }
         let used = Used {
+            unwatched: told.is_some() && program.timeout.is_none(),
             ready,
+            unheard,
             control: None,
             client,
             ending: false,
@@ -210,9 +240,11 @@ impl Keeper<'_> {
             until: None,
             settles: Some(settles),
         };
-        self.watch(used.client(), What::Client, n);
         self.members.insert(n, Member::Used(Box::new(used)));
-        if settles == now {
+        if told.is_some_and(|told| told.is_err()) {
+            // Whoever asked sees that nothing comes of it.
+            self.end(n);
+        } else if settles == given {
             self.settle(n);
         }
     }
@@ -220,8 +252,18 @@ impl Keeper<'_> {
     /// Makes a VM that was given out one like any other: found, and reached.
     pub(super) fn settle(&mut self, n: u64) {
         let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
+        if std::mem::take(&mut used.unheard) {
+            if has(&used.client, PollFlags::IN | PollFlags::RDHUP, Duration::ZERO) {
+                return self.client(n);
+            }
+            watch_on(&self.epoll, used.client.as_fd(), What::Client, n);
+        }
         if used.settles.take().is_none() {
             return;
+        }
+        if std::mem::take(&mut used.unwatched) {
+            // Whoever asked may have something to say to it. That init has just ended is seen soon.
+            let _ended = watch(&used.ready);
         }
         let record = used.ready.kept.record();
         self.home.waits_no_more(&self.pool.name, &record.id);
@@ -266,6 +308,8 @@ impl Keeper<'_> {
         if used.wanted {
             // The client reads its record.
             self.settle(n);
+        } else {
+            used.settles = None;
         }
         let Some(Member::Used(used)) = self.members.get_mut(&n) else { return };
         let fit = again == Some(true) && used.ready.uses < self.pool.uses && !self.draining;
@@ -341,20 +385,32 @@ impl Keeper<'_> {
     }
 }
 
+/// How a VM starts a program.
+enum Begun {
+    /// Init does.
+    Ordered,
+    /// The process that waits for one, once it is told this; init knows who asks.
+    Posted(Vec<u8>),
+}
+
 /// Has a VM start a program: by the process that waits for one, if that can be this one's, or by init.
-fn start(ready: &mut Ready, program: &Program, fds: &[OwnedFd]) -> Result<(), Errno> {
-    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    if let (Some(waiting), [session, streams @ ..]) = (ready.waiting.take(), &fds[..])
-        // Left unread, init's word would make an error of what is said to the process when this end is closed.
-        && recv(&waiting, &mut [0u8], RecvFlags::DONTWAIT).is_ok_and(|(said, _)| said == 1)
+fn begin(ready: &mut Ready, program: &Program, fds: &[OwnedFd]) -> Result<Begun, Errno> {
+    if ready.uses == 0
+        && ready.has_waiting() == Some(true)
+        && let (Some(Waiting { post, .. }), [session, ..]) = (&ready.waiting, fds)
         && let Some(message) = session::message(program)
-        && fvm_sys::socket::send(&waiting, &message, streams).is_ok()
+        && session::post(post, session.as_fd(), program.timeout).is_ok()
     {
-        // It has begun: where init has just ended, that the VM has says the rest.
-        let _ended = proto::write_message(&ready.vm.orders, &Order::Watch(program.timeout), &[*session]);
-        return Ok(());
+        // From here on init may say how it ended, so that nobody else can have that program. Its time runs.
+        return if program.timeout.is_some() { watch(ready) } else { Ok(()) }.map(|()| Begun::Posted(message));
     }
-    proto::write_message(&ready.vm.orders, &Order::Start(program.clone()), &fds)
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    proto::write_message(&ready.vm.orders, &Order::Start(program.clone()), &fds).map(|()| Begun::Ordered)
+}
+
+/// Has init watch a program that it did not start.
+fn watch(ready: &Ready) -> Result<(), Errno> {
+    proto::write_message(&ready.vm.orders, &Order::Watch, &[])
 }
 
 /// The VM is its client's now, to be looked at and thrown away or kept.
