@@ -299,13 +299,16 @@ pub fn write<const N: usize>(
     }
     to.extend(br#"],"cwd":"#)?;
     text(to, first::bytes_from(cwd, 0))?;
-    to.extend(br#","terminal":null,"background":false,"passed":"#)?;
+    to.extend(br#","passed":"#)?;
     flags(to, streams, Stream::Through)?;
-    to.extend(br#","null":"#)?;
-    flags(to, streams, Stream::Null)?;
+    let [input, output, errors] = streams;
+    if input == Stream::Null || output == Stream::Null || errors == Stream::Null {
+        to.extend(br#","null":"#)?;
+        flags(to, streams, Stream::Null)?;
+    }
     to.extend(br#","umask":"#)?;
     first::decimal(to, umask)?;
-    to.extend(br#","cwd_required":false,"user":null,"own_env":[],"timeout":null},"name":null,"keep":false}}"#)?;
+    to.extend(b"}}}")?;
     let len = to.len().checked_sub(4)?;
     let mut rest = len;
     for index in 0..4 {

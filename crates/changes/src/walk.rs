@@ -323,8 +323,11 @@ impl Layer<'_> {
             let (ours, theirs) = (time(upper.stat.stx_mtime), time(lower.stat.stx_mtime));
             let future = Timestamp { secs: self.now.secs.saturating_add(FUTURE_SECS), nanos: 0 };
             let forked = self.input.forked;
-            // Laid ahead it counts as made when the VM was forked.
-            let is_laid = self.input.laid.is_some_and(|[from, until]| (from..=until).contains(&ours));
+            // Laid ahead it counts as made when the VM was forked. What was copied up since has such a time from the host.
+            let is_laid = self.input.laid.is_some_and(|[from, until]| {
+                let born = birth(upper.stat).filter(|born| self.input.copied.is_none_or(|copied| *born > copied));
+                (from..=until).contains(&ours) && born.is_none_or(|born| born <= until)
+            });
             let ours = if is_laid { ours.max(forked) } else { ours };
             meta.times = ours > future || (ours < forked && theirs < before(forked, STAMP_NANOS));
             if !meta.times && ours >= forked {

@@ -86,15 +86,25 @@ fn laid_ahead(class: XattrClass) {
     let mut input = overlay.input();
     let secs_before = |secs| Timestamp { secs: input.forked.secs - secs, ..input.forked };
     overlay.vm(&format!("touch -d @{}.5 d", input.forked.secs - 100));
-    for (laid, is_change) in [(None, true), (Some([300, 200]), true), (Some([50, 0]), true), (Some([200, 50]), false)] {
+    for (laid, copied, is_change) in [
+        (None, None, true),
+        (Some([300, 200]), None, true),
+        (Some([50, -60]), None, true),
+        (Some([200, -60]), None, false),
+        // It came into the layer later.
+        (Some([200, 50]), None, true),
+        // When that was, is not known.
+        (Some([200, 50]), Some(-60), false),
+    ] {
         input.laid = laid.map(|ago| ago.map(secs_before));
+        input.copied = copied.map(secs_before);
         let set = scan(&input).expect("it can be read");
         let touched = set.touched.iter().find(|touched| touched.path == overlay.at("d")).map(|touched| touched.mtime);
         // What was only laid is no older than the fork.
         let seen = (set.changes.iter().map(|change| &change.path).collect::<Vec<_>>(), touched);
         let d = overlay.at("d");
         let want = if is_change { (vec![&d], None) } else { (vec![], Some(input.forked)) };
-        assert_eq!(seen, want, "{laid:?}");
+        assert_eq!(seen, want, "{laid:?} {copied:?}");
     }
 }
 

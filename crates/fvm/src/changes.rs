@@ -99,7 +99,7 @@ impl Fvm {
             layers: self.layer_views(record, anew)?,
             class: record.mode.xattr_class(),
             forked: record.begun(),
-            laid: record.given.map(|given| [record.forked, given.laid]),
+            laid: record.given.map(|given| [record.forked, given.laid.min(given.at)]),
             based: record.based(),
             copied: record.copied,
             known: self.bases(record).known(),

@@ -42,7 +42,6 @@ pub use fvm_trace::origin::Maker;
 pub use fvm_trace::tree::{Ended as ProcessEnded, Node};
 pub use fvm_trace::{Filter, Integrity, Log, LogError, Origins, Tree, ecs};
 pub use fvm_vm::attach::{Attached, Ended};
-pub use fvm_vm::lifecycle::Piped;
 pub use fvm_vm::offspring::{Birth, Offspring};
 pub use fvm_vm::pool::{PoolChild, Taken};
 pub use fvm_vm::proto::Info;

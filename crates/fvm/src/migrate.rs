@@ -290,9 +290,9 @@ impl Fvm {
         let owners = Owners { all: (class == XattrClass::User).then_some(me), class, moves: trust };
         let layers = manifest.vm.layers.clone();
         let state = VmState::Building;
-        let (forked, imported) = (manifest.vm.forked, Some(now));
-        let restart = manifest.vm.restart;
-        Ok((VmRecord { mode, state, layers, forked, imported, copied: imported, restart, ..draft }, closed, owners))
+        let VmRecord { forked, given, restart, .. } = manifest.vm;
+        let imported = Some(now);
+        Ok((VmRecord { mode, state, layers, forked, given, imported, copied: imported, restart, ..draft }, closed, owners))
     }
 
     /// Compares what its changes stand on with this host, and makes it a VM that can be found.

@@ -7,11 +7,12 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
-use fvm::model::{Level, Policy, VmState, exit};
+use fvm::model::{Level, Policy, VmName, VmState, exit};
 use fvm::{CAPTURE_MAX_BYTES, Call, Ended, Fvm, FvmError, NewVm, Place, Stream, Streams};
 use fvm_kit::{Lab, Ran, User, install, is_root};
 use rustix::process::Signal;
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -74,6 +75,7 @@ fn steps(fvm: &Fvm, dir: &OsStr) {
     what_the_other_process_met_is_an_error_with_its_code(fvm);
     a_kept_vm_is_the_callers_when_its_program_has_ended(fvm);
     a_log_holds_all_up_to_the_moment_in_which_it_was_asked_for(fvm);
+    a_program_in_a_vm_of_a_pool_is_the_callers(fvm);
     a_program_that_is_killed_takes_its_vms_along_but_not_those_it_detached(fvm, dir);
     // Of all that ended nobody is left; of all that was started one.
     let own = std::process::id().to_string();
@@ -111,6 +113,75 @@ fn ends_and_output_are_the_programs(fvm: &Fvm) {
     assert_eq!((ran.ended, ran.output.as_slice()), (Ended::Exited(0), &b"left\n"[..]));
     fvm.kill(&vm).unwrap();
     fvm.delete(fvm.find("stays").unwrap()).unwrap();
+}
+
+fn a_program_in_a_vm_of_a_pool_is_the_callers(fvm: &Fvm) {
+    let name = fvm::vm_name("many").unwrap();
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null").unwrap();
+    let spawn = |call: &Call, output: &std::fs::File, name: Option<&VmName>, keep| {
+        let streams = [&null, output, &null].map(AsFd::as_fd);
+        fvm.pool_spawn(&fvm::vm_name("many").unwrap(), call, streams, name, keep)
+    };
+    let missing = spawn(&call(&["true"]), &null, None, false).unwrap_err();
+    assert!(matches!(&missing, FvmError::Vm(fvm::VmError::NoPool(_))), "{missing}");
+    let policy = Policy { network: fvm::model::Network::None, ..Policy::default() };
+    fvm.pool_create(&name, &fvm::NewPool { size: 2, policy, ..fvm::NewPool::default() }).unwrap();
+    let pool = fvm.pool(&name).unwrap();
+    let status = || fvm.pool_status(&pool).unwrap();
+    // One after the other, sooner than the VMs before are gone, and later.
+    for pause_ms in [0, 0, 30, 0, 30] {
+        let (mut read, write) = std::io::pipe().unwrap();
+        let write = std::fs::File::from(std::os::fd::OwnedFd::from(write));
+        let mut program = spawn(&sh("echo out; exit 7"), &write, None, false).unwrap();
+        drop(write);
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        assert_eq!(program.wait().unwrap(), Ended::Exited(7));
+        assert_eq!(program.wait().unwrap(), Ended::Exited(7), "once more");
+        let vm = program.vm().unwrap().id.to_string();
+        program.done(false);
+        let mut said = String::new();
+        read.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "out\n");
+        wait_for("the end of its VM", || fvm.find(&vm).is_err() && status().used == 0);
+    }
+    let mut program = spawn(&call(&["no-such-program"]), &null, None, false).unwrap();
+    assert!(matches!(program.wait().unwrap(), Ended::NotExecuted(fvm::Step::Execute, 2)));
+    drop(program);
+    let mut program = spawn(&sh("kill -9 $$"), &null, None, false).unwrap();
+    assert_eq!(program.wait().unwrap(), Ended::Signaled(9));
+    program.done(true);
+    // What cannot be is told when somebody wants to know.
+    let mut refused = spawn(&call(&["true"]), &null, None, true).unwrap();
+    let why = refused.wait().unwrap_err().to_string();
+    assert!(why.contains("cannot be kept") && refused.vm().is_err(), "{why}");
+    assert!(refused.finish().is_err());
+    // To be looked at; asked for at once, and when its program has ended by itself.
+    for pause_ms in [0, 30] {
+        let program = spawn(&sh("echo x > /tmp/made; sleep 0.01"), &null, None, false);
+        let mut program = program.unwrap();
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        program.wait().unwrap();
+        let (record, lock) = program.finish().unwrap();
+        let changes = fvm.changes(&record).unwrap();
+        assert!(changes.changes.iter().any(|change| change.path.as_path() == Path::new("/tmp/made")), "{changes:?}");
+        fvm.delete_locked(record, &lock).unwrap();
+    }
+    // One that is known by name is there at once; dropped, it ends.
+    let called = fvm::vm_name("called").unwrap();
+    let mut program = spawn(&call(&["sleep", "1000"]), &null, Some(&called), false).unwrap();
+    assert_eq!(program.vm().unwrap().name, called);
+    assert_eq!(fvm.find("called").unwrap().name, called);
+    drop(program);
+    wait_for("its end", || fvm.find("called").is_err());
+    // Of one that nobody knows the program ends with it, too, however soon.
+    let (mut read, write) = std::io::pipe().unwrap();
+    let write = std::fs::File::from(std::os::fd::OwnedFd::from(write));
+    drop(spawn(&call(&["sleep", "1000"]), &write, None, false).unwrap());
+    drop(write);
+    assert_eq!(read.read(&mut [0u8]).unwrap(), 0, "nobody has it any more");
+    fvm.pool_drain(&name).unwrap();
+    wait_for("the end of its keeper", || status().keeper.is_none());
+    fvm.pool_delete(&name).unwrap();
 }
 
 fn a_signal_reaches_the_program(fvm: &Fvm) {

@@ -23,7 +23,7 @@ use crate::session::{self, Child};
 use fvm_model::path::Bytes;
 use fvm_sys::exec::Stub;
 use fvm_sys::process::{self, Waited};
-use fvm_sys::spawn::Started;
+use fvm_sys::spawn::{NOT_EXECUTED, Started};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, fstat, makedev, open, stat};
@@ -131,7 +131,8 @@ fn run(
         }
         buses.iter_mut().zip(&ready.buses).filter(|(_, ready)| **ready).for_each(|(bus, _)| bus.start());
         if signal_ready {
-            // It is one signal, which counts once: another that comes from here on is seen in the next round.
+            // Whoever waits for the end of what has ended hears of it first. The signal is one, however many have.
+            reap(&mut watched, &mut waiting, &mut services, &mut buses, &mut over);
             let _one = process::next_signal(&signals)?;
             let any_left = reap(&mut watched, &mut waiting, &mut services, &mut buses, &mut over);
             if deadline.is_some() && !any_left {
@@ -298,6 +299,8 @@ fn reap(
     };
     ended.iter().for_each(|(entry, how)| tell(entry, *how, !any_left));
     if !ended.is_empty() {
+        // One that was killed may not have taken what was on its way to it: streams, whose other ends wait.
+        ended.retain(|(_, how)| matches!(how, Waited::Exited(_)));
         ended.truncate(OVER_MAX);
         *over = ended;
     }
@@ -312,7 +315,8 @@ fn tell(entry: &Watched, how: Waited, nobody_left: bool) {
         Waited::Exited(code) => Status::Exited(code),
         Waited::Signaled(signal) | Waited::Stopped(signal) => Status::Signaled(signal),
     };
-    let said = entry.report.as_ref().and_then(session::not_executed);
+    let is_odd = matches!(how, Waited::Exited(NOT_EXECUTED));
+    let said = entry.report.as_ref().filter(|_| is_odd).and_then(session::not_executed);
     let not_executed = said.map(|(step, errno)| Status::NotExecuted { step, errno });
     if let (true, None, Status::Exited(code)) = (nobody_left, not_executed, status) {
         let _hung_up = proto::write_packet(&entry.session, &Status::Last(code), &[]);

@@ -34,29 +34,36 @@ pub struct Program {
     /// Working directory; `/` when it is not there.
     pub cwd: Bytes,
     /// The terminal to make for it, if any of its three streams is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<WindowSize>,
     /// It begins in that terminal's background, and is paused when it wants to read from it: the client then decides.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub background: bool,
     /// Which of standard input, output and error come with the message; the others are the terminal.
     pub passed: [bool; 3],
     /// Which of them are the VM's `/dev/null`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub null: [bool; 3],
     /// File mode creation mask.
     pub umask: u32,
     /// It fails to start when its working directory is not there.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cwd_required: bool,
     /// As whom, by the VM's own `/etc/passwd`: a name or a number. With it `HOME`, `USER`, `LOGNAME` and `SHELL` are that
     /// user's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// On top of `env`, and of what `user` sets.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own_env: Vec<(Bytes, Bytes)>,
     /// How long it may run.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Timeout>,
+}
+
+/// What is as it mostly is need not be said: whoever starts a VM's program waits until it is read.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How long a program may run.

@@ -143,6 +143,22 @@ fn root_and_user_a_vm_of_a_pool_can_be_kept_reviewed_and_committed() {
         assert_eq!(lab.fvm(["run", "--name", "k", "--", "cat", "f"]).expect(0).out, "two\n", "a VM like any other");
         lab.fvm(["commit", "k"]).expect(0);
         assert_eq!(lab.sh("cat f g"), "two\nnew\n");
+        // What lay in its layers before it was given is only as old as they are; a time that a program has set is a change.
+        lab.sh("mkdir d e");
+        lab.fvm(["pool", "drain", "p"]).expect(0);
+        wait_for("the end of its keeper", || field(lab, "p", "keeper").is_empty());
+        lab.fvm(["pool", "start", "p"]).expect(0);
+        filled(lab, "p");
+        std::thread::sleep(Duration::from_secs(3));
+        let script = "touch -d '1 second ago' d; touch e/in";
+        lab.fvm(["run", "--pool", "p", "--keep", "--name", "dated", "--", "sh", "-c", script]).expect(0);
+        let json = lab.fvm(["--json", "status", "dated"]).expect(0).out;
+        let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let changes = status["changes"].as_array().unwrap().iter();
+        let paths: Vec<_> =
+            changes.map(|change| change["path"].as_str().unwrap().rsplit('/').next().unwrap()).collect();
+        assert_eq!(paths, ["d", "in"], "{json}");
+        lab.fvm(["delete", "dated"]).expect(0);
         lab.fvm(["run", "--pool", "p", "--commit", "--", "sh", "-c", "echo three > f"]).expect(0);
         assert_eq!(lab.sh("cat f"), "three\n");
         lab.fvm(["run", "--pool", "p", "--commit", "--", "sh", "-c", "echo four > f; exit 1"]).expect(1);

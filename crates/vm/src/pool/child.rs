@@ -23,6 +23,8 @@ pub struct PoolChild {
     home: Home,
     pool: VmName,
     program: Piped,
+    /// How it ended, once that is known: it is told once.
+    ended: Option<Ended>,
     vm: Vm,
 }
 
@@ -62,7 +64,7 @@ pub fn spawn(
         Ok(())
     })?;
     let keeper = asked.ok_or_else(|| VmError::Internal("a program that nobody asked for".into()))?;
-    Ok(PoolChild { home: home.clone(), pool: pool.clone(), program, vm: Vm::Asked(keeper) })
+    Ok(PoolChild { home: home.clone(), pool: pool.clone(), program, ended: None, vm: Vm::Asked(keeper) })
 }
 
 impl PoolChild {
@@ -81,12 +83,13 @@ impl PoolChild {
         }
     }
 
-    /// Waits for the program's end.
+    /// Waits for the program's end. Asked again it says the same.
     ///
     /// # Errors
     /// As [`PoolChild::vm`].
     pub fn wait(&mut self) -> Result<Ended, VmError> {
-        match self.program.wait() {
+        let program = &self.program;
+        match *self.ended.get_or_insert_with(|| program.wait()) {
             // Perhaps it never began.
             Ended::Lost => self.vm().map(|_| Ended::Lost),
             ended => Ok(ended),

@@ -384,7 +384,12 @@ impl<'a> Keeper<'a> {
             }
             Member::Used(used) => {
                 used.control().into_iter().for_each(|control| self.forget(control));
-                let Used { ready, client, heard, unheard, wanted, enders, .. } = *used;
+                let Used { ready, client, heard, unheard, wanted, enders, settles, .. } = *used;
+                if settles.is_some() {
+                    // Its client may want it.
+                    self.home.waits_no_more(&self.pool.name, &ready.kept.record().id);
+                    let _as_it_was = ready.kept.save();
+                }
                 if unheard {
                     self.watch(client.as_fd(), What::Client, n);
                 }
@@ -535,7 +540,7 @@ fn accept(listener: BorrowedFd<'_>) -> Option<OwnedFd> {
     accepted.ok()
 }
 
-/// Lets this process open as many files as it may: three for each VM. The soft limit that there was, if it was changed.
+/// Lets this process open as many files as it may: three for each VM, and two where a process waits. The soft limit that there was, if it was changed.
 fn raise_files() -> Option<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let before = limit.current?;

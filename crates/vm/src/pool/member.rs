@@ -55,6 +55,10 @@ pub(super) struct Waiting {
     pub post: OwnedFd,
     /// It is there: init has said so.
     pub waits: bool,
+    /// Until then that is asked for ahead.
+    pub asked_until: Instant,
+    /// As much can be told it.
+    pub room_bytes: usize,
 }
 
 impl Ready {

@@ -7,7 +7,7 @@
 //!   <home>/vms/<id>/                a VM that waits: its record says in which pool
 //!
 //!   client ── Ask::Take(program) + session, streams ──► keeper ── Order::Start ──► init of the oldest that is ready
-//!      │                                                 │ └─ or the program, to the process that waits for it there, and Order::Watch
+//!      │                                                 │ └─ or the session to its post, and the program to the process that waits for it there
 //!      │◄───────── Answer::Taken(id, name) ──────────────┤
 //!      │ ... attach to the session ...                    │ meanwhile it is a VM like any other: exec, ps, stop
 //!      ├── Ask::Finish ──────────────────────────────────►│ ends it; Answer::Finished + the VM's lock: the client's now
@@ -64,8 +64,10 @@ pub(crate) struct Wanted {
     /// With the whole environment of its caller.
     pub program: Program,
     /// What the VM is to be called; it keeps what it has otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<VmName>,
     /// It stays when the client goes.
+    #[serde(default, skip_serializing_if = "proto::is_default")]
     pub keep: bool,
 }
 
@@ -286,6 +288,7 @@ mod tests {
         for (streams, passed, null) in [
             ([Stream::Null, Stream::Through, Stream::Through], [false, true, true], [true, false, false]),
             ([Stream::Through, Stream::Null, Stream::Null], [true, false, false], [false, true, true]),
+            ([Stream::Through; 3], [true; 3], [false; 3]),
         ] {
             let call = Call {
                 argv: argv.iter().map(OsString::from).collect(),

@@ -13,6 +13,7 @@ use crate::proto::{self, Order, Program};
 use crate::session;
 use fvm_host::HostFacts;
 use fvm_model::path::Bytes;
+use fvm_model::{HostPath, LayerKind, VmRecord};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -27,6 +28,8 @@ const COPIES_MAX: usize = 1024;
 const AGAIN: Duration = Duration::from_secs(1);
 /// So long a process takes at most, mostly, until it waits for its program.
 const SOON: Duration = Duration::from_millis(1);
+/// Later than that it is asked for when it is wanted.
+const ASKED: Duration = Duration::from_millis(20);
 /// Where programs lie whose names are looked up: whoever else has directories there rules the machine.
 const SYSTEM: [&str; 3] = ["/usr", "/bin", "/sbin"];
 
@@ -82,17 +85,22 @@ fn ways() -> Result<(Waiting, [OwnedFd; 2]), Errno> {
         Ok::<_, Errno>((rustix::io::fcntl_dupfd_cloexec(&own, HELD_FROM)?, other))
     };
     let ((told, its), (post, inits)) = (way()?, way()?);
-    Ok((Waiting { told, post, waits: false }, [its, inits]))
+    // `unix_dgram_sendmsg`
+    let room_bytes = rustix::net::sockopt::socket_send_buffer_size(&told)?.saturating_sub(32);
+    Ok((Waiting { told, post, waits: false, asked_until: Instant::now() + ASKED, room_bytes }, [its, inits]))
 }
 
 impl Keeper<'_> {
     /// Has those that are given next look names up, if there is nothing else to do. When to ask again.
     pub(super) fn look_ahead(&mut self) -> Option<Instant> {
+        let now = Instant::now();
         let mut begin = self.ready.iter().take(VMS).filter(|n| match self.members.get_mut(n) {
-            Some(Member::Ready(ready)) => ready.has_waiting().is_none(),
+            Some(Member::Ready(ready)) if ready.waiting.as_ref().is_some_and(|waiting| now < waiting.asked_until) => {
+                ready.has_waiting().is_none()
+            }
             _ => false,
         });
-        let soon = begin.next().map(|_| Instant::now() + SOON);
+        let soon = begin.next().map(|_| now + SOON);
         self.look_at_next().into_iter().chain(soon).min()
     }
 
@@ -121,8 +129,12 @@ impl Keeper<'_> {
             // One that does not hear it has ended, or will be found so.
             let _unheard = proto::write_message(&ready.vm.orders, &Order::Look(names), &others);
             (ready.waiting, ready.names) = (own, Some(seen));
-            let mut names = ready.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
-            if names.all(|dir| is_near(&self.facts, dir.as_path())) {
+            let names = ready.vm.skeletons.iter().flat_map(|skeleton| &skeleton.names);
+            let is_near = |host: &HostPath| is_near(&self.facts, host.as_path());
+            let files = |record: &VmRecord| {
+                record.layers.iter().filter(|layer| layer.kind == LayerKind::File).all(|layer| is_near(&layer.host))
+            };
+            if { names }.all(is_near) && ready.kept.look(files) {
                 // What fails is told when the VM is given.
                 let _later = ready.list_copies(COPIES_MAX);
             }

@@ -51,7 +51,10 @@ impl Keeper<'_> {
     /// The same of somebody who comes to the pool. Most have spoken by now, or do so as soon as they may: those are not watched first.
     /// While they still put together what to say, the next VM is looked at: whatever they have done before they came, that sees.
     pub(super) fn welcome(&mut self, client: OwnedFd) {
-        self.looked = if self.draining { None } else { self.look() };
+        let next = self.ready.front().and_then(|n| self.members.get(n));
+        // Where nobody else answers for what is looked at.
+        let is_listed = matches!(next, Some(Member::Ready(ready)) if ready.copies.is_some());
+        self.looked = if is_listed { self.look() } else { None };
         if has(&client, PollFlags::IN, AT_ONCE) { self.serve(client) } else { self.greet(client, None) }
         self.looked = None;
     }
@@ -212,8 +215,14 @@ impl Keeper<'_> {
             _ => None,
         };
         // From here on beside the program.
-        let answer = Answer::Taken { id, name: called };
-        let _left = proto::write_message(&client, &answer, &[]);
+        match &told {
+            Some(Err(e)) => refuse(e),
+            _ => {
+                let _left = proto::write_message(&client, &Answer::Taken { id, name: called }, &[]);
+            }
+        }
+        // They have said all that they are there for.
+        (ready.copies, ready.names) = (None, None);
         let given = Instant::now();
         self.pace.gave(given);
         self.given += 1;
@@ -242,7 +251,6 @@ impl Keeper<'_> {
         };
         self.members.insert(n, Member::Used(Box::new(used)));
         if told.is_some_and(|told| told.is_err()) {
-            // Whoever asked sees that nothing comes of it.
             self.end(n);
         } else if settles == given {
             self.settle(n);
@@ -322,7 +330,11 @@ impl Keeper<'_> {
             self.hang_up(|visitor| visitor.member == Some(n));
             if let Some(Member::Used(used)) = self.members.remove(&n) {
                 used.control().into_iter().for_each(|control| self.forget(control));
-                let Used { ready, .. } = *used;
+                let Used { ready, unwatched, .. } = *used;
+                if unwatched {
+                    // Whatever its client said of it, it may run on.
+                    let _ended = watch(&ready);
+                }
                 self.members.insert(n, Member::Ready(Box::new(ready)));
                 self.home.waits(&self.pool.name, &record.id);
                 self.ready.push_front(n);
@@ -397,8 +409,8 @@ enum Begun {
 fn begin(ready: &mut Ready, program: &Program, fds: &[OwnedFd]) -> Result<Begun, Errno> {
     if ready.uses == 0
         && ready.has_waiting() == Some(true)
-        && let (Some(Waiting { post, .. }), [session, ..]) = (&ready.waiting, fds)
-        && let Some(message) = session::message(program)
+        && let (Some(Waiting { post, room_bytes, .. }), [session, ..]) = (&ready.waiting, fds)
+        && let Some(message) = session::message(program).filter(|message| message.len() <= *room_bytes)
         && session::post(post, session.as_fd(), program.timeout).is_ok()
     {
         // From here on init may say how it ended, so that nobody else can have that program. Its time runs.
