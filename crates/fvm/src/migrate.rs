@@ -292,7 +292,11 @@ impl Fvm {
         let state = VmState::Building;
         let VmRecord { forked, given, restart, .. } = manifest.vm;
         let imported = Some(now);
-        Ok((VmRecord { mode, state, layers, forked, given, imported, copied: imported, restart, ..draft }, closed, owners))
+        Ok((
+            VmRecord { mode, state, layers, forked, given, imported, copied: imported, restart, ..draft },
+            closed,
+            owners,
+        ))
     }
 
     /// Compares what its changes stand on with this host, and makes it a VM that can be found.

@@ -12,8 +12,8 @@ use fvm::{CAPTURE_MAX_BYTES, Call, Ended, Fvm, FvmError, NewVm, Place, Stream, S
 use fvm_kit::{Lab, Ran, User, install, is_root};
 use rustix::process::Signal;
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

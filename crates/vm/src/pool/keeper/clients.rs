@@ -55,7 +55,11 @@ impl Keeper<'_> {
         // Where nobody else answers for what is looked at.
         let is_listed = matches!(next, Some(Member::Ready(ready)) if ready.copies.is_some());
         self.looked = if is_listed { self.look() } else { None };
-        if has(&client, PollFlags::IN, AT_ONCE) { self.serve(client) } else { self.greet(client, None) }
+        if has(&client, PollFlags::IN, AT_ONCE) {
+            self.serve(client)
+        } else {
+            self.greet(client, None)
+        }
         self.looked = None;
     }
 
