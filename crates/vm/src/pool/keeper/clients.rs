@@ -219,11 +219,8 @@ impl Keeper<'_> {
             _ => None,
         };
         // From here on beside the program.
-        match &told {
-            Some(Err(e)) => refuse(e),
-            _ => {
-                let _left = proto::write_message(&client, &Answer::Taken { id, name: called }, &[]);
-            }
+        if let Some(Err(e)) = &told {
+            refuse(e);
         }
         // They have said all that they are there for.
         (ready.copies, ready.names) = (None, None);
@@ -255,9 +252,14 @@ impl Keeper<'_> {
         };
         self.members.insert(n, Member::Used(Box::new(used)));
         if told.is_some_and(|told| told.is_err()) {
-            self.end(n);
-        } else if settles == given {
+            return self.end(n);
+        }
+        if settles == given {
             self.settle(n);
+        }
+        // One that is known by name is there when that is said.
+        if let Some(Member::Used(used)) = self.members.get(&n) {
+            let _left = proto::write_message(&used.client, &Answer::Taken { id, name: called }, &[]);
         }
     }
 
