@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   keeper ── orders ──► init ── spawn ─► program                   (no terminal: init watches it itself)
-//!     └────── its program ────── wait ──► program                   (asked ahead: the keeper tells it what it is to become)
+//!     └────── its program ────── wait ──► program                   (asked ahead: the keeper tells it what it is to become, and init, at a post, who asks)
 //!                          ├──── fork ──► monitor ── fork ──► program   (terminal: crate::session)
 //!                          └──── fork ──► manager of the services         (when first asked: crate::service)
 //! ```
