@@ -20,6 +20,7 @@ use crate::stats::{Summary, order};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 const VM: &str = "scanned";
 /// Which row the others are compared with.
@@ -36,6 +37,9 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let new = person.home.join("new").to_string_lossy().into_owned();
     let inside = lab.program("fvm-bench-inside").to_string_lossy().into_owned();
     let (count, keep) = (options.count.to_string(), ["run", "--keep", "-q", "--net", "none", "--name", VM, "--"]);
+    // The directory in which fvm's own is made is then older than the VM, as for all but the first.
+    lab.fvm(person, ["run", "--rm", "-q", "--net", "none", "--", "true"])?;
+    std::thread::sleep(Duration::from_millis(100));
     lab.fvm(person, keep.into_iter().chain([inside.as_str(), "fill", &new, &count, "20"]))?;
     let upper = upper(person)?;
     let find = |words: &[&str]| {

@@ -18,7 +18,7 @@ use crate::renames::Renames;
 use crate::walk::At;
 use crate::{LayerView, ScanError, ScanInput};
 use fvm_model::change::TouchedDir;
-use fvm_model::path::printable;
+use fvm_model::path::{joined, printable};
 use fvm_model::{Change, ChangeKind, FileType, HostPath, Timestamp, VmPath, vm::XattrClass};
 use fvm_sys::dir::Dir;
 use fvm_sys::handle::{FileHandle, exists, name_to_handle};
@@ -107,6 +107,9 @@ pub(crate) struct Layer<'a> {
     pub at_home: HashSet<PathBuf>,
     pub lost: HashSet<PathBuf>,
     pub renames: Renames,
+    /// What the VM saw in the host's directories is there still: nothing was moved out of them, and nobody on the host
+    /// added or removed anything.
+    pub undisturbed: bool,
     pub links: Links,
     /// Where the kernel does not open handles: those of host files that stand beside an upper entry or were removed.
     pub known: Option<HashSet<FileHandle>>,
@@ -152,6 +155,7 @@ impl<'a> Layer<'a> {
             at_home: HashSet::new(),
             lost: HashSet::new(),
             renames: Renames::default(),
+            undisturbed: false,
             links: Links::default(),
             known: (input.class == XattrClass::Trusted && !opens_handles).then(HashSet::new),
             all_may_live: false,
@@ -203,7 +207,7 @@ impl<'a> Layer<'a> {
         lower: Option<(PathBuf, Statx)>,
         notes: &mut Notes,
     ) -> Found {
-        let rel = at.rel.join(name);
+        let rel = joined(&at.rel, name);
         let file_type = match (&upper, &lower) {
             (Some((side, _)), _) => file_type(side.stat),
             (None, Some((_, stat))) => file_type(stat),

@@ -45,7 +45,7 @@ mod walk;
 pub use discard::discard;
 pub use forget::{Forget, forget, staying};
 pub use open::{open_after, open_before};
-pub use scan::{Rest, Scan, Seen, prepare, scan, scan_under};
+pub use scan::{Rest, Scan, Seen, Sheet, prepare, scan, scan_under};
 pub use stack::{Means, StackError, flatten};
 
 /// Where a layer of a stopped or running VM lies.

@@ -3,6 +3,7 @@
 //! ```text
 //!   upper b  redirect = "/a" ─► moved[b] = a, claimed[a] = b
 //!   a whiteout, a replaced directory, a file where the host has a directory ─► something may be gone
+//!   no whiteout, all directories as at the fork or the VM's own ─► nothing was moved away from the host's
 //!   one inode number twice ─► hard links
 //! ```
 //!
@@ -11,15 +12,15 @@
 //! later passes that this finds needless are saved. Directories are listed by several threads at once, and what they tell is taken in one
 //! order.
 
-use crate::compare::is_whiteout;
+use crate::compare::{is_whiteout, time};
 use crate::layer::{Layer, Notes};
 use crate::lower::DIR_MAX_ENTRIES;
-use crate::overlay::{Marks, Redirect};
+use crate::overlay::{Marks, Origin, Redirect};
 use crate::pipeline::in_order;
-use crate::walk::PATH_MAX_BYTES;
+use crate::walk::{PATH_MAX_BYTES, STAMP_NANOS, before};
+use fvm_sys::dir::Dir;
 use rustix::fs::FileType;
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,8 @@ const THREAD_DIRS: usize = 32;
 pub(crate) struct Survey {
     /// Something of the host's may be gone from its place.
     pub removals: bool,
+    /// Where the host has a file still, that may be another than the VM saw there.
+    pub disturbed: bool,
     /// Inode numbers of files, each once per name.
     inodes: Vec<u64>,
     /// The numbers in directories are not those of the inodes.
@@ -43,6 +46,7 @@ pub(crate) struct Survey {
 impl Survey {
     fn add(&mut self, other: Self) {
         self.removals |= other.removals;
+        self.disturbed |= other.disturbed;
         self.odd |= other.odd;
         self.inodes.extend(other.inodes);
     }
@@ -64,6 +68,8 @@ struct Place {
     rel: PathBuf,
     /// Its host directory, from the root of the lower.
     lower: Option<PathBuf>,
+    /// It was the host's.
+    copied: bool,
 }
 
 /// What it holds.
@@ -79,19 +85,23 @@ impl Layer<'_> {
     pub(crate) fn find_moves(&mut self) -> Survey {
         let mut survey = Survey::default();
         let mut notes = std::mem::take(&mut self.notes);
-        let mut pending = vec![Place { rel: PathBuf::new(), lower: Some(PathBuf::new()) }];
+        let mut pending = vec![Place { rel: PathBuf::new(), lower: Some(PathBuf::new()), copied: false }];
         let mut batch_dirs = BATCH_DIRS;
         while !pending.is_empty() {
             let batch = pending.split_off(pending.len().saturating_sub(batch_dirs));
             let before = pending.len();
             let listed = in_order(&batch, THREAD_DIRS, |at| self.list(at));
-            // What cannot be read is reported by the walk.
-            for (at, Listed { survey: found, in_host, below }) in
-                batch.iter().zip(listed).filter_map(|(at, l)| Some((at, l?)))
-            {
+            for (at, listed) in batch.iter().zip(listed) {
+                // What cannot be read is reported by the walk.
+                let Some(Listed { survey: found, in_host, below }) = listed else {
+                    survey.disturbed = true;
+                    continue;
+                };
                 survey.add(found);
                 for (rel, marks) in below {
                     survey.removals |= marks.opaque;
+                    survey.disturbed |= marks.redirect.is_some();
+                    let copied = marks.origin != Origin::Absent;
                     let by_name = match rel.file_name() {
                         Some(name) if in_host => at.lower.as_ref().map(|lower| lower.join(name)),
                         _ => None,
@@ -106,7 +116,7 @@ impl Layer<'_> {
                         }
                         Some(Ok(redirect)) => self.follow(&rel, at, redirect, by_name, &mut notes),
                     };
-                    pending.push(Place { rel, lower: lower.filter(|_| !marks.opaque) });
+                    pending.push(Place { rel, lower: lower.filter(|_| !marks.opaque), copied });
                 }
             }
             let each = (pending.len() - before).div_ceil(batch.len());
@@ -130,12 +140,16 @@ impl Layer<'_> {
     /// What a directory holds; `None`: it cannot be opened.
     fn list(&self, at: &Place) -> Option<Listed> {
         let dir = self.upper.beneath_deep(&at.rel).ok()?;
-        let in_host = at.lower.as_ref().is_some_and(|lower| !matches!(self.lower.open(lower), Ok(None)));
-        let mut survey = Survey::default();
+        let host = at.lower.as_ref().map_or(Ok(None), |lower| self.lower.open(lower));
+        let in_host = !matches!(host, Ok(None));
+        let host = host.ok().flatten();
+        let disturbed = host.as_ref().map_or(in_host || at.copied, |host| !self.is_as_forked(host));
+        let mut survey = Survey { disturbed, ..Survey::default() };
         let (mut dirs, mut count, mut probe) = (Vec::new(), 0, true);
         let listed = dir.each_entry(|name, kind, ino| {
             count += 1;
             if count > DIR_MAX_ENTRIES {
+                survey.disturbed = true;
                 return ControlFlow::Break(());
             }
             if matches!(kind, FileType::Directory | FileType::Unknown) {
@@ -149,23 +163,42 @@ impl Layer<'_> {
                 probe = false;
                 let stat = dir.stat(Path::new(name));
                 survey.odd |= !stat.as_ref().is_ok_and(|stat| stat.stx_ino == ino);
-                survey.removals |= stat.is_ok_and(|stat| is_whiteout(&stat));
+                let is_gone = stat.as_ref().is_ok_and(is_whiteout);
+                survey.removals |= is_gone;
+                survey.disturbed |= is_gone || stat.is_err();
             }
             survey.removals |= in_host || kind == FileType::Unknown;
             ControlFlow::Continue(())
         });
         if listed.is_err() {
+            survey.disturbed = true;
             dirs.clear();
         }
-        let below = |name: OsString| {
+        let mut below = Vec::new();
+        for name in dirs {
             let rel = at.rel.join(&name);
             if rel.as_os_str().len() > PATH_MAX_BYTES || self.is_foreign(&rel) {
-                return None;
+                continue;
             }
-            let child = dir.beneath(Path::new(&name)).ok()?;
-            Some((rel, Marks::read_dir(&child, self.input.class).unwrap_or_default()))
-        };
-        Some(Listed { survey, in_host, below: dirs.into_iter().filter_map(below).collect() })
+            let Ok(child) = dir.beneath(Path::new(&name)) else {
+                survey.disturbed = true;
+                continue;
+            };
+            let marks = Marks::read_dir(&child, self.input.class);
+            survey.disturbed |= marks.is_err();
+            let marks = marks.unwrap_or_default();
+            // So is a new one in a directory that the host has; of one that took another's place, that may be elsewhere.
+            survey.disturbed |=
+                marks.opaque && host.as_ref().is_some_and(|host| !matches!(host.stat_opt(Path::new(&name)), Ok(None)));
+            below.push((rel, marks));
+        }
+        Some(Listed { survey, in_host, below })
+    }
+
+    /// Whether a directory of the host's has lost no entry since the fork, and got none.
+    fn is_as_forked(&self, dir: &Dir) -> bool {
+        let since = before(self.input.based, STAMP_NANOS);
+        dir.stat(Path::new("")).is_ok_and(|stat| time(stat.stx_ctime) < since)
     }
 
     fn follow(

@@ -18,6 +18,7 @@ use crate::compare::{Side, file_type, is_whiteout, meta, same_content};
 use crate::layer::{Found, Kept, Layer, Notes};
 use crate::list::{List, Step};
 use crate::lower::{Visit, Walked};
+use crate::moves::Survey;
 use crate::names::Kind;
 use crate::overlay::{Marks, Origin};
 use crate::pipeline::sift;
@@ -87,15 +88,23 @@ struct Candidate {
 type Removed = (PathBuf, Statx, Option<FileHandle>);
 
 impl Layer<'_> {
-    /// Finds the files that were moved. `removals`: something may be gone.
-    pub(crate) fn find_renames(&mut self, removals: bool) -> Result<(), ScanError> {
-        if !removals {
+    /// Finds the files that were moved.
+    pub(crate) fn find_renames(&mut self, survey: &Survey) -> Result<(), ScanError> {
+        // What was copied from a copy, or from another host, has notes from before.
+        let undisturbed = !survey.disturbed && self.input.copied.is_none();
+        if !survey.removals {
+            self.undisturbed = undisturbed;
             return Ok(());
         }
         if self.known.is_some() {
             self.know_handles()?;
         }
-        let strays = self.strays()?;
+        let keys = self.removed_keys()?;
+        if keys.as_ref().is_some_and(HashSet::is_empty) {
+            self.undisturbed = undisturbed && self.trusted();
+            return Ok(());
+        }
+        let strays = self.strays(keys.as_ref())?;
         if strays.is_empty() {
             return Ok(());
         }
@@ -139,13 +148,9 @@ impl Layer<'_> {
         (is_whiteout(&upper) || file_type(&upper) != file_type(&stat)).then_some((lower, stat))
     }
 
-    fn strays(&self) -> Result<Vec<Stray>, ScanError> {
-        let keys = self.removed_keys()?;
-        if matches!(&keys, Some(keys) if keys.is_empty()) {
-            return Ok(Vec::new());
-        }
+    fn strays(&self, keys: Option<&HashSet<Key>>) -> Result<Vec<Stray>, ScanError> {
         let look = |step: &Step| match step {
-            Step::Entry { at, name, kind: Kind::Entry | Kind::File } => self.stray(at, Path::new(name), keys.as_ref()),
+            Step::Entry { at, name, kind: Kind::Entry | Kind::File } => self.stray(at, Path::new(name), keys),
             _ => None,
         };
         let (mut strays, mut kept) = (Vec::new(), Kept::default());

@@ -42,7 +42,7 @@ pub fn scan(input: &ScanInput) -> Result<ChangeSet, ScanError> {
     let mut failed = None;
     let rest = prepare(input)?.stream(
         |seen, _| Some(seen.change),
-        |change| {
+        |change, _| {
             let bytes = change.path.as_bytes().len() + change.target.as_ref().map_or(0, |target| target.0.len());
             failed = kept.add(bytes).err();
             set.changes.push(change);
@@ -123,7 +123,7 @@ pub fn prepare(input: &ScanInput) -> Result<Scan<'_>, ScanError> {
             LayerKind::Overlay | LayerKind::Skeleton => match Layer::open(input, view)? {
                 Ok(mut layer) => {
                     let survey = layer.find_moves();
-                    layer.find_renames(survey.removals)?;
+                    layer.find_renames(&survey)?;
                     layer.find_links(survey, &mut groups)?;
                     scan.layers.push(layer);
                 }
@@ -134,15 +134,24 @@ pub fn prepare(input: &ScanInput) -> Result<Scan<'_>, ScanError> {
     Ok(scan)
 }
 
+/// What the changes that one thread looks at together are written on.
+#[derive(Debug, Default)]
+pub struct Sheet {
+    /// Their texts, one after another: a buffer of its own for each would be given from thread to thread.
+    pub text: Vec<u8>,
+    /// How many bytes are held in all that was made of them, more or less.
+    pub held_bytes: usize,
+}
+
 /// What is made of one unit of entries.
 struct Made<T> {
     out: Vec<Out<T>>,
-    held_bytes: usize,
+    sheet: Sheet,
 }
 
 impl<T> Default for Made<T> {
     fn default() -> Self {
-        Self { out: Vec::new(), held_bytes: 0 }
+        Self { out: Vec::new(), sheet: Sheet::default() }
     }
 }
 
@@ -162,15 +171,14 @@ impl Scan<'_> {
     }
 
     /// Shows `look` every change, on several threads at once and in no order, and gives what it makes of them to `each`
-    /// in the order of their paths, until that breaks. `look` is told how many bytes are held in what it made before
-    /// that `each` has not had yet, more or less, and adds its own.
+    /// in the order of their paths, until that breaks. `each` is shown the sheet's text too, on which `look` wrote.
     ///
     /// # Errors
     /// When a directory holds more than can be listed; `each` had what comes before.
     pub fn stream<T: Send>(
         mut self,
-        look: impl Fn(Seen<'_>, &mut usize) -> Option<T> + Sync,
-        mut each: impl FnMut(T) -> ControlFlow<()>,
+        look: impl Fn(Seen<'_>, &mut Sheet) -> Option<T> + Sync,
+        mut each: impl FnMut(T, &[u8]) -> ControlFlow<()>,
     ) -> Result<Rest, ScanError> {
         let mut rest = Rest { warnings: std::mem::take(&mut self.warnings), touched: Vec::new() };
         let mut counts = vec![0; self.layers.len()];
@@ -195,8 +203,8 @@ impl Scan<'_> {
         run(
             sources,
             &|made: &mut Made<T>, index, step| work(layers.get(index), index, step, how, &look, made),
-            &mut |made| {
-                for out in made.out {
+            &mut |Made { out, sheet: Sheet { text, .. } }| {
+                for out in out {
                     match out {
                         Out::Change(path, made) => {
                             if let (Some((path, _)), Some((first, layer))) = (&path, &last)
@@ -207,7 +215,7 @@ impl Scan<'_> {
                                 continue;
                             }
                             last = path;
-                            if each(made).is_break() {
+                            if each(made, &text).is_break() {
                                 return Ok(ControlFlow::Break(()));
                             }
                         }
@@ -239,7 +247,7 @@ fn work<T>(
     index: usize,
     step: Step,
     how: How,
-    look: &impl Fn(Seen<'_>, &mut usize) -> Option<T>,
+    look: &impl Fn(Seen<'_>, &mut Sheet) -> Option<T>,
     made: &mut Made<T>,
 ) {
     let (mut notes, mut opened) = (Notes::default(), None);
@@ -276,7 +284,7 @@ fn work<T>(
     let path = how.several.then(|| (found.change.path.clone(), found.change.layer));
     let file = after.and(opened.as_ref()).map(|(file, _)| file);
     let seen = Seen { change: found.change, after, file, before };
-    if let Some(one) = look(seen, &mut made.held_bytes) {
+    if let Some(one) = look(seen, &mut made.sheet) {
         made.out.push(Out::Change(path, one));
     }
 }

@@ -141,17 +141,24 @@ fn diff_text(old: &str, new: &str) -> FileDiff {
     FileDiff::Text { patch: diff.unified_diff().context_radius(3).to_string(), added, removed }
 }
 
+/// What a patch of one hunk has besides its lines.
+const AROUND_BYTES: usize = 64;
+
 /// The difference to an empty file, as the general way has it.
 fn all_added(new: &str) -> FileDiff {
-    let added = new.split_inclusive('\n').count();
-    let range = if added == 1 { "1".to_owned() } else { format!("1,{added}") };
-    let mut patch = format!("@@ -0,0 +{range} @@\n");
-    patch.reserve(new.len() + added + 32);
+    let is_whole = new.ends_with('\n');
+    let added = new.bytes().filter(|b| *b == b'\n').count() + usize::from(!is_whole);
+    let mut patch = String::with_capacity(new.len() + added + AROUND_BYTES);
+    patch.push_str("@@ -0,0 +1");
+    if added != 1 {
+        patch.push_str(&format!(",{added}"));
+    }
+    patch.push_str(" @@\n");
     for line in new.split_inclusive('\n') {
         patch.push('+');
         patch.push_str(line);
     }
-    if !new.ends_with('\n') {
+    if !is_whole {
         patch.push_str("\n\\ No newline at end of file\n");
     }
     FileDiff::Text { patch, added, removed: 0 }

@@ -6,7 +6,7 @@ mod common;
 
 use common::Overlay;
 use fvm_changes::text::diff_seen;
-use fvm_changes::{Seen, prepare};
+use fvm_changes::{Seen, Sheet, prepare};
 use fvm_model::vm::XattrClass::User;
 use std::ops::ControlFlow;
 
@@ -32,8 +32,8 @@ fn growth_kib(dirs: usize, files: usize) -> usize {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory_kib("VmRSS");
     let mut count = 0;
-    let look = |seen: Seen<'_>, _: &mut usize| Some(diff_seen(&input, &seen).unwrap().is_some());
-    let rest = prepare(&input).unwrap().stream(look, |is_file| {
+    let look = |seen: Seen<'_>, _: &mut Sheet| Some(diff_seen(&input, &seen).unwrap().is_some());
+    let rest = prepare(&input).unwrap().stream(look, |is_file, _| {
         count += usize::from(is_file);
         ControlFlow::Continue(())
     });

@@ -48,7 +48,7 @@ fn grow(dice: &mut Dice, dir: &Path, depth: u32, whiteouts: bool) {
 
 fn stream(input: &ScanInput, reads: bool) -> (Vec<Change>, Vec<String>) {
     let mut changes = Vec::new();
-    let look = |seen: fvm_changes::Seen<'_>, _: &mut usize| {
+    let look = |seen: fvm_changes::Seen<'_>, _: &mut fvm_changes::Sheet| {
         // What is read by the directories that are open is what is found by path.
         let (by_dir, by_path) = (diff_seen(input, &seen), diff_file(input, &seen.change));
         assert_eq!(by_dir.unwrap(), by_path.unwrap(), "{}", seen.change.path);
@@ -56,7 +56,7 @@ fn stream(input: &ScanInput, reads: bool) -> (Vec<Change>, Vec<String>) {
     };
     let scan = prepare(input).unwrap();
     let scan = if reads { scan.reading() } else { scan };
-    let rest = scan.stream(look, |change| {
+    let rest = scan.stream(look, |change, _| {
         changes.push(change);
         ControlFlow::Continue(())
     });
@@ -113,7 +113,7 @@ fn a_caller_that_has_enough_ends_it() {
         let input = overlay.input();
         let rest = prepare(&input).unwrap().stream(
             |seen, _| Some(seen.change),
-            |_| {
+            |_, _| {
                 seen += 1;
                 if seen == enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },

@@ -167,7 +167,9 @@ fn details(change: &Change, delta: MetaDelta) -> String {
 
 /// One change for `fvm diff --patch`.
 pub fn patch(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, ScanError>) -> io::Result<()> {
-    writeln!(w, "{}", line(change))?;
+    let mut first = line(change);
+    first.push('\n');
+    w.write_all(first.as_bytes())?;
     match diff {
         Ok(Some(FileDiff::Text { patch, .. })) => {
             match change.before.as_ref().and(change.base.as_ref()) {
@@ -191,14 +193,14 @@ pub fn patch(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, 
 
 /// The lines of a patch, whose bytes are a VM's.
 fn patch_text(w: &mut dyn Write, patch: &str) -> io::Result<()> {
-    // Most lines are of letters: nothing is to be escaped.
-    let plain = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t') && b != b'\\');
-    if patch.ends_with('\n') && patch.split('\n').all(plain) {
+    // Most are of letters: nothing is to be escaped.
+    let is_plain = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t' | b'\n'));
+    if patch.ends_with('\n') && is_plain(patch) {
         return w.write_all(patch.as_bytes());
     }
     patch
         .lines()
-        .try_for_each(|line| if plain(line) { writeln!(w, "{line}") } else { writeln!(w, "{}", visible(line)) })
+        .try_for_each(|line| if is_plain(line) { writeln!(w, "{line}") } else { writeln!(w, "{}", visible(line)) })
 }
 
 /// A line of a file from a VM: tabs stay, other control characters are shown, so that nothing reaches the terminal.
@@ -216,7 +218,7 @@ pub struct Stat {
 
 impl Stat {
     /// The line of one change, and what it adds to the sum.
-    pub fn line(change: &Change, diff: Result<Option<FileDiff>, ScanError>) -> (String, Self) {
+    pub fn line(w: &mut dyn Write, change: &Change, diff: Result<Option<FileDiff>, ScanError>) -> io::Result<Self> {
         let mut part = Self { sum: Summary::of([change]), ..Self::default() };
         let counts = match diff {
             Ok(Some(FileDiff::Text { added, removed, .. })) => {
@@ -230,7 +232,8 @@ impl Stat {
             Ok(None) => String::new(),
             Err(e) => format!("cannot be read: {e}"),
         };
-        (format!("{counts:18} {}\n", line(change)), part)
+        writeln!(w, "{counts:18} {}", line(change))?;
+        Ok(part)
     }
 
     /// Adds a part.

@@ -9,7 +9,7 @@
 
 use crate::{Fvm, FvmError, StoreChange, bases::Bases, marks, settle};
 use fvm_changes::text::{FileDiff, diff_seen};
-use fvm_changes::{ScanError, ScanInput, Seen, is_one_of};
+use fvm_changes::{ScanError, ScanInput, Seen, Sheet, is_one_of};
 use fvm_model::{Change, ChangeKind, ChangeSet, HostPath, VmPath, VmRecord};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -130,9 +130,8 @@ impl Fvm {
     }
 
     /// Shows `look` every change at or below one of `only` (empty: every one), on several threads at once and in no
-    /// order, and gives what it makes of each to `each`, in the order of their paths, until that breaks. `look` is told
-    /// how many bytes are held in what it made that `each` has not had yet, more or less, and adds its own. `reads`: it
-    /// reads most of them ([`Sight::diff`]). Returns what could not be read or understood, in words.
+    /// order, and gives what it makes of each to `each`, in the order of their paths, with the sheet's text on
+    /// which `look` wrote, until that breaks. `reads`: it reads most of them ([`Sight::diff`]). Returns what could not be read or understood, in words.
     ///
     /// # Errors
     /// When a layer cannot be read.
@@ -141,8 +140,8 @@ impl Fvm {
         record: &VmRecord,
         only: &[VmPath],
         reads: bool,
-        look: impl Fn(Sight<'_>, &mut usize) -> Option<T> + Sync,
-        mut each: impl FnMut(T) -> ControlFlow<()>,
+        look: impl Fn(Sight<'_>, &mut Sheet) -> Option<T> + Sync,
+        mut each: impl FnMut(T, &[u8]) -> ControlFlow<()>,
     ) -> Result<Vec<String>, FvmError> {
         let (input, rules, bases) = (self.look_at(record, true)?, self.rules(record)?, self.bases(record));
         let mut keeper = bases.keeper(record);
@@ -150,16 +149,16 @@ impl Fvm {
         let scan = fvm_changes::prepare(&input)?;
         let scan = if reads { scan.reading() } else { scan };
         let rest = scan.stream(
-            |mut seen, held_bytes| {
+            |mut seen, sheet| {
                 rules.apply(&mut seen.change);
                 let base = wants.wants(&seen.change).then(|| seen.change.path.clone());
                 let chosen = is_one_of(&seen.change, only);
-                let seen = chosen.then(|| look(Sight { input: &input, bases: &bases, seen }, held_bytes)).flatten();
+                let seen = chosen.then(|| look(Sight { input: &input, bases: &bases, seen }, sheet)).flatten();
                 (base.is_some() || seen.is_some()).then_some((base, seen))
             },
-            |(base, seen)| {
+            |(base, seen), text| {
                 base.iter().for_each(|path| keeper.keep(path));
-                seen.map_or(ControlFlow::Continue(()), &mut each)
+                seen.map_or(ControlFlow::Continue(()), |seen| each(seen, text))
             },
         )?;
         Ok(rest.warnings)

@@ -30,7 +30,7 @@ pub use copy::in_vm;
 pub use error::FvmError;
 pub use fvm_analyze::{Exceptions, Settings, Sigma, rules};
 pub use fvm_changes::text::{BothTexts, FileDiff, diff_file, texts};
-pub use fvm_changes::{ScanError, ScanInput, filter, open_after};
+pub use fvm_changes::{ScanError, ScanInput, Sheet, filter, open_after};
 pub use fvm_commit::{Keep, OpLine, Outcome, Published, Record, Recovered, Unwatched, Watch, What};
 pub use fvm_host::{Kernel, Level};
 pub use fvm_marks::{Act, Book, BookError, Hash, Known, Mark, NAMES as MARK_NAMES, Verb, hash_of};

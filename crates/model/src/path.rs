@@ -88,7 +88,7 @@ macro_rules! path_type {
             /// This path with one more component. The caller vouches that `name` is a single name.
             #[must_use]
             pub fn join(&self, name: impl AsRef<OsStr>) -> Self {
-                Self(self.0.join(Path::new(name.as_ref())))
+                Self(joined(&self.0, Path::new(name.as_ref())))
             }
 
             /// The parent; `None` at `/`.
@@ -152,7 +152,10 @@ macro_rules! path_type {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&printable(self.as_bytes()))
+                match plain(self.as_bytes()) {
+                    Some(text) => f.write_str(text),
+                    None => f.write_str(&printable(self.as_bytes())),
+                }
             }
         }
 
@@ -222,10 +225,7 @@ fn clean(path: &Path) -> Result<PathBuf, PathError> {
 /// Names come from a hostile VM, so everything printed for people goes through here.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
-    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
-    if bytes.iter().all(is_plain)
-        && let Ok(text) = std::str::from_utf8(bytes)
-    {
+    if let Some(text) = plain(bytes) {
         return text.to_owned();
     }
     let mut out = String::with_capacity(bytes.len());
@@ -244,6 +244,21 @@ pub fn printable(bytes: &[u8]) -> String {
         }
     }
     out
+}
+
+/// The text, if it is printable as it is.
+fn plain(bytes: &[u8]) -> Option<&str> {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    if bytes.iter().all(is_plain) { std::str::from_utf8(bytes).ok() } else { None }
+}
+
+/// As [`Path::join`], with its memory asked for once.
+#[must_use]
+pub fn joined(dir: &Path, name: &Path) -> PathBuf {
+    let mut path = PathBuf::with_capacity(dir.as_os_str().len() + 1 + name.as_os_str().len());
+    path.push(dir);
+    path.push(name);
+    path
 }
 
 /// Characters that reorder or hide text (bidirectional controls, zero-width, line separators).

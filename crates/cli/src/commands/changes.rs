@@ -8,12 +8,12 @@ use crate::interactive::{self, Front, Outcome};
 use crate::output::Output;
 use crate::render;
 use fvm::model::{Change, ChangeSet, PackedChanges, Plan, VmPath, VmRecord, VmState, exit};
-use fvm::{Choice, FileDiff, Findings, Fvm, FvmError, OnConflict, Origins, ScanError, ScanInput, Sight, VmLock};
+use fvm::{Choice, FileDiff, Findings, Fvm, FvmError, OnConflict, Origins, ScanError, ScanInput, Sheet, Sight, VmLock};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
 /// Everything that a VM changed.
@@ -45,8 +45,8 @@ pub fn judged(
 pub fn read_all(fvm: &Fvm, out: &Output, record: &VmRecord) -> Result<(PackedChanges, Vec<String>), Failure> {
     let (mut changes, mut bad) = (PackedChanges::default(), Ok(()));
     let warnings = out.during(&format!("reading the changes of {}", record.name), || {
-        let look = |sight: Sight<'_>, _: &mut usize| Some(sight.into_change());
-        fvm.each_change(record, &[], false, look, |change| {
+        let look = |sight: Sight<'_>, _: &mut Sheet| Some(sight.into_change());
+        fvm.each_change(record, &[], false, look, |change, _| {
             bad = changes.push(&change);
             if bad.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
@@ -117,9 +117,6 @@ pub fn diff(fvm: &Fvm, out: &Output, args: &Diff) -> Done {
 /// So many bytes of files are turned to text ahead, on each thread; what is longer is when its turn comes.
 const AHEAD_MAX_BYTES: usize = 256 << 10;
 
-/// How long the text of one is, mostly.
-const USUAL_BYTES: usize = 256;
-
 /// What became of the output, and of reading the changes.
 type Said = (io::Result<()>, Result<Vec<String>, FvmError>);
 
@@ -139,31 +136,37 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// Makes something of every change, on several threads, and hands it on in order.
+    /// Makes something of every change, and its text, on several threads, and hands them on in order.
     fn each<T: Send>(
         &self,
-        make: impl Fn(&Change, DiffOf<'_>) -> T + Sync,
-        mut hand_on: impl FnMut(T) -> io::Result<()>,
+        make: impl Fn(&mut Vec<u8>, &Change, DiffOf<'_>) -> T + Sync,
+        mut hand_on: impl FnMut(T, &[u8]) -> io::Result<()>,
     ) -> Said {
         enum Made<T> {
-            Now(T),
+            Now(T, Range<usize>),
             Later(Box<Change>),
         }
-        let look = |sight: Sight<'_>, held_bytes: &mut usize| {
+        let look = |sight: Sight<'_>, sheet: &mut Sheet| {
             let sides = [&sight.change().before, &sight.change().after];
             let bytes: u64 = sides.into_iter().flatten().map(|side| side.size_bytes).fold(0, u64::saturating_add);
-            *held_bytes = held_bytes.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
-            if *held_bytes > AHEAD_MAX_BYTES {
+            sheet.held_bytes = sheet.held_bytes.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
+            if sheet.held_bytes > AHEAD_MAX_BYTES {
                 return Some(Made::Later(Box::new(sight.into_change())));
             }
-            Some(Made::Now(make(sight.change(), &|| sight.diff())))
+            let from = sheet.text.len();
+            let made = make(&mut sheet.text, sight.change(), &|| sight.diff());
+            Some(Made::Now(made, from..sheet.text.len()))
         };
         let mut said = Ok(());
-        let read = self.fvm.each_change(self.record, &self.only, self.reads, look, |made| {
-            said = hand_on(match made {
-                Made::Now(made) => made,
-                Made::Later(change) => make(&change, &|| fvm::diff_file(&self.input, &change)),
-            });
+        let read = self.fvm.each_change(self.record, &self.only, self.reads, look, |made, text| {
+            said = match made {
+                Made::Now(made, part) => hand_on(made, &text[part]),
+                Made::Later(change) => {
+                    let mut text = Vec::new();
+                    let made = make(&mut text, &change, &|| fvm::diff_file(&self.input, &change));
+                    hand_on(made, &text)
+                }
+            };
             if said.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         (said, read)
@@ -174,19 +177,15 @@ impl View<'_> {
         w: &mut dyn Write,
         show: impl Fn(&mut dyn Write, &Change, DiffOf<'_>) -> io::Result<()> + Sync,
     ) -> Said {
-        let text = |change: &Change, diff: DiffOf<'_>| {
-            let mut text = Vec::with_capacity(USUAL_BYTES);
-            show(&mut text, change, diff).map(|()| text)
-        };
-        self.each(text, |text| w.write_all(&text?))
+        self.each(|text, change, diff| show(text, change, diff), |shown, text| shown.and_then(|()| w.write_all(text)))
     }
 
     fn stat(&self, w: &mut dyn Write) -> Said {
         let mut sum = render::Stat::default();
-        let line = |change: &Change, diff: DiffOf<'_>| render::Stat::line(change, diff());
-        let (said, read) = self.each(line, |(line, part)| {
-            sum.add(part);
-            w.write_all(line.as_bytes())
+        let line = |text: &mut Vec<u8>, change: &Change, diff: DiffOf<'_>| render::Stat::line(text, change, diff());
+        let (said, read) = self.each(line, |part, text| {
+            sum.add(part?);
+            w.write_all(text)
         });
         // The sum of a part would be no sum.
         let said = if read.is_ok() { said.and_then(|()| writeln!(w, "{sum}")) } else { said };
@@ -203,7 +202,7 @@ impl View<'_> {
             #[serde(skip_serializing_if = "Option::is_none")]
             unreadable: Option<String>,
         }
-        let entry = |change: &Change, diff: DiffOf<'_>| {
+        let entry = |_: &mut Vec<u8>, change: &Change, diff: DiffOf<'_>| {
             let (patch, unreadable) = match diff() {
                 Ok(Some(FileDiff::Text { patch, .. })) => (Some(patch), None),
                 Ok(_) => (None, None),
@@ -216,7 +215,7 @@ impl View<'_> {
             Ok(list) => list,
             Err(e) => return (Err(e.into()), Ok(Vec::new())),
         };
-        let (said, read) = self.each(entry, |entry| Ok(list.serialize_element(&entry)?));
+        let (said, read) = self.each(entry, |entry, _| Ok(list.serialize_element(&entry)?));
         // A list that is cut off is not to look whole.
         if said.is_err() || read.is_err() {
             return (said, read);

@@ -13,7 +13,7 @@ use crate::args::{ByArg, Status};
 use crate::output::Output;
 use crate::render::{self, origin};
 use fvm::model::{Change, PackedChanges, Summary, VmPath, VmRecord, VmState, exit};
-use fvm::{Fvm, Origins, Sight, StoreChange};
+use fvm::{Fvm, Origins, Sheet, Sight, StoreChange};
 use serde::Serialize;
 use serde::ser::Serializer;
 use std::io;
@@ -46,11 +46,11 @@ pub fn status(fvm: &Fvm, out: &Output, args: &Status) -> Done {
     let (mut changes, mut stores, mut bad) = (PackedChanges::default(), Vec::new(), Ok(()));
     let mut risks = fvm::Risks::default();
     let warnings = out.during(&format!("reading the changes of {}", record.name), || {
-        let look = |sight: Sight<'_>, _: &mut usize| {
+        let look = |sight: Sight<'_>, _: &mut Sheet| {
             let (keys, forged) = (sight.keys(), sight.forged());
             Some((sight.into_change(), keys, forged))
         };
-        fvm.each_change(&record, &only, false, look, |(change, keys, forged)| {
+        fvm.each_change(&record, &only, false, look, |(change, keys, forged), _| {
             stores.extend(keys);
             risks.extend(forged);
             bad = changes.push(&change);
