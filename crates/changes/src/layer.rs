@@ -107,8 +107,7 @@ pub(crate) struct Layer<'a> {
     pub at_home: HashSet<PathBuf>,
     pub lost: HashSet<PathBuf>,
     pub renames: Renames,
-    /// What the VM saw in the host's directories is there still: nothing was moved out of them, and nobody on the host
-    /// added or removed anything.
+    /// Every host file that the VM may have copied is there still.
     pub undisturbed: bool,
     pub links: Links,
     /// Where the kernel does not open handles: those of host files that stand beside an upper entry or were removed.

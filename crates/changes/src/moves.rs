@@ -3,7 +3,7 @@
 //! ```text
 //!   upper b  redirect = "/a" ─► moved[b] = a, claimed[a] = b
 //!   a whiteout, a replaced directory, a file where the host has a directory ─► something may be gone
-//!   no whiteout, all directories as at the fork or the VM's own ─► nothing was moved away from the host's
+//!   every host file that may have been copied up is there still ─► undisturbed
 //!   one inode number twice ─► hard links
 //! ```
 //!
@@ -17,9 +17,11 @@ use crate::layer::{Layer, Notes};
 use crate::lower::DIR_MAX_ENTRIES;
 use crate::overlay::{Marks, Origin, Redirect};
 use crate::pipeline::in_order;
-use crate::walk::{PATH_MAX_BYTES, STAMP_NANOS, before};
+use crate::walk::PATH_MAX_BYTES;
+use fvm_model::Timestamp;
 use fvm_sys::dir::Dir;
-use rustix::fs::FileType;
+use fvm_sys::handle::name_to_handle;
+use rustix::fs::{FileType, Statx};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,8 @@ use std::path::{Path, PathBuf};
 /// So many directories are listed at once; fewer where those before had so many in them that too many would be held.
 const BATCH_DIRS: usize = 256;
 const BATCH_BELOW: usize = 64 << 10;
+/// By how much the ctime of a host directory may be behind: there are file systems that keep whole seconds.
+const CTIME_SECS: i64 = 2;
 /// Fewer are not worth a thread.
 const THREAD_DIRS: usize = 32;
 
@@ -35,8 +39,8 @@ const THREAD_DIRS: usize = 32;
 pub(crate) struct Survey {
     /// Something of the host's may be gone from its place.
     pub removals: bool,
-    /// Where the host has a file still, that may be another than the VM saw there.
-    pub disturbed: bool,
+    /// A host file of which the VM has a copy may be gone, or that cannot be told.
+    disturbed: bool,
     /// Inode numbers of files, each once per name.
     inodes: Vec<u64>,
     /// The numbers in directories are not those of the inodes.
@@ -84,6 +88,7 @@ impl Layer<'_> {
     /// Where moved directories came from. Rootless overlays never move directories.
     pub(crate) fn find_moves(&mut self) -> Survey {
         let mut survey = Survey::default();
+        self.undisturbed = self.tells_of_copies();
         let mut notes = std::mem::take(&mut self.notes);
         let mut pending = vec![Place { rel: PathBuf::new(), lower: Some(PathBuf::new()), copied: false }];
         let mut batch_dirs = BATCH_DIRS;
@@ -119,6 +124,7 @@ impl Layer<'_> {
                     pending.push(Place { rel, lower: lower.filter(|_| !marks.opaque), copied });
                 }
             }
+            self.undisturbed &= !survey.disturbed;
             let each = (pending.len() - before).div_ceil(batch.len());
             batch_dirs = (BATCH_BELOW / each.max(1)).clamp(1, BATCH_DIRS);
         }
@@ -137,14 +143,29 @@ impl Layer<'_> {
         survey
     }
 
+    /// Whether the marks in the upper can rule out that something of the host's was moved: they are the kernel's, whole, and
+    /// of this host directory.
+    fn tells_of_copies(&self) -> bool {
+        // (By index=on the kernel notes on the upper's root what it was mounted over.)
+        let over = || Marks::read_dir(&self.upper, self.input.class).map(|marks| marks.origin);
+        let is_over = |root| matches!(over(), Ok(Origin::Handle(origin)) if origin == root);
+        self.trusted()
+            && self.input.copied.is_none()
+            && !self.input.trimmed
+            && name_to_handle(&self.lower.root, Path::new("")).is_ok_and(is_over)
+    }
+
     /// What a directory holds; `None`: it cannot be opened.
     fn list(&self, at: &Place) -> Option<Listed> {
         let dir = self.upper.beneath_deep(&at.rel).ok()?;
         let host = at.lower.as_ref().map_or(Ok(None), |lower| self.lower.open(lower));
         let in_host = !matches!(host, Ok(None));
         let host = host.ok().flatten();
-        let disturbed = host.as_ref().map_or(in_host || at.copied, |host| !self.is_as_forked(host));
+        // In vain, where it is known already: a look at the host's side of each entry would be.
+        let disturbed = !self.undisturbed || (host.is_none() && (in_host || at.copied));
         let mut survey = Survey { disturbed, ..Survey::default() };
+        // The VM has put something here, which may have taken the place of something that it moved.
+        let mut has_put = false;
         let (mut dirs, mut count, mut probe) = (Vec::new(), 0, true);
         let listed = dir.each_entry(|name, kind, ino| {
             count += 1;
@@ -163,11 +184,14 @@ impl Layer<'_> {
                 probe = false;
                 let stat = dir.stat(Path::new(name));
                 survey.odd |= !stat.as_ref().is_ok_and(|stat| stat.stx_ino == ino);
-                let is_gone = stat.as_ref().is_ok_and(is_whiteout);
-                survey.removals |= is_gone;
-                survey.disturbed |= is_gone || stat.is_err();
+                survey.removals |= stat.is_ok_and(|stat| is_whiteout(&stat));
             }
             survey.removals |= in_host || kind == FileType::Unknown;
+            survey.disturbed |= kind == FileType::Unknown;
+            if let (Some(host), false) = (&host, survey.disturbed) {
+                has_put = true;
+                survey.disturbed = !self.may_stand_on(host, Path::new(name), kind);
+            }
             ControlFlow::Continue(())
         });
         if listed.is_err() {
@@ -187,17 +211,28 @@ impl Layer<'_> {
             let marks = Marks::read_dir(&child, self.input.class);
             survey.disturbed |= marks.is_err();
             let marks = marks.unwrap_or_default();
-            // So is a new one in a directory that the host has; of one that took another's place, that may be elsewhere.
-            survey.disturbed |=
-                marks.opaque && host.as_ref().is_some_and(|host| !matches!(host.stat_opt(Path::new(&name)), Ok(None)));
+            // One that replaced the host's is, and any new one where the host has the directory above.
+            if let (Some(host), true, false) = (&host, marks.opaque, survey.disturbed) {
+                has_put = true;
+                survey.disturbed = !matches!(host.stat_opt(Path::new(&name)), Ok(None));
+            }
             below.push((rel, marks));
         }
+        survey.disturbed |= has_put && !host.as_ref().is_some_and(|host| self.is_as_forked(host));
         Some(Listed { survey, in_host, below })
+    }
+
+    /// Whether the VM's entry is a version of the host's, or a new one: nothing of another type lies under it (as under a
+    /// whiteout), and no mount.
+    fn may_stand_on(&self, host: &Dir, name: &Path, kind: FileType) -> bool {
+        let alike = |stat: &Statx| self.lower.owns(stat) && FileType::from_raw_mode(stat.stx_mode.into()) == kind;
+        host.stat_opt(name).is_ok_and(|stat| stat.as_ref().is_none_or(alike))
     }
 
     /// Whether a directory of the host's has lost no entry since the fork, and got none.
     fn is_as_forked(&self, dir: &Dir) -> bool {
-        let since = before(self.input.based, STAMP_NANOS);
+        let based = self.input.based;
+        let since = Timestamp { secs: based.secs - CTIME_SECS, ..based };
         dir.stat(Path::new("")).is_ok_and(|stat| time(stat.stx_ctime) < since)
     }
 

@@ -18,7 +18,6 @@ use crate::compare::{Side, file_type, is_whiteout, meta, same_content};
 use crate::layer::{Found, Kept, Layer, Notes};
 use crate::list::{List, Step};
 use crate::lower::{Visit, Walked};
-use crate::moves::Survey;
 use crate::names::Kind;
 use crate::overlay::{Marks, Origin};
 use crate::pipeline::sift;
@@ -88,12 +87,9 @@ struct Candidate {
 type Removed = (PathBuf, Statx, Option<FileHandle>);
 
 impl Layer<'_> {
-    /// Finds the files that were moved.
-    pub(crate) fn find_renames(&mut self, survey: &Survey) -> Result<(), ScanError> {
-        // What was copied from a copy, or from another host, has notes from before.
-        let undisturbed = !survey.disturbed && self.input.copied.is_none();
-        if !survey.removals {
-            self.undisturbed = undisturbed;
+    /// Finds the files that were moved. `removals`: something may be gone.
+    pub(crate) fn find_renames(&mut self, removals: bool) -> Result<(), ScanError> {
+        if !removals {
             return Ok(());
         }
         if self.known.is_some() {
@@ -101,7 +97,6 @@ impl Layer<'_> {
         }
         let keys = self.removed_keys()?;
         if keys.as_ref().is_some_and(HashSet::is_empty) {
-            self.undisturbed = undisturbed && self.trusted();
             return Ok(());
         }
         let strays = self.strays(keys.as_ref())?;

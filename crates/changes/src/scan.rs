@@ -123,7 +123,7 @@ pub fn prepare(input: &ScanInput) -> Result<Scan<'_>, ScanError> {
             LayerKind::Overlay | LayerKind::Skeleton => match Layer::open(input, view)? {
                 Ok(mut layer) => {
                     let survey = layer.find_moves();
-                    layer.find_renames(&survey)?;
+                    layer.find_renames(survey.removals)?;
                     layer.find_links(survey, &mut groups)?;
                     scan.layers.push(layer);
                 }

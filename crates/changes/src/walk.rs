@@ -28,7 +28,7 @@ pub(crate) const PATH_MAX_BYTES: usize = 16 * 1024;
 const FUTURE_SECS: i64 = 60;
 /// By how much a writer on the host may put down an older time than the one at which the VM was forked, though the VM saw
 /// the directory without what it wrote: it had the time from the last tick of the kernel's clock, and was held up.
-pub(crate) const STAMP_NANOS: u32 = 20_000_000;
+const STAMP_NANOS: u32 = 20_000_000;
 
 /// A directory of the upper that is still to be read.
 #[derive(Debug)]
@@ -176,8 +176,8 @@ impl Layer<'_> {
         if file_type(&stat) == FileType::Directory {
             return self.directory(at, upper, lower, notes).map(|(found, pending)| (found, Some(pending)));
         }
-        // Of what the host has not, it is asked only whether the host had it, which none but a handle tells; and that
-        // of nothing in a directory of the VM's own, where all that it saw of the host's is in its place.
+        // Of what the host has not, it is asked only whether the host file is gone that it was copied from, which none but
+        // a handle tells; and that of nothing in a directory of the VM's own, where every such file is there still.
         let tells = lower.is_some() || (self.trusted() && !(self.undisturbed && at.lower.is_none()));
         let origin = match opened {
             _ if !tells => Ok(Origin::Absent),
@@ -340,7 +340,7 @@ impl Layer<'_> {
 }
 
 /// The moment `nanos` before `at`.
-pub(crate) fn before(at: Timestamp, nanos: u32) -> Timestamp {
+fn before(at: Timestamp, nanos: u32) -> Timestamp {
     match at.nanos.checked_sub(nanos) {
         Some(nanos) => Timestamp { nanos, ..at },
         None => Timestamp { secs: at.secs - 1, nanos: at.nanos + 1_000_000_000 - nanos },

@@ -102,6 +102,7 @@ impl Fvm {
             laid: record.given.map(|given| [record.forked, given.laid.min(given.at)]),
             based: record.based(),
             copied: record.copied,
+            trimmed: self.is_trimmed(record),
             known: self.bases(record).known(),
             excluded: self.home.masked(record),
         })

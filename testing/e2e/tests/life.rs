@@ -173,6 +173,32 @@ fn root_and_user_a_kept_vm_is_run_in_again_reviewed_committed_and_deleted() {
 }
 
 #[test]
+fn root_what_the_host_deleted_of_a_moved_file_is_told_after_a_part_was_discarded_or_committed_too() {
+    if !is_root("root_what_the_host_deleted_of_a_moved_file_is_told_after_a_part_was_discarded_or_committed_too") {
+        return;
+    }
+    let rows: [(&str, &[&str]); 2] = [
+        ("mkdir new; mv d e; mv e/f new/f", &["discard", "k", "e"]),
+        ("mkdir new; mv d/f new/f; echo vm > d/f; chmod 700 d", &["commit", "k", "d"]),
+    ];
+    for (vm, part) in rows {
+        let lab = Lab::new(User::Root);
+        lab.fvm(["list"]).expect(0);
+        // So old that its times tell what was done since.
+        lab.sh("mkdir d; echo host > d/f; sleep 2.2");
+        lab.fvm(["run", "--keep", "--name", "k", "--", "sh", "-c", vm]).expect(0);
+        lab.sh("rm d/f");
+        let told =
+            |name: &str| lab.fvm(["status", name]).expect(0).out.contains("/new/f  ! conflict: deleted on the host");
+        assert!(told("k"), "{vm}");
+        lab.fvm(part).expect(0);
+        assert!(told("k"), "{vm}: {part:?}");
+        lab.fvm(["copy", "k", "again"]).expect(0);
+        assert!(told("again"), "{vm}: {part:?}, copied");
+    }
+}
+
+#[test]
 fn root_and_user_a_file_edited_on_both_sides_is_a_conflict_and_nothing_is_written() {
     as_both("root_and_user_a_file_edited_on_both_sides_is_a_conflict_and_nothing_is_written", |lab| {
         lab.sh("echo base > f; echo base > g");
