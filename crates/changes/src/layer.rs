@@ -107,8 +107,6 @@ pub(crate) struct Layer<'a> {
     pub at_home: HashSet<PathBuf>,
     pub lost: HashSet<PathBuf>,
     pub renames: Renames,
-    /// Every host file that the VM may have copied is there still.
-    pub undisturbed: bool,
     pub links: Links,
     /// Where the kernel does not open handles: those of host files that stand beside an upper entry or were removed.
     pub known: Option<HashSet<FileHandle>>,
@@ -154,7 +152,6 @@ impl<'a> Layer<'a> {
             at_home: HashSet::new(),
             lost: HashSet::new(),
             renames: Renames::default(),
-            undisturbed: false,
             links: Links::default(),
             known: (input.class == XattrClass::Trusted && !opens_handles).then(HashSet::new),
             all_may_live: false,

@@ -72,8 +72,6 @@ pub struct ScanInput {
     pub based: Timestamp,
     /// When the layers were copied, if they were: birth times from before say nothing.
     pub copied: Option<Timestamp>,
-    /// Something was taken out of the layers, but not by the VM ([`discard()`], [`forget()`]): they do not tell all that it moved.
-    pub trimmed: bool,
     /// fvm's own state: never looked below, on neither side.
     pub excluded: Vec<HostPath>,
     /// Host files that the VM's version is known to be based on, in the state in which they were seen.

@@ -3,7 +3,6 @@
 //! ```text
 //!   upper b  redirect = "/a" ─► moved[b] = a, claimed[a] = b
 //!   a whiteout, a replaced directory, a file where the host has a directory ─► something may be gone
-//!   every host file that may have been copied up is there still ─► undisturbed
 //!   one inode number twice ─► hard links
 //! ```
 //!
@@ -12,25 +11,21 @@
 //! later passes that this finds needless are saved. Directories are listed by several threads at once, and what they tell is taken in one
 //! order.
 
-use crate::compare::{is_whiteout, time};
+use crate::compare::is_whiteout;
 use crate::layer::{Layer, Notes};
 use crate::lower::DIR_MAX_ENTRIES;
-use crate::overlay::{Marks, Origin, Redirect};
+use crate::overlay::{Marks, Redirect};
 use crate::pipeline::in_order;
 use crate::walk::PATH_MAX_BYTES;
-use fvm_model::Timestamp;
-use fvm_sys::dir::Dir;
-use fvm_sys::handle::name_to_handle;
-use rustix::fs::{FileType, Statx};
+use rustix::fs::FileType;
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// So many directories are listed at once; fewer where those before had so many in them that too many would be held.
 const BATCH_DIRS: usize = 256;
 const BATCH_BELOW: usize = 64 << 10;
-/// By how much the ctime of a host directory may be behind: there are file systems that keep whole seconds.
-const CTIME_SECS: i64 = 2;
 /// Fewer are not worth a thread.
 const THREAD_DIRS: usize = 32;
 
@@ -39,8 +34,6 @@ const THREAD_DIRS: usize = 32;
 pub(crate) struct Survey {
     /// Something of the host's may be gone from its place.
     pub removals: bool,
-    /// A host file of which the VM has a copy may be gone, or that cannot be told.
-    disturbed: bool,
     /// Inode numbers of files, each once per name.
     inodes: Vec<u64>,
     /// The numbers in directories are not those of the inodes.
@@ -50,7 +43,6 @@ pub(crate) struct Survey {
 impl Survey {
     fn add(&mut self, other: Self) {
         self.removals |= other.removals;
-        self.disturbed |= other.disturbed;
         self.odd |= other.odd;
         self.inodes.extend(other.inodes);
     }
@@ -72,8 +64,6 @@ struct Place {
     rel: PathBuf,
     /// Its host directory, from the root of the lower.
     lower: Option<PathBuf>,
-    /// It was the host's.
-    copied: bool,
 }
 
 /// What it holds.
@@ -88,25 +78,20 @@ impl Layer<'_> {
     /// Where moved directories came from. Rootless overlays never move directories.
     pub(crate) fn find_moves(&mut self) -> Survey {
         let mut survey = Survey::default();
-        self.undisturbed = self.tells_of_copies();
         let mut notes = std::mem::take(&mut self.notes);
-        let mut pending = vec![Place { rel: PathBuf::new(), lower: Some(PathBuf::new()), copied: false }];
+        let mut pending = vec![Place { rel: PathBuf::new(), lower: Some(PathBuf::new()) }];
         let mut batch_dirs = BATCH_DIRS;
         while !pending.is_empty() {
             let batch = pending.split_off(pending.len().saturating_sub(batch_dirs));
             let before = pending.len();
             let listed = in_order(&batch, THREAD_DIRS, |at| self.list(at));
-            for (at, listed) in batch.iter().zip(listed) {
-                // What cannot be read is reported by the walk.
-                let Some(Listed { survey: found, in_host, below }) = listed else {
-                    survey.disturbed = true;
-                    continue;
-                };
+            // What cannot be read is reported by the walk.
+            for (at, Listed { survey: found, in_host, below }) in
+                batch.iter().zip(listed).filter_map(|(at, l)| Some((at, l?)))
+            {
                 survey.add(found);
                 for (rel, marks) in below {
                     survey.removals |= marks.opaque;
-                    survey.disturbed |= marks.redirect.is_some();
-                    let copied = marks.origin != Origin::Absent;
                     let by_name = match rel.file_name() {
                         Some(name) if in_host => at.lower.as_ref().map(|lower| lower.join(name)),
                         _ => None,
@@ -121,10 +106,9 @@ impl Layer<'_> {
                         }
                         Some(Ok(redirect)) => self.follow(&rel, at, redirect, by_name, &mut notes),
                     };
-                    pending.push(Place { rel, lower: lower.filter(|_| !marks.opaque), copied });
+                    pending.push(Place { rel, lower: lower.filter(|_| !marks.opaque) });
                 }
             }
-            self.undisturbed &= !survey.disturbed;
             let each = (pending.len() - before).div_ceil(batch.len());
             batch_dirs = (BATCH_BELOW / each.max(1)).clamp(1, BATCH_DIRS);
         }
@@ -143,34 +127,15 @@ impl Layer<'_> {
         survey
     }
 
-    /// Whether the marks in the upper can rule out that something of the host's was moved: they are the kernel's, whole, and
-    /// of this host directory.
-    fn tells_of_copies(&self) -> bool {
-        // (By index=on the kernel notes on the upper's root what it was mounted over.)
-        let over = || Marks::read_dir(&self.upper, self.input.class).map(|marks| marks.origin);
-        let is_over = |root| matches!(over(), Ok(Origin::Handle(origin)) if origin == root);
-        self.trusted()
-            && self.input.copied.is_none()
-            && !self.input.trimmed
-            && name_to_handle(&self.lower.root, Path::new("")).is_ok_and(is_over)
-    }
-
     /// What a directory holds; `None`: it cannot be opened.
     fn list(&self, at: &Place) -> Option<Listed> {
         let dir = self.upper.beneath_deep(&at.rel).ok()?;
-        let host = at.lower.as_ref().map_or(Ok(None), |lower| self.lower.open(lower));
-        let in_host = !matches!(host, Ok(None));
-        let host = host.ok().flatten();
-        // In vain, where it is known already: a look at the host's side of each entry would be.
-        let disturbed = !self.undisturbed || (host.is_none() && (in_host || at.copied));
-        let mut survey = Survey { disturbed, ..Survey::default() };
-        // The VM has put something here, which may have taken the place of something that it moved.
-        let mut has_put = false;
+        let in_host = at.lower.as_ref().is_some_and(|lower| !matches!(self.lower.open(lower), Ok(None)));
+        let mut survey = Survey::default();
         let (mut dirs, mut count, mut probe) = (Vec::new(), 0, true);
         let listed = dir.each_entry(|name, kind, ino| {
             count += 1;
             if count > DIR_MAX_ENTRIES {
-                survey.disturbed = true;
                 return ControlFlow::Break(());
             }
             if matches!(kind, FileType::Directory | FileType::Unknown) {
@@ -187,53 +152,20 @@ impl Layer<'_> {
                 survey.removals |= stat.is_ok_and(|stat| is_whiteout(&stat));
             }
             survey.removals |= in_host || kind == FileType::Unknown;
-            survey.disturbed |= kind == FileType::Unknown;
-            if let (Some(host), false) = (&host, survey.disturbed) {
-                has_put = true;
-                survey.disturbed = !self.may_stand_on(host, Path::new(name), kind);
-            }
             ControlFlow::Continue(())
         });
         if listed.is_err() {
-            survey.disturbed = true;
             dirs.clear();
         }
-        let mut below = Vec::new();
-        for name in dirs {
+        let below = |name: OsString| {
             let rel = at.rel.join(&name);
             if rel.as_os_str().len() > PATH_MAX_BYTES || self.is_foreign(&rel) {
-                continue;
+                return None;
             }
-            let Ok(child) = dir.beneath(Path::new(&name)) else {
-                survey.disturbed = true;
-                continue;
-            };
-            let marks = Marks::read_dir(&child, self.input.class);
-            survey.disturbed |= marks.is_err();
-            let marks = marks.unwrap_or_default();
-            // One that replaced the host's is, and any new one where the host has the directory above.
-            if let (Some(host), true, false) = (&host, marks.opaque, survey.disturbed) {
-                has_put = true;
-                survey.disturbed = !matches!(host.stat_opt(Path::new(&name)), Ok(None));
-            }
-            below.push((rel, marks));
-        }
-        survey.disturbed |= has_put && !host.as_ref().is_some_and(|host| self.is_as_forked(host));
-        Some(Listed { survey, in_host, below })
-    }
-
-    /// Whether the VM's entry is a version of the host's, or a new one: nothing of another type lies under it (as under a
-    /// whiteout), and no mount.
-    fn may_stand_on(&self, host: &Dir, name: &Path, kind: FileType) -> bool {
-        let alike = |stat: &Statx| self.lower.owns(stat) && FileType::from_raw_mode(stat.stx_mode.into()) == kind;
-        host.stat_opt(name).is_ok_and(|stat| stat.as_ref().is_none_or(alike))
-    }
-
-    /// Whether a directory of the host's has lost no entry since the fork, and got none.
-    fn is_as_forked(&self, dir: &Dir) -> bool {
-        let based = self.input.based;
-        let since = Timestamp { secs: based.secs - CTIME_SECS, ..based };
-        dir.stat(Path::new("")).is_ok_and(|stat| time(stat.stx_ctime) < since)
+            let child = dir.beneath(Path::new(&name)).ok()?;
+            Some((rel, Marks::read_dir(&child, self.input.class).unwrap_or_default()))
+        };
+        Some(Listed { survey, in_host, below: dirs.into_iter().filter_map(below).collect() })
     }
 
     fn follow(

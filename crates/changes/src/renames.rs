@@ -95,11 +95,7 @@ impl Layer<'_> {
         if self.known.is_some() {
             self.know_handles()?;
         }
-        let keys = self.removed_keys()?;
-        if keys.as_ref().is_some_and(HashSet::is_empty) {
-            return Ok(());
-        }
-        let strays = self.strays(keys.as_ref())?;
+        let strays = self.strays()?;
         if strays.is_empty() {
             return Ok(());
         }
@@ -143,9 +139,13 @@ impl Layer<'_> {
         (is_whiteout(&upper) || file_type(&upper) != file_type(&stat)).then_some((lower, stat))
     }
 
-    fn strays(&self, keys: Option<&HashSet<Key>>) -> Result<Vec<Stray>, ScanError> {
+    fn strays(&self) -> Result<Vec<Stray>, ScanError> {
+        let keys = self.removed_keys()?;
+        if matches!(&keys, Some(keys) if keys.is_empty()) {
+            return Ok(Vec::new());
+        }
         let look = |step: &Step| match step {
-            Step::Entry { at, name, kind: Kind::Entry | Kind::File } => self.stray(at, Path::new(name), keys),
+            Step::Entry { at, name, kind: Kind::Entry | Kind::File } => self.stray(at, Path::new(name), keys.as_ref()),
             _ => None,
         };
         let (mut strays, mut kept) = (Vec::new(), Kept::default());

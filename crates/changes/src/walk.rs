@@ -176,9 +176,8 @@ impl Layer<'_> {
         if file_type(&stat) == FileType::Directory {
             return self.directory(at, upper, lower, notes).map(|(found, pending)| (found, Some(pending)));
         }
-        // Of what the host has not, it is asked only whether the host file is gone that it was copied from, which none but
-        // a handle tells; and that of nothing in a directory of the VM's own, where every such file is there still.
-        let tells = lower.is_some() || (self.trusted() && !(self.undisturbed && at.lower.is_none()));
+        // Of what the host has not, it is asked only whether the host had it, which none but a handle tells.
+        let tells = lower.is_some() || self.trusted();
         let origin = match opened {
             _ if !tells => Ok(Origin::Absent),
             Some((file, _)) => Marks::read_origin_of(file, self.input.class),

@@ -272,4 +272,22 @@ fn root_a_host_edit_before_the_copy_is_no_conflict_and_a_rename_is_followed_to_t
         overlay.host(host);
         assert_eq!(overlay.lines(), want, "{vm} | {host}");
     }
+    // Nothing of the layer's, and of the host's directories as they are, tells that the file was theirs, but its own note.
+    for (first, host, second, want) in [
+        ("echo vm >>d/x", "rm d/x", "mkdir n; mv d/x n/x", vec!["C n", "C n/x !"]),
+        ("mkdir n; mv d/x n/x", "rm -r d", "rm -r d", vec!["C n", "C n/x !"]),
+        ("mkdir n; mv d/x n/x", "rm d/x", "echo vm >d/x; rm d/x", vec!["C n", "C n/x !"]),
+        (
+            "mkdir n; mv d/sub/s n/s",
+            "mkdir new; mv d old; mkdir -p d/sub; rm -r old new",
+            "true",
+            vec!["C n", "C n/s !"],
+        ),
+    ] {
+        let overlay = Overlay::new(Trusted, HOST);
+        overlay.vm(first);
+        overlay.host(host);
+        overlay.vm(second);
+        assert_eq!(overlay.lines(), want, "{first} | {host} | {second}");
+    }
 }

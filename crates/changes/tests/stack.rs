@@ -1,11 +1,8 @@
 //! Layers that stand on others: the kernel's view of the stack is its view of the one layer made of them.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is a failure of the test")]
 
-mod random;
-
 use fvm_changes::{Means, flatten};
 use fvm_model::vm::XattrClass;
-use random::{any_script, next};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -117,6 +114,37 @@ fn a_stack_looks_as_the_layer_made_of_it_needs_overlay() {
             }
         }
     }
+}
+
+/// A step of a random walk (xorshift64).
+fn next(state: &mut u64, below: usize) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    usize::try_from(*state % below as u64).unwrap()
+}
+
+fn any_script(state: &mut u64, steps: usize) -> String {
+    let path = |state: &mut u64| {
+        let depth = 1 + next(state, 3);
+        (0..depth).map(|_| ["a", "b", "c"][next(state, 3)]).collect::<Vec<_>>().join("/")
+    };
+    let mut script = String::new();
+    for step in 0..steps {
+        let (from, to) = (path(state), path(state));
+        let line = match next(state, 10) {
+            0 => format!("mkdir -p {from}"),
+            1 | 2 => format!("echo {step} > {from}"),
+            3 => format!("echo {step} >> {from}"),
+            4 => format!("rm -r {from}"),
+            5 | 6 => format!("mv -T {from} {to}"),
+            7 => format!("ln {from} {to}"),
+            8 => format!("chmod 7{}0 {from}", next(state, 8)),
+            _ => format!("ln -s {step} {from}"),
+        };
+        script.push_str(&format!("{line} || true\n"));
+    }
+    script
 }
 
 #[test]

@@ -102,7 +102,6 @@ impl Fvm {
             laid: record.given.map(|given| [record.forked, given.laid.min(given.at)]),
             based: record.based(),
             copied: record.copied,
-            trimmed: self.is_trimmed(record),
             known: self.bases(record).known(),
             excluded: self.home.masked(record),
         })
@@ -131,8 +130,9 @@ impl Fvm {
     }
 
     /// Shows `look` every change at or below one of `only` (empty: every one), on several threads at once and in no
-    /// order, and gives what it makes of each to `each`, in the order of their paths, with the sheet's text on
-    /// which `look` wrote, until that breaks. `reads`: it reads most of them ([`Sight::diff`]). Returns what could not be read or understood, in words.
+    /// order, and gives what it makes of each to `each`, in the order of their paths, with the text of the sheet on which
+    /// `look` wrote, until that breaks. `reads`: it reads most of them ([`Sight::diff`]). Returns what could not be read or
+    /// understood, in words.
     ///
     /// # Errors
     /// When a layer cannot be read.

@@ -7,7 +7,6 @@
 //!
 //! Invariant: the VM's lock is held from its scan to the end of its commit; the lock of all commits within.
 
-use crate::stack::TRIMMED;
 use crate::{Choice, Conflict, FvmError, Keep, KeyChange, OnConflict, Published, Recovered, VmLock, Watch};
 use crate::{Fvm, after, bases, live, model, settle};
 use fvm_commit::{HostDisk, Store};
@@ -212,16 +211,11 @@ impl Fvm {
     fn forget(&self, record: &VmRecord, after: &[u8]) -> Result<(), FvmError> {
         let now = lifecycle::settled();
         let after = after::decode(after)?;
-        if !after.all {
-            self.note_trimmed(record)?;
-        }
         fvm_changes::forget(&self.scan_input(record)?, after.what())?;
         self.bases(record).renew(after.paths().as_ref());
         self.forget_unlike(record, after.paths().as_ref())?;
         if after.all {
             self.home.save(&VmRecord { forked: now, imported: None, given: None, ..record.clone() }, true)?;
-            // Where it stays, more is asked than need be.
-            let _stays = std::fs::remove_file(self.home.vm_dir(&record.id).join(TRIMMED));
         }
         Ok(())
     }

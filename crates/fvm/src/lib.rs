@@ -358,7 +358,6 @@ impl Fvm {
     pub fn discard(&self, record: &VmRecord, changes: &ChangeSet, chosen: &[VmPath]) -> Result<usize, FvmError> {
         let lock = self.lock(record)?;
         let record = &self.own(&lock, record)?;
-        self.note_trimmed(record)?;
         let dropped = fvm_changes::discard(&self.scan_input(record)?, changes, chosen)?;
         self.bases(record).renew(Some(&chosen.iter().collect()));
         Ok(dropped)

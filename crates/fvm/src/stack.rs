@@ -20,8 +20,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// In a VM's directory: [`Fvm::is_trimmed`].
-pub(crate) const TRIMMED: &str = "trimmed";
 /// How views are called, before the number of the process that has it.
 const VIEW: &str = "view-";
 
@@ -71,25 +69,6 @@ impl Fvm {
             views.push(LayerView { layer: layer.clone(), dir });
         }
         Ok(views)
-    }
-
-    /// Whether something was taken out of a VM's layers that the VM did not remove itself.
-    pub(crate) fn is_trimmed(&self, record: &VmRecord) -> bool {
-        self.home.vm_dir(&record.id).join(TRIMMED).try_exists().unwrap_or(true)
-    }
-
-    /// Notes that something is about to be taken out of a VM's layers.
-    pub(crate) fn note_trimmed(&self, record: &VmRecord) -> Result<(), FvmError> {
-        if self.is_trimmed(record) {
-            return Ok(());
-        }
-        let dir = self.home.vm_dir(&record.id);
-        let path = dir.join(TRIMMED);
-        // On the disk before what it tells of.
-        let made = std::fs::File::create(&path)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::File::open(&dir)?.sync_all());
-        made.map_err(|e| io("create", &path, &e))
     }
 
     /// All layers of which there are several, as one each.
@@ -266,10 +245,6 @@ impl Fvm {
             let copy = to.join("unlike");
             copy_file(&from.join("unlike"), &copy)?;
             std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|e| io("sync", &copy, &e))?;
-        }
-        if from.join(TRIMMED).exists() {
-            let note = to.join(TRIMMED);
-            std::fs::File::create(&note).and_then(|file| file.sync_all()).map_err(|e| io("create", &note, &e))?;
         }
         if let Ok(entries) = std::fs::read_dir(from.join("bases"))
             && create(&to.join("bases")).is_ok()

@@ -183,9 +183,7 @@ fn root_what_the_host_deleted_of_a_moved_file_is_told_after_a_part_was_discarded
     ];
     for (vm, part) in rows {
         let lab = Lab::new(User::Root);
-        lab.fvm(["list"]).expect(0);
-        // So old that its times tell what was done since.
-        lab.sh("mkdir d; echo host > d/f; sleep 2.2");
+        lab.sh("mkdir d; echo host > d/f");
         lab.fvm(["run", "--keep", "--name", "k", "--", "sh", "-c", vm]).expect(0);
         lab.sh("rm d/f");
         let told =

@@ -46,27 +46,20 @@ fn now() -> Timestamp {
     Timestamp { secs: t.as_secs().try_into().unwrap(), nanos: t.subsec_nanos() }
 }
 
-const PAUSE: Duration = Duration::from_millis(30);
-
 fn pause() {
-    std::thread::sleep(PAUSE);
+    std::thread::sleep(Duration::from_millis(30));
 }
 
 impl Overlay {
     /// A host made by `script`, forked just after.
     pub fn new(class: XattrClass, script: &str) -> Self {
-        Self::aged(class, script, PAUSE)
-    }
-
-    /// The same, so old when it is forked.
-    pub fn aged(class: XattrClass, script: &str, age: Duration) -> Self {
         let tmp = tempfile::tempdir().unwrap();
         for dir in ["host", "layer/upper", "layer/work", "merged"] {
             std::fs::create_dir_all(tmp.path().join(dir)).unwrap();
         }
         let mut overlay = Self { tmp, class, forked: now() };
         overlay.host(script);
-        std::thread::sleep(age);
+        pause();
         overlay.forked = now();
         pause();
         overlay
@@ -115,7 +108,6 @@ impl Overlay {
             laid: None,
             based: self.forked,
             copied: None,
-            trimmed: false,
             excluded: vec![],
         }
     }
