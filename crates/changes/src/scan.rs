@@ -139,7 +139,7 @@ pub fn prepare(input: &ScanInput) -> Result<Scan<'_>, ScanError> {
 pub struct Sheet {
     /// Their texts, one after another: a buffer of its own for each would be given from thread to thread.
     pub text: Vec<u8>,
-    /// How many bytes are held in all that was made of them, more or less.
+    /// How many bytes are held in all that was made of them, more or less: whoever makes something adds its own.
     pub held_bytes: usize,
 }
 

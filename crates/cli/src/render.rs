@@ -272,6 +272,7 @@ mod tests {
             assert!(!hidden.contains(odd), "{hidden:?}");
         }
         assert_eq!(shown("+a\\b\n"), "+a\\b\n", "what a file says is not escaped twice");
+        assert_eq!(shown("+a\n\\ No newline at end of file\n"), "+a\n\\ No newline at end of file\n");
         assert_eq!(shown("+a"), "+a\n");
     }
 
